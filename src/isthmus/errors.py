@@ -1,0 +1,59 @@
+"""Everything this package raises on purpose.
+
+* IsthmusError
+  + InputError         a file or an argument is wrong; also a ValueError
+    - UnitError        a quantity without a unit, or with the wrong one
+  + CaptureError       the model could not be traced, or not be divided
+  + InfeasibleError    no plan satisfies the platform; carries the violations
+  + BundleError        an exported bundle is damaged or of another version
+  + RunError           a worker died or a link timed out; carries the device's name
+
+A message is one line: where, what was found, what was expected, what to do.
+"""
+
+from collections.abc import Sequence
+
+
+class IsthmusError(Exception):
+    """Base class: ``except IsthmusError`` catches whatever a user can mend."""
+
+
+class InputError(IsthmusError, ValueError):
+    """A file or an argument is wrong."""
+
+
+class UnitError(InputError):
+    """A quantity has no unit, or one of the wrong kind."""
+
+
+class CaptureError(IsthmusError):
+    """The model could not be traced, or not be divided."""
+
+
+class InfeasibleError(IsthmusError):
+    """No plan satisfies the platform.
+
+    Args:
+        violations: Every limit that the nearest plan breaks; objects whose ``str`` is one line.
+    """
+
+    def __init__(self, violations: Sequence[object]) -> None:
+        super().__init__("no plan fits: " + "; ".join(str(violation) for violation in violations))
+        self.violations = tuple(violations)
+
+
+class BundleError(IsthmusError):
+    """An exported bundle is damaged, or of another version."""
+
+
+class RunError(IsthmusError):
+    """A worker died, refused the bundle, or did not answer in time.
+
+    Args:
+        message: One line.
+        device: The name of the device whose worker is at fault; empty where no single one is.
+    """
+
+    def __init__(self, message: str, *, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device

@@ -1,0 +1,152 @@
+"""The captured model as plain data: tensors, weights, nodes, graph. No torch here."""
+
+from dataclasses import dataclass
+from math import prod
+
+_DTYPE_BYTES = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor that a node or the caller makes.
+
+    Attributes:
+        name: Unique in the graph.
+        shape: Sizes for one sample, without the batch.
+        dtype: A numpy name such as ``"float32"``.
+        batched: Whether dimension 0 of the real tensor is the batch, and no other depends on it.
+            Only such a tensor can cross a link.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    batched: bool = True
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of one sample."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one sample in memory."""
+        return self.num_elements * _DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A parameter, buffer or constant of the model.
+
+    Attributes:
+        name: Its path in the model; tied weights carry one name.
+        num_elements: Its size.
+        num_bytes: Its size in memory.
+        trainable: True for a parameter.
+    """
+
+    name: str
+    num_elements: int
+    num_bytes: int
+    trainable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: Unique in the graph.
+        op: The ATen name without its overload, e.g. ``"conv2d"``.
+        module: Path of the module that called it, e.g. ``"layer1.0.conv1"``; empty at the top.
+        inputs: Names of the tensors it reads.
+        outputs: The tensors it makes.
+        weights: The weights it reads.
+        macs: Multiply-accumulates for one sample; None where no cost rule is known.
+    """
+
+    name: str
+    op: str
+    module: str
+    inputs: tuple[str, ...]
+    outputs: tuple[Tensor, ...]
+    weights: tuple[Weight, ...] = ()
+    macs: int | None = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights it reads."""
+        return sum(weight.num_bytes for weight in self.weights)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of all tensors it makes, one sample."""
+        return sum(tensor.num_bytes for tensor in self.outputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A captured model, nodes in execution order.
+
+    Attributes:
+        inputs: The model's inputs, in the order of its forward.
+        nodes: The operations.
+        outputs: Names of the tensors that the model returns, in order.
+    """
+
+    inputs: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample, where known."""
+        return sum(node.macs or 0 for node in self.nodes)
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every weight once, in order of first use."""
+        return tuple(
+            {weight.name: weight for node in self.nodes for weight in node.weights}.values()
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable elements, tied ones counted once."""
+        return sum(weight.num_elements for weight in self.weights if weight.trainable)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of every weight, tied ones counted once."""
+        return sum(weight.num_bytes for weight in self.weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name: the inputs, then what the nodes make."""
+        made = (tensor for node in self.nodes for tensor in node.outputs)
+        return {tensor.name: tensor for tensor in (*self.inputs, *made)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A place where the graph may be divided.
+
+    Attributes:
+        index: Number of nodes before it; 0 is before the first node, ``len(nodes)`` after the last.
+        after: Where it is, in the user's words: the outermost module that ends here, or the name
+            of the last node before it; ``"input"`` for cut 0.
+        tensors: The crossing: every tensor alive across the cut, in order of making.
+        obstacle: Why nothing can be sent here; empty for a cut that can be used.
+    """
+
+    index: int
+    after: str
+    tensors: tuple[Tensor, ...]
+    obstacle: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that cross for one sample, in the tensors' own dtypes."""
+        return sum(tensor.num_bytes for tensor in self.tensors)

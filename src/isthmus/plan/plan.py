@@ -1,0 +1,175 @@
+"""The plan as data: stages on devices, crossings on links, what is predicted and what is broken."""
+
+from dataclasses import dataclass
+
+from isthmus.platform.platform import Platform
+from isthmus.units import format_quantity
+
+SCHEMA = "isthmus.plan/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """The part of the graph that one device runs; empty where the device only passes on.
+
+    Attributes:
+        device: Its name.
+        nodes: Names of the nodes, in execution order.
+        macs: Of the nodes alone, one sample.
+        weight_bytes: Weights of the nodes and of the codec halves on this device.
+        peak_memory_bytes: Largest sum of activations alive at once, codec buffers included.
+        format: The number format that the bundle will hold.
+        compute_s: Predicted time of the nodes and of the codec halves on this device.
+    """
+
+    device: str
+    nodes: tuple[str, ...]
+    macs: int
+    weight_bytes: int
+    peak_memory_bytes: int
+    format: str
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """What passes from one stage to the next.
+
+    Attributes:
+        link: Name of the link.
+        cut: Index of the cut: the number of nodes before it.
+        after: The same place in the user's words.
+        tensors: Names of the tensors alive across the cut.
+        shapes: Their shapes, one sample.
+        dtypes: Their numpy names.
+        codec: As the user would write it, e.g. ``"bottleneck:ratio=8,bits=4"``.
+        payload_bytes: Predicted payload, one sample; a mean where the rate is variable.
+        fixed_rate: Whether the payload is predicted exactly.
+        transfer_s: Predicted time on the link, header and message overhead included.
+    """
+
+    link: str
+    cut: int
+    after: str
+    tensors: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    codec: str
+    payload_bytes: float
+    fixed_rate: bool
+    transfer_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What one sample costs on the platform.
+
+    Attributes:
+        latency_s: From the sample on the input device to the answer on the output device.
+        interval_s: Time between answers of a full pipeline: the slowest stage or link.
+        energy_j: Energy of all stages and links.
+    """
+
+    latency_s: float
+    interval_s: float
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One limit that a plan breaks: where, by how much, and what would mend it."""
+
+    where: str
+    what: str
+    need: float
+    limit: float
+    unit: str
+    remedy: str
+
+    def __str__(self) -> str:
+        need, limit = (format_quantity(value, self.unit) for value in (self.need, self.limit))
+        return f"{self.where}: {self.what} needs {need}, has {limit}; {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerUp:
+    """A plan that lost, and why.
+
+    Attributes:
+        what: In words: ``"cut after layer1"``, ``"all on mcu-a"``.
+        cuts: Index of the cut on each link.
+        codecs: The codec on each link.
+        predicted: Its cost.
+        payload_bytes: Predicted payload over all links.
+        reason: One line: by how much it is worse, or which limit it breaks.
+        fits: Whether it could run at all.
+    """
+
+    what: str
+    cuts: tuple[int, ...]
+    codecs: tuple[str, ...]
+    predicted: Prediction
+    payload_bytes: float
+    reason: str
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """The value of one figure at which the answer changes.
+
+    Attributes:
+        figure: The platform's figure: ``"link mcu-a-mcu-b rate"``, ``"mcu-a memory (weights)"``.
+        now: Its value.
+        changes_at: The nearest value at which another plan wins.
+        unit: Of both.
+        then: The plan that wins there, in words.
+    """
+
+    figure: str
+    now: float
+    changes_at: float
+    unit: str
+    then: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """One input of the model, one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which device computes what, and what crosses each link.
+
+    Attributes:
+        objective: latency, throughput or energy.
+        split: Whether more than one device computes.
+        stages: One for each device on the way from input to output, in order.
+        crossings: One for each link on that way.
+        predicted: Cost on the platform.
+        violations: The limits it breaks; empty for a plan that fits.
+        runner_ups: Other plans, best first.
+        sensitivity: What would change the answer, nearest first.
+        inputs: The model's inputs.
+        platform: What it was planned for.
+        unused: Devices of the platform that are not on the way.
+        notes: Lines for people: ops without a cost rule, cuts that cannot be used ...
+    """
+
+    objective: str
+    split: bool
+    stages: tuple[Stage, ...]
+    crossings: tuple[Crossing, ...]
+    predicted: Prediction
+    violations: tuple[Violation, ...] = ()
+    runner_ups: tuple[RunnerUp, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
+    inputs: tuple[InputSpec, ...]
+    platform: Platform
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,113 @@
+"""What a run measured, beside what was predicted."""
+
+from dataclasses import dataclass
+
+SCHEMA = "isthmus.run/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossingRecord:
+    """One crossing; bytes are per request.
+
+    Attributes:
+        after: Where the cut is.
+        link: Name of the link.
+        codec: What carried it.
+        payload_bytes_predicted: From the bundle.
+        payload_bytes_measured: Mean length of the payloads the sender's process sent.
+        wire_bytes: Mean length of the frames handed to the transport.
+        encode_s: Median time of the packing half.
+        decode_s: Median time of the unpacking half.
+        link_asked_s: Median time the emulated link should take; 0 with the throttle off.
+        link_observed_s: Median time it took.
+    """
+
+    after: str
+    link: str
+    codec: str
+    payload_bytes_predicted: float
+    payload_bytes_measured: float
+    wire_bytes: float
+    encode_s: float
+    decode_s: float
+    link_asked_s: float
+    link_observed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """One stage.
+
+    Attributes:
+        device: Its name.
+        compute_s: Median time of its program.
+        pid: Process id of its worker.
+    """
+
+    device: str
+    compute_s: float
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Round trip of one request as the client saw it, one in flight, in seconds."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakdown:
+    """Where the median latency went, in seconds; the five add up to it.
+
+    Attributes:
+        compute_s: Programs of all stages.
+        link_s: Emulated links, as observed.
+        codec_s: Packing and unpacking.
+        remainder_s: What is left: transport, scheduling, the client's two hops.
+        floor_per_hop_s: The remainder with the throttle off, per hop (crossings + 2): what this
+            machine adds to every hop. Measured before the first request, from other inputs.
+    """
+
+    compute_s: float
+    link_s: float
+    codec_s: float
+    remainder_s: float
+    floor_per_hop_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run of a bundle.
+
+    Attributes:
+        crossings: In order.
+        stages: In order.
+        accuracy: Share of replies whose largest output is the label; None without labels.
+        latency_s: One request in flight.
+        predicted_here_s: Latency predicted before the first request: the platform's links plus
+            stage times and floor measured on this machine from other inputs.
+        breakdown: Of the median latency.
+        throughput_per_s: As many requests in flight as stages and links.
+        requests: Answered requests of the latency pass.
+        lost: Requests without an answer.
+        retries: Frames sent more than once.
+        emulated: How the devices and links were stood in for, in words.
+        machine: The machine that ran it.
+        versions: Of Isthmus and the libraries that matter.
+    """
+
+    crossings: tuple[CrossingRecord, ...]
+    stages: tuple[StageRecord, ...]
+    accuracy: float | None
+    latency_s: Latency
+    predicted_here_s: float
+    breakdown: Breakdown
+    throughput_per_s: float
+    requests: int
+    lost: int
+    retries: int
+    emulated: str
+    machine: str
+    versions: dict[str, str]
