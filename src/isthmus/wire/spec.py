@@ -1,14 +1,26 @@
 """What a codec is on paper: what it sends and what its halves cost, before any byte is made.
 
-Shapes are those of one sample, without the batch.
+Shapes are those of one sample, without the batch. In every codec a tensor that holds no floats
+(a mask, token numbers) crosses as it is, in its own dtype.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
+from typing import Literal
+
+import numpy as np
 
 from isthmus.errors import InputError
 
-FLOAT_BITS = {"float32": 32, "float16": 16}
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+_INTEGER_BITS = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
+_LABELS = ("uint8", "int16", "int32")
+
+# Deflate works by the byte and not by MACs. Assumed: about as many cycles per byte as zlib takes
+# at its default level on a processor that does one MAC per cycle.
+_DEFLATE_MACS_PER_BYTE = 60
+_INFLATE_MACS_PER_BYTE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +39,14 @@ class WireTensor:
     bits: int
 
     @property
+    def num_elements(self) -> int:
+        """Symbols of one sample."""
+        return prod(self.shape)
+
+    @property
     def payload_bytes(self) -> int:
         """Bytes on the wire for one sample."""
-        return (prod(self.shape) * self.bits + 7) // 8
+        return (self.num_elements * self.bits + 7) // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +54,17 @@ class CodecSpec:
     """A codec bound to a crossing.
 
     Attributes:
-        name: A key of ``CODECS``: raw, uniform, bottleneck, pixels, png, label.
+        name: raw, uniform, bottleneck, pixels, png or label.
         shapes: The crossing's tensors, one sample.
         dtypes: Their numpy names.
         ratio: Channels before / channels on the wire.
-        bits: Bits per symbol on the wire.
+        bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
+            fewer.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
+
+    Raises:
+        InputError: No such codec, an option out of bounds, or a crossing it cannot carry.
     """
 
     name: str
@@ -53,3 +74,303 @@ class CodecSpec:
     bits: int = 32
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        rule = _rule(self.name)
+        for option, allowed in (("ratio", rule.ratios), ("bits", rule.bits)):
+            value = getattr(self, option)
+            if value not in allowed:
+                raise InputError(
+                    f"codec {self.name}: found {option}={value}, expected {_bounds(allowed)}"
+                )
+        problem = _problem(self)
+        if problem:
+            raise InputError(f"codec {self.name}: {problem}")
+
+    @property
+    def fixed_rate(self) -> bool:
+        """Whether every sample takes the same, exactly predicted payload."""
+        return self.name != "png"
+
+    @property
+    def wire_tensors(self) -> tuple[WireTensor, ...]:
+        """The symbols that the sender emits, one tensor for each tensor of the crossing."""
+        return tuple(
+            _wire_tensor(self, shape, dtype)
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        )
+
+    @property
+    def payload_bytes(self) -> float:
+        """Payload of one sample: exact at a fixed rate, else the measured mean or the bound."""
+        if self.measured_bytes is not None and not self.fixed_rate:
+            return self.measured_bytes
+        return float(self.max_payload_bytes)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Bytes that no payload exceeds."""
+        packed = sum(tensor.payload_bytes for tensor in self.wire_tensors)
+        return packed if self.fixed_rate else _max_png_bytes(self.shapes[0])
+
+    @property
+    def encoder_macs(self) -> int:
+        """Multiply-accumulates of the sender half, one sample."""
+        return self._macs(_DEFLATE_MACS_PER_BYTE)
+
+    @property
+    def decoder_macs(self) -> int:
+        """Multiply-accumulates of the receiver half, one sample."""
+        return self._macs(_INFLATE_MACS_PER_BYTE)
+
+    @property
+    def encoder_weight_bytes(self) -> int:
+        """Bytes of the sender half's weights, scales and offsets."""
+        if self.name == "uniform":
+            return sum(8 * channels for channels in self._channels)
+        if self.name == "bottleneck":  # narrow with its bias, step
+            return sum(4 * n * (c + 2) for c, n in self._narrowed)
+        return 0
+
+    @property
+    def decoder_weight_bytes(self) -> int:
+        """Bytes of the receiver half's weights, scales and offsets."""
+        if self.name == "bottleneck":  # step, widen with its bias
+            return sum(4 * (n + c * (n + 1)) for c, n in self._narrowed)
+        return self.encoder_weight_bytes
+
+    @property
+    def encoder_buffer_bytes(self) -> int:
+        """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
+        return self._buffer_bytes
+
+    @property
+    def decoder_buffer_bytes(self) -> int:
+        """Memory that decoding one sample takes beside the crossing: payload, symbols, values."""
+        return self._buffer_bytes
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        """C of every float tensor; 1 for a scalar."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return tuple(num_channels(shape) for shape, dtype in pairs if dtype in FLOATS)
+
+    @property
+    def _narrowed(self) -> tuple[tuple[int, int], ...]:
+        """C and N of every float tensor."""
+        return tuple((channels, channels // self.ratio) for channels in self._channels)
+
+    @property
+    def _buffer_bytes(self) -> int:
+        symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
+        return symbols + 4 * self._scaled_elements + self.max_payload_bytes
+
+    @property
+    def _scaled_elements(self) -> int:
+        """Symbols that are floats until they are rounded, and again after they arrive."""
+        if self.name in ("raw", "label"):
+            return 0
+        pairs = zip(self.wire_tensors, self.dtypes, strict=True)
+        return sum(tensor.num_elements for tensor, dtype in pairs if dtype in FLOATS)
+
+    def _macs(self, png_macs_per_byte: int) -> int:
+        macs = self._scaled_elements
+        if self.name == "bottleneck":
+            pairs = zip(self.shapes, self.dtypes, strict=True)
+            floats = [shape for shape, dtype in pairs if dtype in FLOATS]
+            macs += sum(
+                prod(shape) * n for shape, (_, n) in zip(floats, self._narrowed, strict=True)
+            )
+        if self.name == "label":
+            macs += prod(self.shapes[0])
+        if self.name == "png":
+            macs += png_macs_per_byte * prod(self.shapes[0])
+        return macs
+
+
+def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> CodecSpec:
+    """Read a codec as people write it and bind it to a crossing.
+
+    Args:
+        text: A name and its options, ``"bottleneck:ratio=8,bits=4"``.
+        shapes: The crossing's tensors, one sample.
+        dtypes: Their numpy names.
+
+    Returns:
+        The codec.
+
+    Raises:
+        InputError: An unknown name or option, or a crossing that the codec cannot carry.
+
+    Example:
+        >>> parse_codec("bottleneck:bits=4", shapes=[(64, 7, 7)], dtypes=["float32"]).ratio
+        8
+    """
+    name, _, rest = text.partition(":")
+    rule = _rule(name)
+    values = dict(rule.defaults)
+    for item in rest.split(",") if rest else ():
+        option, _, number = item.partition("=")
+        if option not in rule.options or not number.isdecimal():
+            known = ", ".join(f"{option}=NUMBER" for option in rule.options) or "none"
+            raise InputError(f"codec {text!r}: found option {item!r}; {name} takes {known}")
+        values[option] = int(number)
+    return CodecSpec(
+        name=name, shapes=tuple(tuple(shape) for shape in shapes), dtypes=tuple(dtypes), **values
+    )
+
+
+def codec_text(spec: CodecSpec) -> str:
+    """Write a codec so that `parse_codec` reads it back; all options but raw's default."""
+    if spec.name == "raw" and spec.bits == _RULES["raw"].defaults["bits"]:
+        return spec.name
+    options = ",".join(f"{option}={getattr(spec, option)}" for option in _rule(spec.name).options)
+    return f"{spec.name}:{options}" if options else spec.name
+
+
+def default_codec_text(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
+    """Name a narrow codec for a crossing.
+
+    Returns:
+        A bottleneck of at most 8 channels to 1 that leaves two channels or more, at 8 bits; eight
+        plain bits where a tensor cannot be narrowed so; raw where nothing is a float.
+    """
+    floats = [tuple(shape) for shape, dtype in zip(shapes, dtypes, strict=True) if dtype in FLOATS]
+    if not floats:
+        return "raw"
+    ratio = min(8, *(num_channels(shape) // 2 for shape in floats))
+    if ratio < 2 or any(len(shape) not in _NARROWED_DIMS for shape in floats):
+        return "uniform:bits=8"
+    return f"bottleneck:ratio={ratio},bits=8"
+
+
+def channel_dim(shape: Sequence[int]) -> int:
+    """Return which dimension of one sample holds the channels: (C,), (T, C) or (C, ...)."""
+    return 1 if len(shape) == 2 else 0
+
+
+def num_channels(shape: Sequence[int]) -> int:
+    """Return the number of channels of one sample; 1 for a scalar."""
+    return shape[channel_dim(shape)] if shape else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """What a codec may be told.
+
+    Attributes:
+        defaults: The fields of the spec that are set where the text is silent.
+        options: The fields that the text may set.
+        ratios: What ``ratio`` may be.
+        bits: What ``bits`` may be.
+    """
+
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    options: tuple[Literal["ratio", "bits"], ...] = ()
+    ratios: Sequence[int] = (1,)
+    bits: Sequence[int] = (32,)
+
+
+_RULES: Mapping[str, _Rule] = {
+    "raw": _Rule(defaults={"bits": 32}, options=("bits",), bits=(32, 16)),
+    "uniform": _Rule(defaults={"bits": 8}, options=("bits",), bits=range(2, 9)),
+    "bottleneck": _Rule(
+        defaults={"ratio": 8, "bits": 8},
+        options=("ratio", "bits"),
+        ratios=range(1, 1 << 20),
+        bits=range(2, 9),
+    ),
+    "pixels": _Rule(defaults={"bits": 8}, bits=(8,)),
+    "png": _Rule(defaults={"bits": 8}, bits=(8,)),
+    "label": _Rule(),
+}
+
+_NARROWED_DIMS = (1, 2, 3)
+
+
+def _rule(name: str) -> _Rule:
+    if name not in _RULES:
+        raise InputError(f"no codec {name!r}; there are {', '.join(_RULES)}")
+    return _RULES[name]
+
+
+def _bounds(allowed: Sequence[int]) -> str:
+    if isinstance(allowed, range):
+        return f"{allowed[0]} to {allowed[-1]}"
+    return " or ".join(str(value) for value in allowed)
+
+
+def _problem(spec: CodecSpec) -> str:
+    """Return why the codec cannot carry the crossing and what can; empty where it can."""
+    if len(spec.shapes) != len(spec.dtypes) or not spec.shapes:
+        return f"{len(spec.shapes)} shapes and {len(spec.dtypes)} dtypes; give one of each"
+    unknown = set(spec.dtypes) - {*FLOATS, *_INTEGER_BITS}
+    if unknown:
+        known = ", ".join((*FLOATS, *_INTEGER_BITS))
+        return f"a {min(unknown)} tensor cannot cross; choose another cut, or cast it to {known}"
+    if spec.name in ("pixels", "png"):
+        return _image_problem(spec)
+    if spec.name == "label":
+        one_vector = len(spec.shapes) == 1 and len(spec.shapes[0]) == 1
+        if one_vector and spec.dtypes[0] in FLOATS:
+            return ""
+        return f"found {_found(spec)}, expected one vector of class scores; use raw or uniform"
+    if spec.name != "raw" and not any(dtype in FLOATS for dtype in spec.dtypes):
+        return f"found {_found(spec)}, expected floats; use raw"
+    return _narrow_problem(spec) if spec.name == "bottleneck" else ""
+
+
+def _image_problem(spec: CodecSpec) -> str:
+    shape = spec.shapes[0]
+    one_float32 = spec.dtypes == ("float32",)
+    if one_float32 and len(shape) == 3 and shape[0] in (1, 3) and min(shape) > 0:
+        return ""
+    return (
+        f"found {_found(spec)}, expected one float32 image (1 or 3, height, width) "
+        "valued in [0, 1]; use raw or uniform"
+    )
+
+
+def _narrow_problem(spec: CodecSpec) -> str:
+    for shape, dtype in zip(spec.shapes, spec.dtypes, strict=True):
+        if dtype not in FLOATS:
+            continue
+        if len(shape) not in _NARROWED_DIMS:
+            return f"found a tensor {shape}, expected (C,), (T, C) or (C, H, W); use uniform"
+        if num_channels(shape) < spec.ratio:
+            most = num_channels(shape)
+            return f"ratio {spec.ratio} leaves no channel of {most}; use ratio={most} or less"
+    return ""
+
+
+def _found(spec: CodecSpec) -> str:
+    pairs = zip(spec.shapes, spec.dtypes, strict=True)
+    return " and ".join(f"{dtype} {shape}" for shape, dtype in pairs)
+
+
+def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTensor:
+    if dtype not in FLOATS:
+        symbol = "uint8" if dtype == "bool" else dtype
+        return WireTensor(shape=shape, dtype=symbol, bits=_INTEGER_BITS[dtype])
+    if spec.name == "raw":
+        bits = 16 if dtype == "float16" else spec.bits
+        return WireTensor(shape=shape, dtype=f"float{bits}", bits=bits)
+    if spec.name == "label":
+        symbol = next(name for name in _LABELS if shape[0] - 1 <= np.iinfo(name).max)
+        return WireTensor(shape=(), dtype=symbol, bits=_INTEGER_BITS[symbol])
+    if spec.name == "bottleneck":
+        dim = channel_dim(shape)
+        shape = (*shape[:dim], shape[dim] // spec.ratio, *shape[dim + 1 :])
+    return WireTensor(shape=shape, dtype="uint8", bits=spec.bits)
+
+
+def _max_png_bytes(shape: tuple[int, ...]) -> int:
+    """Bound a PNG: its fixed chunks, and every row with its filter byte, deflated at worst.
+
+    The bound of deflate is the larger of zlib's and zlib-ng's for any parameters; the stream is
+    cut into chunks of 32 KiB or more, 12 bytes around each.
+    """
+    channels, height, width = shape
+    raw = height * (1 + channels * width)
+    deflated = raw + (raw + 7) // 8 + (raw + 63) // 64 + 11
+    return 8 + 25 + 12 + deflated + 12 * (1 + deflated // (1 << 15))

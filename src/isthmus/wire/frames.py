@@ -1,0 +1,86 @@
+"""One message on a link: 14 bytes of header, then the payload.
+
+.. code-block:: none
+
+    request u32 | crossing u16 | length u32 | checksum u32 | payload
+
+All little-endian. The checksum is the low half of XXH3-64 over what stands before it and the
+payload. All that is constant (codec, shapes, scales) is agreed once and is not repeated here.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from xxhash import xxh3_64
+
+from isthmus.errors import InputError, RunError
+
+HEADER_BYTES = 14
+MAX_PAYLOAD_BYTES = 64 << 20
+
+_HEAD = struct.Struct("<IHI")
+_CHECKSUM = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A message that arrived whole.
+
+    Attributes:
+        request: Number of the request, 0 to 2**32 - 1.
+        crossing: Number of the crossing, 0 to 2**16 - 1.
+        payload: What the codec sent: a view of the message, not a copy.
+    """
+
+    request: int
+    crossing: int
+    payload: memoryview
+
+
+def encode_frame(request: int, crossing: int, payload: bytes | memoryview) -> bytes:
+    """Put a header before a payload.
+
+    Raises:
+        InputError: A number does not fit its field, or the payload is over 64 MiB.
+    """
+    num_bytes = memoryview(payload).nbytes
+    if num_bytes > MAX_PAYLOAD_BYTES:
+        raise InputError(
+            f"crossing {crossing}: found a payload of {num_bytes} bytes, expected at most "
+            f"{MAX_PAYLOAD_BYTES}; choose another cut or a narrower codec"
+        )
+    try:
+        head = _HEAD.pack(request, crossing, num_bytes)
+    except struct.error as error:
+        raise InputError(
+            f"request {request}, crossing {crossing}: expected 32 and 16 bits"
+        ) from error
+    return b"".join((head, _checksum(head, payload), payload))
+
+
+def decode_frame(message: bytes | memoryview) -> Frame:
+    """Check a message and take it apart, without copying the payload.
+
+    Raises:
+        RunError: It is short, long or damaged.
+    """
+    view = memoryview(message)
+    if len(view) < HEADER_BYTES:
+        raise RunError(f"frame: found {len(view)} bytes, expected at least {HEADER_BYTES}")
+    head, payload = view[: _HEAD.size], view[HEADER_BYTES:]
+    request, crossing, num_bytes = _HEAD.unpack(head)
+    if len(payload) != num_bytes or num_bytes > MAX_PAYLOAD_BYTES:
+        raise RunError(
+            f"frame: found {len(payload)} bytes after the header, which says {num_bytes}"
+        )
+    if view[_HEAD.size : HEADER_BYTES] != _checksum(head, payload):
+        raise RunError(
+            f"frame: wrong checksum on request {request}, crossing {crossing}; send it again"
+        )
+    return Frame(request=request, crossing=crossing, payload=payload)
+
+
+def _checksum(head: bytes | memoryview, payload: bytes | memoryview) -> bytes:
+    digest = xxh3_64(head)
+    digest.update(payload)
+    return _CHECKSUM.pack(digest.intdigest() & 0xFFFFFFFF)
