@@ -1,11 +1,16 @@
-"""Files that are whole or absent: atomic writes, JSON with a schema, output folders."""
+"""Files that are whole or absent: atomic writes, JSON with a schema, output folders.
+
+Also the one place where a Python file of the user's is run.
+"""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,7 +89,7 @@ def read_json(path: Path, kind: type[T], *, schema: str) -> T:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first of a validation's problems as one line: key, what is wrong, what was found."""
+    """Return a validation's first problem as one line: key, what is wrong, what was found."""
     problem: Any = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "top level"
     return f"{key}: {problem['msg']}, found {str(problem['input'])[:60]!r}"
@@ -133,3 +138,35 @@ def check_ours(path: Path, *, marker: str) -> None:
             f"{path}: exists and holds no {marker}, so it is not ours to replace; "
             "name another --out or remove it"
         )
+
+
+def load_function(path: Path, name: str) -> Callable[[], Any]:
+    """Run a Python file of the user's and return one of its functions.
+
+    Args:
+        path: A trusted local file; modules beside it can be imported by it.
+        name: The function.
+
+    Returns:
+        The function, not yet called.
+
+    Raises:
+        InputError: No such file or function, or the file failed when it ran.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected path/to/file.py:function")
+    spec = importlib.util.spec_from_file_location(f"isthmus_user_{sha256(path)[:12]}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        raise InputError(f"{path}: failed when run ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{path}: no function {name!r}; expected path/to/file.py:function")
+    return function

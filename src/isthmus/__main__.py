@@ -1,0 +1,5 @@
+"""``python -m isthmus`` is the command line."""
+
+from isthmus.cli import main
+
+main()

@@ -1,0 +1,375 @@
+"""The command line: one function per command, in the order of the chain."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.errors import InfeasibleError, InputError, IsthmusError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Fit a neural network onto chips joined by narrow links.",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A name (digits-resnet, resnet18 ...), path/to/file.py:function, or timm:NAME. "
+        "A .py file runs: trusted local files only."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="safetensors, or a torch checkpoint of tensors alone; never run."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="Shape of an input, batch first: 1x3x32x32 or NAME:1x16:int64. Repeat for several.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(help="digits, npz:FILE (x_train, y_train, x_test, y_test), or file.py:function."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+_EXTRAS = {
+    "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
+    "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
+    "plotly": "report", "jinja2": "report", "PIL": "report",
+}  # fmt: skip
+
+
+@app.command()
+def demo(
+    *,
+    seed: Annotated[int, typer.Option(help="Of everything: weights, order, training.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("isthmus-demo"),
+    json_: Json = False,
+) -> None:
+    """Run the whole chain on handwritten digits, in two minutes on two cores.
+
+    Trains a small ResNet that fits on neither of two microcontrollers, finds where to cut it,
+    learns how little has to cross, and runs both halves as processes over an emulated SPI link.
+
+    Example: `isthmus demo`
+    """
+    from isthmus.report.page import write_demo
+
+    outcome = write_demo(out, seed=seed, say=_say)
+    if json_:
+        _print_json(outcome.summary)
+    else:
+        from isthmus.report.tables import demo_tables
+
+        _print(*demo_tables(outcome.record, report=outcome.report))
+
+
+@app.command()
+def profile(
+    model: Model,
+    *,
+    weights: Weights = None,
+    input_: Inputs = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .json for the graph, .html for the plot.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show MACs, weights, activations, and the bytes that cross at every cut.
+
+    Example: `isthmus profile resnet18 --input 1x3x32x32`
+    """
+    from isthmus.files import to_json, write_bytes
+    from isthmus.graph import GRAPH_SCHEMA, cuts
+    from isthmus.report.tables import profile_tables
+
+    _check_suffix(out, (".json", ".html"))
+    graph = _capture(model, weights, input_)
+    text = to_json(graph, schema=GRAPH_SCHEMA)
+    if out is not None and out.suffix == ".html":
+        from isthmus.report.page import write_profile
+
+        write_profile(out, graph, title=model)
+    elif out is not None:
+        write_bytes(out, text.encode())
+    if json_:
+        print(text)
+    else:
+        _print(*profile_tables(graph, cuts(graph)))
+
+
+@app.command()
+def platforms(
+    name: Annotated[str | None, typer.Argument(help="A preset, to print it as YAML.")] = None,
+    *,
+    json_: Json = False,
+) -> None:
+    """List the platform presets, or print one as YAML to start your own from.
+
+    Example: `isthmus platforms two-mcu-spi > mine.yaml`
+    """
+    from isthmus.files import to_json
+    from isthmus.platform import PRESETS, SCHEMA, load_platform, preset_text
+
+    if name is not None:
+        print(to_json(load_platform(name), schema=SCHEMA) if json_ else preset_text(name))
+    elif json_:
+        _print_json({"schema": SCHEMA, "presets": list(PRESETS)})
+    else:
+        from isthmus.report.tables import platforms_table
+
+        _print(platforms_table([load_platform(preset) for preset in PRESETS]))
+
+
+@app.command()
+def plan(
+    model: Model,
+    platform: Annotated[str, typer.Argument(help="A preset (see `isthmus platforms`) or a file.")],
+    *,
+    weights: Weights = None,
+    input_: Inputs = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="What carries inner crossings: raw:bits=16, uniform:bits=5, "
+            "bottleneck:ratio=8,bits=8. Left out, a sensible narrow one is chosen and named."
+        ),
+    ] = None,
+    cut: Annotated[
+        str | None, typer.Option(help="Force the cut after this module, e.g. layer2.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="latency, throughput or energy.")] = "latency",
+    out: Annotated[Path | None, typer.Option(help="File to write, plan.json.")] = None,
+    json_: Json = False,
+) -> None:
+    """Choose cuts, devices and codecs; say what they cost, or what does not fit and by how much.
+
+    Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
+    """
+    from isthmus.files import to_json, write_bytes
+    from isthmus.graph import find_cut
+    from isthmus.plan import PLAN_SCHEMA, partition
+    from isthmus.platform import load_platform
+    from isthmus.report.tables import plan_tables
+
+    target = load_platform(platform)
+    graph = _capture(model, weights, input_)
+    found = partition(
+        graph,
+        target,
+        objective=objective,
+        codec=codec,
+        cut=None if cut is None else find_cut(graph, cut).index,
+    )
+    text = to_json(found, schema=PLAN_SCHEMA) + "\n"
+    if out is not None:
+        write_bytes(out, text.encode())
+    if json_:
+        print(text, end="")
+    else:
+        _print(*plan_tables(found))
+
+
+@app.command()
+def fit(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(help="plan.json, as `isthmus plan` wrote it.")],
+    *,
+    data: Data,
+    weights: Weights = None,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            help="Passes over the training set; also for the base model if it has no weights."
+        ),
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("fitted"),
+    json_: Json = False,
+) -> None:
+    """Learn the narrow crossings, and the base model where it came without weights.
+
+    Interrupted, the same command goes on from the last finished epoch.
+
+    Example: `isthmus fit net.py:make plan.json --weights w.safetensors --data npz:data.npz`
+    """
+    from isthmus.files import read_json, to_json
+    from isthmus.plan import PLAN_SCHEMA, Plan
+    from isthmus.report.tables import fit_table
+    from isthmus.study import fit_plan
+    from isthmus.train import FIT_SCHEMA, FitConfig
+
+    record = fit_plan(
+        model,
+        read_json(plan, Plan, schema=PLAN_SCHEMA),
+        data,
+        out,
+        weights=weights,
+        config=FitConfig(epochs=epochs, base_epochs=0 if weights else epochs, seed=seed),
+        say=_say,
+    )
+    if json_:
+        print(to_json(record, schema=FIT_SCHEMA))
+    else:
+        _print(fit_table(record, out))
+
+
+@app.command()
+def export(
+    fitted: Annotated[Path, typer.Argument(help="The folder that `isthmus fit` made.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("bundle"),
+    json_: Json = False,
+) -> None:
+    """Write the bundle, a folder per device, and verify it against the model.
+
+    Example: `isthmus export fitted --out bundle`
+    """
+    from isthmus.report.tables import verification_table
+    from isthmus.study import export_fitted
+
+    verification = export_fitted(fitted, out)
+    if json_:
+        from dataclasses import asdict
+
+        _print_json({"bundle": str(out), **asdict(verification)})
+    else:
+        _print(verification_table(verification, out))
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="The folder that `isthmus export` made.")],
+    *,
+    data: Data,
+    requests: Annotated[
+        int | None, typer.Option(help="How many test samples to send; all where left out.")
+    ] = None,
+    throttle: Annotated[
+        bool, typer.Option(help="Make each link as slow as the platform's.")
+    ] = True,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port on loopback; chosen by the system if left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make, with run.json.")] = None,
+    json_: Json = False,
+) -> None:
+    """Run all stages here, a process each, over links as slow as the platform's.
+
+    Devices run at this machine's speed; only the links are emulated.
+
+    Example: `isthmus run bundle --data npz:data.npz --requests 200 --out run`
+    """
+    from isthmus.data import load_data
+    from isthmus.files import check_ours, new_folder, to_json, write_json
+    from isthmus.report.tables import run_tables
+    from isthmus.run import RUN_FILE, RUN_SCHEMA, run_bundle
+
+    if out is not None:
+        check_ours(out, marker=RUN_FILE)
+    samples = load_data(data)
+    record = run_bundle(
+        bundle,
+        samples.x_test,
+        samples.y_test,
+        requests=requests,
+        warmup_inputs=samples.x_train,
+        throttle=throttle,
+        port=port,
+    )
+    if out is not None:
+        with new_folder(out, marker=RUN_FILE) as folder:
+            write_json(folder / RUN_FILE, record, schema=RUN_SCHEMA)
+    if json_:
+        print(to_json(record, schema=RUN_SCHEMA))
+    else:
+        _print(*run_tables(record))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="What fit, export and run made, in any order.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+    json_: Json = False,
+) -> None:
+    """Write one self-contained HTML page with the figures.
+
+    Example: `isthmus report fitted bundle run --out report.html`
+    """
+    from isthmus.report.page import write_report
+
+    write_report(folders, out)
+    if json_:
+        _print_json({"report": str(out)})
+    else:
+        print(out)
+
+
+def main() -> None:
+    """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
+    try:
+        app()
+    except InfeasibleError as error:
+        print("isthmus: no plan fits:", file=sys.stderr)
+        for violation in error.violations:
+            print(f"  {violation}", file=sys.stderr)
+        sys.exit(1)
+    except IsthmusError as error:
+        print(f"isthmus: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        remedy = f'needs {error.name}; pip install "isthmus[{extra}]"'
+        print(f"isthmus: this command {remedy}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"isthmus: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _capture(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
+    from isthmus.graph import capture
+    from isthmus.models import MODELS, example_inputs, load_model
+
+    if inputs is None and model in MODELS:
+        inputs = [MODELS[model].input]
+    if inputs is None:
+        raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
+    example = example_inputs(inputs)
+    return capture(load_model(model, weights=weights), example)
+
+
+def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
+    if path is not None and path.suffix not in suffixes:
+        raise InputError(f"--out {path}: expected a name that ends in {' or '.join(suffixes)}")
+
+
+def _say(line: str) -> None:
+    """Report long work: one line that replaces the last on a terminal, plain lines elsewhere."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for part in parts:
+        console.print(part)

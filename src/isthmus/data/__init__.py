@@ -1,0 +1,5 @@
+"""Data sets as plain arrays."""
+
+from isthmus.data.dataset import DATASETS, Dataset, from_arrays, load_data
+
+__all__ = ["DATASETS", "Dataset", "from_arrays", "load_data"]

@@ -1,0 +1,183 @@
+"""Write a bundle: for every device an ONNX program, and what the processes must agree on.
+
+.. code-block:: none
+
+    device k:   symbols --> receiver half --> stage --> sender half --> symbols
+                (crossing k - 1)                        (crossing k)
+
+Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the program.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import isthmus
+from isthmus.bundle import (
+    INDEX_FILE,
+    PLATFORM_FILE,
+    Bundle,
+    CrossingEntry,
+    DeviceEntry,
+    TensorEntry,
+    write_bundle,
+)
+from isthmus.errors import CaptureError
+from isthmus.files import new_folder, write_bytes, write_json
+from isthmus.links import Codec
+from isthmus.plan import Crossing, Plan
+from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
+from isthmus.platform import dump_platform
+from isthmus.split import SplitModel
+
+
+def export(split_model: SplitModel, plan: Plan, path: Path) -> Bundle:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        split_model: The fitted model, split as ``plan`` says.
+        plan: The plan.
+        path: The folder to make; an older bundle there is replaced.
+
+    Returns:
+        What ``bundle.json`` holds.
+
+    Raises:
+        CaptureError: A stage cannot be written as ONNX; names the device.
+        InputError: Something else stands at ``path``.
+    """
+    split_model.eval()
+    with new_folder(path, marker=INDEX_FILE) as folder:
+        symbols: Sequence[Tensor] = example(plan)
+        devices = []
+        for stage, program in zip(plan.stages, programs(split_model, plan), strict=True):
+            file = None if program is None else f"{stage.device}/program.onnx"
+            if program is not None and file is not None:
+                symbols = _write_program(program, symbols, folder / file, device=stage.device)
+            backend = plan.platform.device(stage.device).backend
+            devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
+        write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
+        write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
+        return write_bundle(folder, _bundle(plan, tuple(devices), symbols))
+
+
+class Program(nn.Module):
+    """What one device runs: receiver half, stage, sender half.
+
+    Args:
+        received: The codec of the crossing that comes in; None on the first device.
+        stage: The device's part of the model; may be empty.
+        sent: The codec of the crossing that goes out; None on the last device.
+    """
+
+    def __init__(self, received: Codec | None, stage: nn.Module, sent: Codec | None) -> None:
+        super().__init__()
+        self.receiver = received.receiver if received is not None else None
+        self.stage = stage
+        self.sender = sent.sender if sent is not None else None
+
+    def forward(self, *symbols: Tensor) -> tuple[Tensor, ...]:
+        """Return the next crossing's symbols, or the model's outputs, each (B, ...)."""
+        tensors = symbols if self.receiver is None else self.receiver(symbols)
+        tensors = self.stage(*tensors)
+        if isinstance(tensors, Tensor):
+            tensors = (tensors,)
+        return tuple(tensors if self.sender is None else self.sender(tensors))
+
+
+def programs(split_model: SplitModel, plan: Plan) -> tuple[Program | None, ...]:
+    """Return what each device runs; None where it only passes bytes on."""
+    codecs: list[Codec | None] = [None]
+    for codec in split_model.codecs:  # behind a relay the codec is the one before it
+        codecs.append(codec if isinstance(codec, Codec) else codecs[-1])
+    codecs.append(None)
+    return tuple(
+        None if relays(plan, k) else Program(codecs[k], stage, codecs[k + 1]).eval()
+        for k, stage in enumerate(split_model.stages)
+    )
+
+
+def relays(plan: Plan, k: int) -> bool:
+    """Return whether device ``k`` of the chain only passes bytes on."""
+    return 0 < k < len(plan.stages) - 1 and not plan.stages[k].nodes
+
+
+def example(plan: Plan) -> tuple[Tensor, ...]:
+    """Return two samples of zeros, one tensor per input of the model."""
+    return tuple(torch.zeros(2, *i.shape, dtype=getattr(torch, i.dtype)) for i in plan.inputs)
+
+
+def _bundle(plan: Plan, devices: tuple[DeviceEntry, ...], outputs: Sequence[Tensor]) -> Bundle:
+    inputs = (TensorEntry(name=i.name, shape=i.shape, dtype=i.dtype) for i in plan.inputs)
+    names = (stage.device for stage in plan.stages)
+    return Bundle(
+        version=isthmus.__version__,
+        devices=devices,
+        crossings=tuple(map(_crossing, plan.crossings, pairwise(names))),
+        inputs=tuple(inputs),
+        outputs=tuple(
+            TensorEntry(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
+            for k, x in enumerate(outputs)
+        ),
+        files={},
+    )
+
+
+def _crossing(crossing: Crossing, ends: tuple[str, str]) -> CrossingEntry:
+    return CrossingEntry(
+        after=crossing.after,
+        source=ends[0],
+        target=ends[1],
+        codec=crossing.codec,
+        shapes=crossing.shapes,
+        dtypes=crossing.dtypes,
+        payload_bytes=crossing.payload_bytes,
+        fixed_rate=crossing.fixed_rate,
+    )
+
+
+def _write_program(
+    program: Program, symbols: Sequence[Tensor], path: Path, *, device: str
+) -> Sequence[Tensor]:
+    """Write one ONNX program with a dynamic batch; return what it makes of the example."""
+    batch = {0: torch.export.Dim("batch")}
+    path.parent.mkdir()
+    with _quiet():
+        try:
+            exported = torch.export.export(
+                program,
+                tuple(symbols),
+                dynamic_shapes={"symbols": tuple(batch for _ in symbols)},
+                strict=False,
+            )
+            onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
+        except Exception as error:  # the exporter raises many types
+            line = str(error).strip().splitlines()[0]
+            raise CaptureError(
+                f"stage on {device}: cannot be written as ONNX ({line}); cut the model elsewhere"
+            ) from error
+        assert onnx_program is not None
+        onnx_program.save(path, external_data=False)
+    with torch.no_grad():
+        made: Sequence[Tensor] = program(*symbols)
+    return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's notes on optional packages and on its own internals from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,106 @@
+"""Run a bundle's programs against the model that they came from, in this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from isthmus.bundle import Bundle, CrossingEntry, read_bundle
+from isthmus.errors import BundleError
+from isthmus.split import SplitModel
+from isthmus.wire import CodecSpec, pack, parse_codec, unpack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """How far a bundle is from its model.
+
+    Attributes:
+        samples: How many were compared.
+        largest_difference: Largest absolute difference of any output.
+        equal_predictions: Share of samples with the same largest output, 0..1.
+        payload_bytes: Mean payload of each crossing.
+    """
+
+    samples: int
+    largest_difference: float
+    equal_predictions: float
+    payload_bytes: tuple[float, ...]
+
+
+def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> Verification:
+    """Send samples through the bundle's programs, packed and unpacked, and through the model.
+
+    Args:
+        path: The bundle; every file's checksum is verified.
+        split_model: What it was exported from.
+        inputs: One array (N, ...) per model input.
+
+    Returns:
+        The differences. A symbol that falls on the edge between two steps may round either way in
+        the two runtimes, so a few predictions in a thousand may differ.
+
+    Raises:
+        BundleError: The bundle is damaged, or more than 1 % of the predictions differ.
+    """
+    bundle = read_bundle(path)
+    sessions = [
+        None if device.program is None else _session(path / device.program)
+        for device in bundle.devices
+    ]
+    specs = [_spec(crossing) for crossing in bundle.crossings]
+    with torch.no_grad():
+        expected = split_model.eval()(*(torch.from_numpy(x) for x in inputs))
+    expected = (expected,) if isinstance(expected, torch.Tensor) else tuple(expected)
+    payloads = np.zeros((len(inputs[0]), len(specs)))
+    largest, equal = 0.0, 0
+    for i in range(len(inputs[0])):
+        outputs = _run(bundle, sessions, specs, [x[i : i + 1] for x in inputs], payloads[i])
+        for output, wanted in zip(outputs, expected, strict=True):
+            largest = max(largest, float(np.abs(output - wanted[i : i + 1].numpy()).max()))
+        equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
+    result = Verification(
+        samples=len(inputs[0]),
+        largest_difference=largest,
+        equal_predictions=equal / len(inputs[0]),
+        payload_bytes=tuple(payloads.mean(axis=0).tolist()),
+    )
+    if result.equal_predictions < 0.99:
+        raise BundleError(
+            f"{path}: {1 - result.equal_predictions:.1%} of the predictions differ from the "
+            f"model's (largest difference {largest:.3g}), expected at most 1%; do not use it"
+        )
+    return result
+
+
+def _run(
+    bundle: Bundle,
+    sessions: Sequence[onnxruntime.InferenceSession | None],
+    specs: Sequence[CodecSpec],
+    inputs: Sequence[np.ndarray],
+    payload_bytes: np.ndarray,
+) -> Sequence[np.ndarray]:
+    """Return one sample's outputs, each (1, ...); fill in the payload of each crossing."""
+    symbols = list(inputs)
+    for k, session in enumerate(sessions):
+        if session is not None:
+            names = [node.name for node in session.get_inputs()]
+            symbols = session.run(None, dict(zip(names, symbols, strict=True)))
+        if k < len(specs):
+            payload = pack(specs[k], [array[0] for array in symbols])
+            payload_bytes[k] = len(payload)
+            symbols = [array[None] for array in unpack(specs[k], payload)]
+    return symbols
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _spec(crossing: CrossingEntry) -> CodecSpec:
+    return parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)

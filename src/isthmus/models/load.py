@@ -1,0 +1,231 @@
+"""Find a model by name or in a file of the user's, and give it its weights.
+
+A ``.py`` file runs when it is loaded: trusted local files only. Weights never run: safetensors, or
+torch checkpoints read with ``weights_only=True``.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from isthmus.errors import InputError
+from isthmus.files import load_function, sha256
+from isthmus.models.resnet import resnet
+from isthmus.models.small import digits_resnet
+
+_INPUT_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownModel:
+    """A model that has a name.
+
+    Attributes:
+        make: Returns it, untrained.
+        input: The shape of its usual input, as ``--input`` takes it.
+    """
+
+    make: Callable[[], nn.Module]
+    input: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReference:
+    """Where a model came from, exactly enough to make it again.
+
+    Attributes:
+        text: A key of ``MODELS``, ``/absolute/file.py:function`` or ``timm:NAME``.
+        sha256: Of the ``.py`` file; empty for a model with a name.
+    """
+
+    text: str
+    sha256: str = ""
+
+
+MODELS: dict[str, KnownModel] = {
+    "digits-resnet": KnownModel(make=digits_resnet, input="1x1x8x8"),
+    "resnet18": KnownModel(make=lambda: resnet(18), input="1x3x32x32"),
+    "resnet34": KnownModel(make=lambda: resnet(34), input="1x3x32x32"),
+    "resnet50": KnownModel(make=lambda: resnet(50), input="1x3x32x32"),
+    "resnet101": KnownModel(make=lambda: resnet(101), input="1x3x32x32"),
+    "resnet152": KnownModel(make=lambda: resnet(152), input="1x3x32x32"),
+}
+
+
+def reference(text: str) -> ModelReference:
+    """Resolve what the user wrote into a reference that does not depend on the current folder.
+
+    Args:
+        text: A key of ``MODELS``, ``path/to/file.py:function``, or ``timm:NAME``.
+
+    Returns:
+        The reference, with the hash of the file.
+
+    Raises:
+        InputError: Nothing has that name.
+    """
+    file, _, function = text.rpartition(":")
+    if file.endswith(".py"):
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise InputError(f"model {text!r}: no file {path}; expected path/to/file.py:function")
+        return ModelReference(text=f"{path}:{function}", sha256=sha256(path))
+    if text in MODELS or file == "timm":
+        return ModelReference(text=text)
+    known = ", ".join(sorted(MODELS))
+    raise InputError(
+        f"model {text!r}: unknown; expected {known}, path/to/file.py:function or timm:NAME"
+    )
+
+
+def load_model(source: str | ModelReference, *, weights: Path | None = None) -> nn.Module:
+    """Make a model and load its weights.
+
+    Args:
+        source: As for `reference`, or a reference: then the file must not have changed since.
+        weights: safetensors, or a torch checkpoint (``.pt``, ``.pth``, ``.th``, ``.ckpt``).
+
+    Returns:
+        The model, in eval mode; untrained from torch's current seed where no weights are given.
+
+    Raises:
+        InputError: No such model, a changed file, or weights that do not match.
+    """
+    ref = reference(source) if isinstance(source, str) else source
+    file, _, name = ref.text.rpartition(":")
+    if file.endswith(".py"):
+        model = _from_file(Path(file), name, ref.sha256)
+    elif file == "timm":
+        model = _from_timm(name)
+    else:
+        model = MODELS[ref.text].make()
+    if weights is not None:
+        load_weights(model, read_weights(weights), where=str(weights))
+    return model.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights without running anything in it.
+
+    Raises:
+        InputError: It cannot be read, holds pickled code, or no tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path}: holds no plain weights ({type(error).__name__}); expected safetensors, or a "
+            "checkpoint of tensors alone (torch.save(model.state_dict(), FILE))"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise InputError(f"{path}: holds {type(found).__name__}, expected tensors by name")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy weights into a model; every key and shape must match.
+
+    Raises:
+        InputError: Names the keys that are missing, left over, or of another shape.
+    """
+    own = model.state_dict()
+    given = {_storage(own[key]) for key in weights if key in own}
+    missing = [key for key in own if key not in weights and _storage(own[key]) not in given]
+    extra = [key for key in weights if key not in own]
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{label} {_few(keys)}"
+        for label, keys in (("missing", missing), ("unexpected", extra), ("shape:", shapes))
+        if keys
+    ]
+    if problems:
+        raise InputError(f"{where}: weights do not match the model: {'; '.join(problems)}")
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _storage(tensor: Tensor) -> tuple[object, ...]:
+    """Return what two tied tensors share; an empty tensor is tied to none."""
+    return (tensor.data_ptr() or id(tensor), tensor.shape)
+
+
+def _few(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
+
+
+def _from_file(path: Path, function: str, digest: str) -> nn.Module:
+    if path.is_file() and sha256(path) != digest:
+        raise InputError(f"{path}: has changed since the plan was fitted; fit it again")
+    model = load_function(path, function)()
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{path}:{function}: returned {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
+
+
+def _from_timm(name: str) -> nn.Module:
+    try:
+        import timm  # noqa: PLC0415  (optional dependency)
+    except ImportError as error:
+        raise InputError(f"model timm:{name}: needs timm; pip install timm") from error
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise InputError(f"model timm:{name}: {error}") from error
+    return model
+
+
+def example_inputs(texts: Sequence[str]) -> tuple[Tensor, ...]:
+    """Make example inputs from what ``--input`` takes.
+
+    Args:
+        texts: One per input: ``1x3x32x32``, ``1x16:int64`` or ``NAME:1x16:int64``; the batch
+            comes first, float32 where no dtype is named.
+
+    Returns:
+        Zeros for integers, seeded uniform numbers in [0, 1) for floats.
+
+    Raises:
+        InputError: A text is not of that form.
+
+    Example:
+        >>> [tuple(x.shape) for x in example_inputs(["1x3x32x32", "mask:1x7:int64"])]
+        [(1, 3, 32, 32), (1, 7)]
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for text in texts:
+        match = re.fullmatch(r"(?:[A-Za-z_]\w*:)?(\d+(?:x\d+)*)(?::(\w+))?", text)
+        shape = tuple(map(int, match[1].split("x"))) if match else ()
+        name = (match and match[2]) or "float32"
+        if 0 in shape or not shape or name not in _INPUT_DTYPES:
+            raise InputError(
+                f"--input {text!r}: expected sizes with the batch first, like 1x3x32x32, "
+                f"NAME:1x16:int64 (dtypes: {', '.join(_INPUT_DTYPES)})"
+            )
+        dtype: torch.dtype = getattr(torch, name)
+        if dtype.is_floating_point:
+            inputs.append(torch.rand(shape, generator=generator).to(dtype))
+        else:
+            inputs.append(torch.zeros(shape, dtype=dtype))
+    return tuple(inputs)

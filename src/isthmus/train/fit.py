@@ -1,0 +1,275 @@
+"""Fit the base model and the crossings.
+
+.. code-block:: none
+
+    base      the whole model on its labels, where it came without weights
+    calibrate every codec from the activations that it will carry
+    features  the codecs alone: what arrives shall equal what left
+    distil    everything: the split model's outputs shall equal the whole model's
+
+All runs on lightning; the same seed on the same machine gives the same bits. With a folder for
+checkpoints an interrupted fit goes on where it stopped.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from isthmus.data import Dataset
+from isthmus.errors import InputError
+from isthmus.links import Codec
+from isthmus.split import SplitModel
+from isthmus.train.loop import Batch, Batches, Phase, PhaseRecord, Progress, run_phase
+from isthmus.train.losses import feature_loss, hinton_loss, task_loss
+
+LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """How long and how fast.
+
+    Attributes:
+        epochs: Passes over the training set in the phase ``distil``; ``features`` takes a quarter.
+        base_epochs: Passes in the phase ``base``; 0 leaves the model's weights as they came.
+        batch_size: Samples per step.
+        learning_rate: Peak of the one-cycle schedule for new weights.
+        finetune_rate: The same for the model's own weights while distilling.
+        temperature: Of the softened outputs.
+        seed: Of everything.
+    """
+
+    epochs: int = 20
+    base_epochs: int = 0
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    finetune_rate: float = 1e-3
+    temperature: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.base_epochs < 0:
+            raise InputError(f"epochs: found {self.epochs}, expected 1 or more")
+
+
+def fit_base(
+    model: nn.Module, data: Dataset, config: FitConfig, *, progress: Progress | None = None
+) -> tuple[PhaseRecord, ...]:
+    """Train the whole model on its labels, in place.
+
+    Args:
+        model: Any classifier.
+        data: Only its training half is read.
+        config: ``base_epochs`` and what goes with it; 0 epochs do nothing.
+        progress: Where to report.
+
+    Returns:
+        The record of the phase, or nothing.
+    """
+    check_fits(model, data)
+    if config.base_epochs == 0:
+        return ()
+    model.train()
+    phase = Phase(
+        name="base",
+        epochs=config.base_epochs,
+        loss=lambda batch: task_loss(first(model(*batch[0])), batch[1]),
+        groups=[{"params": list(model.parameters()), "lr": config.learning_rate}],
+    )
+    batches = _batches(data, torch.from_numpy(data.y_train), config)
+    record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
+    model.eval()
+    return (record,)
+
+
+def fit_crossings(
+    split_model: SplitModel,
+    data: Dataset,
+    config: FitConfig,
+    *,
+    progress: Progress | None = None,
+) -> tuple[PhaseRecord, ...]:
+    """Calibrate the codecs, match the features across each cut, then distil the whole, in place.
+
+    The teacher is the split model itself before training, with every crossing raw: that is the
+    whole model.
+
+    Args:
+        split_model: As `isthmus.split.split` returns it, the model's weights trained.
+        data: Only its training half is read.
+        config: Epochs, rates, seed.
+        progress: Where to report.
+
+    Returns:
+        One record per phase; nothing where no codec loses anything.
+    """
+    progress = progress or Progress()
+    teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
+    calibrate(split_model, tuple(torch.from_numpy(x[:512]) for x in data.x_train))
+    if not any(_learns(codec) for codec in split_model.codecs):
+        return ()
+    targets_NK = predict(lambda *inputs: _through(teacher, (), inputs), data.x_train)
+    batches = _batches(data, targets_NK, config)
+    phases = (_features(split_model, teacher, config), _distil(split_model, config))
+    records = []
+    for phase in phases:
+        split_model.train(phase.name == "distil")
+        split_model.codecs.train()
+        if phase.groups[0]["params"]:
+            records.append(
+                run_phase(split_model, phase, batches, seed=config.seed, progress=progress)
+            )
+    split_model.eval()
+    return tuple(records)
+
+
+def _features(split_model: SplitModel, teacher: nn.ModuleList, config: FitConfig) -> Phase:
+    """The codecs alone: each shall give back what the whole model has at its crossing."""
+
+    def loss(batch: Batch) -> Tensor:
+        tensors, losses = batch[0], []
+        for stage, codec in zip(teacher[:-1], split_model.codecs, strict=True):
+            with torch.no_grad():
+                tensors = stage(*tensors)
+            if _learns(codec):
+                losses.append(feature_loss(codec(tensors), tensors))
+        return torch.stack(losses).sum()
+
+    return Phase(
+        name="features",
+        epochs=max(1, config.epochs // 4),
+        loss=loss,
+        groups=[{"params": _codec_weights(split_model), "lr": config.learning_rate}],
+    )
+
+
+def _distil(split_model: SplitModel, config: FitConfig) -> Phase:
+    """Everything together: labels, and the whole model's softened outputs."""
+
+    def loss(batch: Batch) -> Tensor:
+        inputs, labels_B, targets_BK = batch
+        logits_BK = _through(split_model.stages, split_model.codecs, inputs)
+        distance = hinton_loss(logits_BK, targets_BK, temperature=config.temperature)
+        return task_loss(logits_BK, labels_B) + distance
+
+    own = [p for p in split_model.stages.parameters() if p.requires_grad]
+    groups = [
+        {"params": own, "lr": config.finetune_rate},
+        {"params": _codec_weights(split_model), "lr": config.learning_rate / 3},
+    ]
+    return Phase(
+        name="distil",
+        epochs=config.epochs,
+        loss=loss,
+        groups=[group for group in groups if group["params"]],
+    )
+
+
+def calibrate(split_model: SplitModel, inputs: Sequence[Tensor]) -> None:
+    """Set every codec's ranges from the activations that it will carry, first crossing first."""
+    split_model.eval()
+    tensors = tuple(inputs)
+    with torch.no_grad():
+        for stage, codec in zip(split_model.stages, [*split_model.codecs, None], strict=True):
+            tensors = stage(*tensors)
+            if isinstance(codec, Codec):
+                codec.calibrate(tensors)
+                tensors = codec(tensors)
+
+
+def predict(
+    function: Callable[..., Tensor], inputs: Sequence[np.ndarray], *, batch_size: int = 512
+) -> Tensor:
+    """Return a function's outputs for all samples, without gradients.
+
+    Args:
+        function: Takes one tensor (B, ...) per input and returns (B, K), or several tensors of
+            which the first counts.
+        inputs: One array (N, ...) per input.
+        batch_size: Samples at a time.
+
+    Returns:
+        A tensor (N, K).
+    """
+    with torch.no_grad():
+        parts = [
+            first(function(*(torch.from_numpy(x[i : i + batch_size]) for x in inputs)))
+            for i in range(0, len(inputs[0]), batch_size)
+        ]
+    return torch.cat(parts)
+
+
+def accuracy(
+    function: Callable[..., Tensor], inputs: Sequence[np.ndarray], labels: np.ndarray
+) -> float:
+    """Return the share of samples (0..1) whose largest output is the label."""
+    scores_NK = predict(function, inputs)
+    target_N = torch.from_numpy(labels)
+    return float(
+        multiclass_accuracy(scores_NK, target_N, num_classes=scores_NK.shape[1], average="micro")
+    )
+
+
+def check_fits(model: nn.Module, data: Dataset) -> None:
+    """Raise unless the model takes the data's samples and has an output for every label.
+
+    Raises:
+        InputError: Says which of the two does not fit.
+    """
+    sample = tuple(torch.from_numpy(x[:2]) for x in data.x_train)
+    try:
+        with torch.no_grad():
+            scores_BK = first(model.eval()(*sample))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join("x".join(map(str, x.shape[1:])) for x in data.x_train)
+        line = str(error).splitlines()[0]
+        raise InputError(
+            f"{data.name}: the model does not take samples of {shapes} ({line}); "
+            "bring data of the model's input shape"
+        ) from error
+    if scores_BK.ndim != 2 or scores_BK.shape[1] < data.num_classes:
+        raise InputError(
+            f"{data.name}: labels up to {data.num_classes - 1}, but the model's output is "
+            f"{tuple(scores_BK.shape[1:])}; expected ({data.num_classes},) or more"
+        )
+
+
+def first(output: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """Return the output itself, or the first of several."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _through(
+    stages: nn.ModuleList, codecs: Iterable[nn.Module], inputs: tuple[Tensor, ...]
+) -> Tensor:
+    """Return the model's first output as a loss can use it: before a label is taken from it."""
+    tensors = inputs
+    for stage, codec in zip_longest(stages, codecs):
+        tensors = stage(*tensors)
+        if isinstance(codec, Codec) and codec.spec.name != "label":
+            tensors = codec(tensors)
+    return first(tensors)
+
+
+def _learns(codec: nn.Module) -> bool:
+    return isinstance(codec, Codec) and codec.spec.name in LEARNED
+
+
+def _codec_weights(split_model: SplitModel) -> list[nn.Parameter]:
+    return [p for codec in split_model.codecs if _learns(codec) for p in codec.parameters()]
+
+
+def _batches(data: Dataset, targets: Tensor, config: FitConfig) -> Batches:
+    return Batches(
+        tuple(torch.from_numpy(x) for x in data.x_train),
+        torch.from_numpy(data.y_train),
+        targets,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
