@@ -24,13 +24,14 @@ def pack(spec: CodecSpec, symbols: Sequence[npt.NDArray[np.generic]]) -> bytes:
     Raises:
         InputError: An array of another shape or dtype, or a symbol out of range.
     """
-    tensors = spec.wire_tensors
-    found = [(array.shape, array.dtype.name) for array in symbols]
-    if found != [(tensor.shape, tensor.dtype) for tensor in tensors]:
-        raise InputError(f"codec {spec.name}: found symbols {found}, expected {tensors}")
+    arrays = [np.asarray(symbol) for symbol in symbols]
+    expected = [(tensor.shape, tensor.dtype) for tensor in spec.wire_tensors]
+    found = [(array.shape, array.dtype.name) for array in arrays]
+    if found != expected:
+        raise InputError(f"codec {spec.name}: found symbols {found}, expected {expected}")
     if spec.name == "png":
-        return _images().encode_png(symbols[0])
-    return b"".join(map(_pack_tensor, tensors, symbols))
+        return _images().encode_png(arrays[0])
+    return b"".join(map(_pack_tensor, spec.wire_tensors, arrays))
 
 
 def unpack(spec: CodecSpec, payload: bytes | memoryview) -> tuple[npt.NDArray[np.generic], ...]:

@@ -1,0 +1,137 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus.errors import InputError
+from isthmus.wire import codec_text, default_codec_text, parse_codec
+from isthmus.wire.frames import MAX_PAYLOAD_BYTES
+
+MAP = ((64, 7, 9), "float32")
+IMAGE = ((3, 5, 5), "float32")
+SCORES = ((10,), "float32")
+TOKENS = ((9, 24), "float32")
+MASK = ((9,), "bool")
+NUMBERS = ((9,), "int64")
+
+
+def bind(text, *tensors):
+    return parse_codec(text, shapes=[t[0] for t in tensors], dtypes=[t[1] for t in tensors])
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors", "payload_bytes"),
+    [
+        ("raw", [MAP], 4 * 64 * 63),
+        ("raw:bits=16", [MAP], 2 * 64 * 63),
+        ("raw", [((5,), "float16")], 10),
+        ("raw", [NUMBERS, MASK], 72 + 2),
+        ("uniform:bits=3", [((3, 5, 7), "float32")], 40),
+        ("uniform:bits=5", [((3,), "float32"), ((3,), "float32")], 2 + 2),
+        ("uniform:bits=5", [((3,), "float32"), MASK], 2 + 2),
+        ("bottleneck:ratio=8,bits=4", [MAP], 8 * 63 // 2),
+        ("bottleneck:ratio=5,bits=7", [((11, 3, 3), "float32")], 16),
+        ("bottleneck:ratio=8,bits=2", [TOKENS], 7),
+        ("pixels", [IMAGE], 75),
+        ("label", [((256,), "float32")], 1),
+        ("label", [((257,), "float32")], 2),
+        ("label", [((40_000,), "float32")], 4),
+    ],
+)
+def test_a_fixed_payload_is_predicted_to_the_byte(text, tensors, payload_bytes):
+    spec = bind(text, *tensors)
+    assert spec.fixed_rate
+    assert spec.payload_bytes == payload_bytes
+
+
+def test_defaults_are_a_ratio_of_8_and_8_bits():
+    assert codec_text(bind("bottleneck", MAP)) == "bottleneck:ratio=8,bits=8"
+    assert codec_text(bind("uniform", MAP)) == "uniform:bits=8"
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors"),
+    [
+        ("raw", [MAP]),
+        ("raw:bits=16", [MAP]),
+        ("uniform:bits=5", [MAP, MASK]),
+        ("bottleneck:ratio=1,bits=4", [MAP]),
+        ("pixels", [IMAGE]),
+        ("png", [IMAGE]),
+        ("label", [SCORES]),
+    ],
+)
+def test_a_codec_reads_back_as_it_is_written(text, tensors):
+    assert codec_text(bind(text, *tensors)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors", "message"),
+    [
+        ("zip", [MAP], "no codec 'zip'; there are raw, uniform, bottleneck, pixels, png, label"),
+        ("uniform:ratio=2", [MAP], "found option 'ratio=2'; uniform takes bits=NUMBER"),
+        ("pixels:bits=4", [IMAGE], "found option 'bits=4'; pixels takes none"),
+        ("uniform:bits=x", [MAP], "found option 'bits=x'"),
+        ("uniform:bits=9", [MAP], "found bits=9, expected 2 to 8"),
+        ("raw:bits=8", [MAP], "found bits=8, expected 32 or 16"),
+        ("bottleneck:ratio=0", [MAP], "found ratio=0, expected 1 to"),
+        ("bottleneck:ratio=65", [MAP], "leaves no channel of 64; use ratio=64 or less"),
+        ("bottleneck", [((8, 2, 2, 2), "float32")], "use uniform"),
+        ("uniform", [NUMBERS], "found int64 .*, expected floats; use raw"),
+        ("pixels", [MAP], "expected one float32 image"),
+        ("png", [IMAGE, IMAGE], "expected one float32 image"),
+        ("label", [MAP], "expected one vector of class scores"),
+        ("raw", [((4,), "complex64")], "complex64 tensor cannot cross"),
+        ("raw", [], "0 shapes and 0 dtypes"),
+    ],
+)
+def test_a_codec_that_cannot_be_says_why_and_what_to_use(text, tensors, message):
+    with pytest.raises(InputError, match=message):
+        bind(text, *tensors)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text"),
+    [
+        ([MAP], "bottleneck:ratio=8,bits=8"),
+        ([((16, 4, 4), "float32")], "bottleneck:ratio=8,bits=8"),
+        ([((6, 4, 4), "float32")], "bottleneck:ratio=3,bits=8"),
+        ([MAP, ((10,), "float32"), MASK], "bottleneck:ratio=5,bits=8"),
+        ([((3, 4, 4), "float32")], "uniform:bits=8"),
+        ([MAP, ((64, 2, 2, 2), "float32")], "uniform:bits=8"),
+        ([((), "float32")], "uniform:bits=8"),
+        ([NUMBERS], "raw"),
+    ],
+)
+def test_the_default_codec_is_narrow_and_fits(tensors, text):
+    assert default_codec_text([t[0] for t in tensors], [t[1] for t in tensors]) == text
+    bind(text, *tensors)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 40), max_size=4).map(tuple),
+            st.sampled_from(["float32", "float16", "int64", "bool"]),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_every_crossing_has_a_default_no_wider_than_raw(tensors):
+    text = default_codec_text([t[0] for t in tensors], [t[1] for t in tensors])
+    assert bind(text, *tensors).payload_bytes <= bind("raw", *tensors).payload_bytes
+
+
+def test_a_bottleneck_is_charged_for_its_convolutions():
+    spec = bind("bottleneck:ratio=8,bits=4", MAP)
+    positions, wire = 7 * 9, 8 * 7 * 9
+    assert spec.encoder_macs == positions * 64 * 8 + wire
+    assert spec.decoder_macs == positions * 64 * 8 + wire
+    assert spec.encoder_buffer_bytes == 4 * wire + wire + wire // 2
+
+
+def test_a_png_costs_its_bound_until_it_is_measured():
+    spec = bind("png", IMAGE)
+    assert not spec.fixed_rate
+    assert spec.payload_bytes == spec.max_payload_bytes > 75
+    assert bind("png", ((3, 1000, 1000), "float32")).payload_bytes < MAX_PAYLOAD_BYTES
