@@ -4,6 +4,10 @@ The registry knows only what a platform file needs, and keeps information (bit, 
 computation (MAC) as dimensions of their own: ``100 MHz`` is no data rate here.
 """
 
+import re
+from collections.abc import Sequence
+from math import isfinite
+
 import pint
 
 from isthmus.errors import UnitError
@@ -32,7 +36,12 @@ _DEFINITIONS = (
     "gibi- = 1073741824 = Gi-",
 )
 
-_REGISTRY = pint.UnitRegistry(None)
+# One number, one unit or one unit over another. pint itself evaluates any expression, powers of
+# powers included, so nothing else may reach it.
+_QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *[A-Za-z]+(/[A-Za-z]+)?", re.ASCII)
+_MAX_LENGTH = 64
+
+_REGISTRY: pint.UnitRegistry[float] = pint.UnitRegistry(None)
 for _definition in _DEFINITIONS:
     _REGISTRY.define(_definition)
 
@@ -45,7 +54,7 @@ def parse_quantity(text: object, unit: str) -> float:
         unit: The unit of the result, e.g. ``"byte/s"``.
 
     Returns:
-        The number of ``unit`` in ``text``.
+        The number of ``unit`` in ``text``; finite.
 
     Raises:
         UnitError: There is no number, no unit, or a unit of another kind.
@@ -56,21 +65,23 @@ def parse_quantity(text: object, unit: str) -> float:
         >>> parse_quantity("320 KiB", "byte")
         327680.0
     """
-    if not isinstance(text, str):
-        raise UnitError(f"found {text!r}, expected a number with a unit such as '1 {unit}'")
+    found = f"found {str(text)[:_MAX_LENGTH]!r}"
+    if not isinstance(text, str) or len(text) > _MAX_LENGTH or not _QUANTITY.fullmatch(text):
+        raise UnitError(f"{found}, expected a number with a unit like '1 {unit}'")
     try:
-        quantity = _REGISTRY.Quantity(text)
-    except Exception as error:  # pint raises many types, tokenizer errors among them
-        raise UnitError(
-            f"found {text!r}, expected a number with a unit like '1 {unit}'"
-        ) from error
+        quantity: pint.Quantity[float] = _REGISTRY.Quantity(text)
+    except pint.UndefinedUnitError as error:
+        raise UnitError(f"{found}, expected a known unit like '1 {unit}'") from error
     if not quantity.is_compatible_with(unit):
-        raise UnitError(f"found {text!r}, expected a unit like '{unit}', e.g. '1 {unit}'")
-    return float(quantity.to(unit).magnitude)
+        raise UnitError(f"{found}, expected a quantity of another kind, like '1 {unit}'")
+    value = float(quantity.to(unit).magnitude)
+    if not isfinite(value):
+        raise UnitError(f"{found}, expected a finite number of {unit}")
+    return value
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """Write a number of SI units as people read it, three significant digits.
+    """Write a number of SI units as people read it, four significant digits.
 
     Example:
         >>> format_quantity(0.00325, "s")
@@ -81,3 +92,25 @@ def format_quantity(value: float, unit: str) -> str:
     if value == 0:
         return f"0 {_REGISTRY.Unit(unit):~P}"
     return f"{_REGISTRY.Quantity(value, unit).to_compact():.4g~P}"
+
+
+def exact_quantity(value: float, unit: str, *, written: Sequence[str] = ()) -> str:
+    """Write a number so that `parse_quantity` gives the very same one back.
+
+    Args:
+        value: The number of ``unit``, finite.
+        unit: As `parse_quantity` takes it.
+        written: Units to write it in; the first that keeps the number exact and at least 1 is
+            taken, else the first that keeps it exact.
+
+    Example:
+        >>> exact_quantity(327680.0, "byte", written=("MiB", "KiB"))
+        '320 KiB'
+    """
+    exact = []
+    for other in (*written, unit):
+        number = _REGISTRY.Quantity(value, unit).to(other).magnitude
+        text = f"{number:.15g} {other}"
+        if parse_quantity(text, unit) == value:
+            exact.append((number < 1, text))
+    return min(exact, key=lambda pair: pair[0])[1] if exact else f"{value!r} {unit}"

@@ -6,15 +6,18 @@ from math import ceil
 
 from isthmus.errors import InputError
 
+FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
+BACKENDS = ("onnxruntime",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """How much a device holds: two separate memories, or one that both share.
 
     Attributes:
-        weights_bytes: Room for weights (flash), or None where shared.
-        activations_bytes: Room for activations (RAM), or None where shared.
-        shared_bytes: Room for both together, or None where separate.
+        weights_bytes: Room for weights (flash); None where shared, or without limit.
+        activations_bytes: Room for activations (RAM); None where shared, or without limit.
+        shared_bytes: Room for both together; None where separate, or without limit.
     """
 
     weights_bytes: float | None = None
@@ -34,8 +37,8 @@ class Device:
         j_per_mac: Joules per multiply-accumulate, by format.
         sram_j_per_byte: Joules per byte of activation written.
         static_w: Watts drawn whether it computes or not.
-        formats: The number formats it can run, best first.
-        backend: What runs its stage.
+        formats: The number formats it can run, best first; each has a rate.
+        backend: What runs its stage, one of ``BACKENDS``.
     """
 
     name: str
@@ -63,6 +66,9 @@ class Link:
         duplex: ``"full"``: each direction has the whole rate; ``"half"``: they share it.
         pins: Data lines, where the link was given as pins x clock.
         clock_hz: Clock of those lines.
+
+    Raises:
+        InputError: Pins and clock do not make the rate.
     """
 
     between: tuple[str, str]
@@ -74,6 +80,15 @@ class Link:
     duplex: str = "full"
     pins: int | None = None
     clock_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.pins, self.clock_hz) == (None, None):
+            return
+        if not self.pins or not self.clock_hz or self.pins * self.clock_hz / 8 != self.bytes_per_s:
+            raise InputError(
+                f"link {self.name}: found {self.bytes_per_s} byte/s with {self.pins} pins at "
+                f"{self.clock_hz} Hz, expected pins * clock / 8"
+            )
 
     @property
     def name(self) -> str:
@@ -113,9 +128,12 @@ class Platform:
     Attributes:
         name: What people call it.
         devices: At least one.
-        links: No cycles.
+        links: One fewer; every device can be reached, by one way only.
         input: The device where samples arise.
         output: The device where the answer is wanted.
+
+    Raises:
+        InputError: A link, the input or the output names no device, or it is not a tree.
     """
 
     name: str
@@ -124,6 +142,16 @@ class Platform:
     input: str
     output: str
 
+    def __post_init__(self) -> None:
+        names = [device.name for device in self.devices]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"devices: found {name!r} twice, expected each once")
+        for key, name in (("input", self.input), ("output", self.output)):
+            if name not in names:
+                raise InputError(f"{key}: found {name!r}, expected a device: {', '.join(names)}")
+        _check_tree(names, self.links)
+
     def device(self, name: str) -> Device:
         """Return the device of that name."""
         for device in self.devices:
@@ -131,3 +159,54 @@ class Platform:
                 return device
         known = ", ".join(device.name for device in self.devices)
         raise InputError(f"platform {self.name}: no device {name!r}; known: {known}")
+
+
+def path(platform: Platform) -> tuple[tuple[Device, ...], tuple[Link, ...]]:
+    """Return the devices and the links on the way from input to output, in order."""
+    ways: dict[str, _Way] = {platform.input: ((platform.input,), ())}
+    _walk(platform.links, ways)
+    names, links = ways[platform.output]
+    return tuple(platform.device(name) for name in names), links
+
+
+_Way = tuple[tuple[str, ...], tuple[Link, ...]]
+
+
+def _walk(links: tuple[Link, ...], ways: dict[str, _Way]) -> None:
+    """Extend ``ways``, the devices and links to every device reached so far, along the links."""
+    grown = True
+    while grown:
+        grown = False
+        for link in links:
+            for near, far in (link.between, link.between[::-1]):
+                if near in ways and far not in ways:
+                    names, passed = ways[near]
+                    ways[far] = ((*names, far), (*passed, link))
+                    grown = True
+
+
+def _check_tree(names: list[str], links: tuple[Link, ...]) -> None:
+    for index, link in enumerate(links):
+        where = f"links.{index}.between"
+        for name in link.between:
+            if name not in names:
+                raise InputError(f"{where}: found {name!r}, expected a device: {', '.join(names)}")
+        first, second = link.between
+        if first == second:
+            raise InputError(f"{where}: found {first!r} twice, expected two devices")
+        ways: dict[str, _Way] = {first: ((first,), ())}
+        _walk(links[:index], ways)
+        if second in ways:
+            other = "-".join(ways[second][0])
+            raise InputError(
+                f"{where}: found {first}-{second} beside {other}, expected one way between any "
+                "two devices; remove a link"
+            )
+    ways = {names[0]: ((names[0],), ())}
+    _walk(links, ways)
+    for name in names:
+        if name not in ways:
+            raise InputError(
+                f"devices.{name}: found no way from {names[0]}, expected a link to it; "
+                "add one or remove the device"
+            )

@@ -1,0 +1,283 @@
+"""Platform files: presets, round trip, and everything that can be wrong in one."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isthmus.errors import InputError, UnitError
+from isthmus.platform import (
+    PRESETS,
+    Device,
+    Link,
+    Memory,
+    Platform,
+    dump_platform,
+    load_platform,
+    path,
+    preset_text,
+)
+from isthmus.platform.platform import FORMATS
+
+GOOD = """
+schema: isthmus.platform/1
+name: pair
+devices:
+  a:
+    kind: mcu
+    memory: {weights: 96 KiB, activations: 16 KiB}
+    compute: {fp32: 1 MMAC/s, int8: 4 MMAC/s}
+    energy: {fp32: 5 pJ/MAC, sram: 1 pJ/byte, static: 5 mW}
+  b: {memory: 1 MiB, compute: {fp32: 1 GMAC/s}}
+links:
+  - {between: [a, b], bandwidth: 1 Mbit/s, latency: 8 ms, energy: 50 nJ/bit,
+     message: {overhead: 7 byte, mtu: 244 byte}, duplex: half}
+input: a
+output: b
+"""
+
+
+def load(tmp_path, text):
+    file = tmp_path / "pair.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_platform(file)
+
+
+def test_a_file_becomes_a_platform_in_si_units(tmp_path):
+    platform = load(tmp_path, GOOD)
+    a, b = platform.devices
+    assert (a.name, a.kind, a.backend) == ("a", "mcu", "onnxruntime")
+    assert a.memory == Memory(weights_bytes=96 * 1024, activations_bytes=16 * 1024)
+    assert b.memory == Memory(shared_bytes=1 << 20)
+    assert dict(a.macs_per_s) == {"fp32": 1e6, "int8": 4e6}
+    assert dict(a.j_per_mac) == {"fp32": pytest.approx(5e-12)}
+    assert (a.sram_j_per_byte, a.static_w) == (pytest.approx(1e-12), pytest.approx(0.005))
+    assert a.formats == ("fp32", "int8")
+    (link,) = platform.links
+    assert (link.bytes_per_s, link.latency_s, link.duplex) == (125_000, 0.008, "half")
+    assert link.j_per_byte == pytest.approx(4e-7)
+    assert (link.overhead_bytes, link.mtu_bytes) == (7, 244)
+
+
+def test_pins_times_clock_is_the_rate(tmp_path):
+    link = "bandwidth: 1 Mbit/s"
+    platform = load(tmp_path, GOOD.replace(link, "pins: 16, clock: 100 MHz"))
+    assert platform.links[0].bytes_per_s == 200e6
+    assert platform.links[0].pins == 16
+
+
+def test_the_way_is_in_order_and_leaves_out_side_branches():
+    names = ["a", "b", "c", "d", "aside"]
+    platform = Platform(
+        name="star",
+        devices=tuple(Device(name=name, macs_per_s={"fp32": 1.0}) for name in names),
+        links=tuple(
+            Link(between=ends, bytes_per_s=1.0)
+            for ends in (("d", "c"), ("aside", "b"), ("b", "a"), ("b", "c"))
+        ),
+        input="a",
+        output="d",
+    )
+    devices, links = path(platform)
+    assert [device.name for device in devices] == ["a", "b", "c", "d"]
+    assert [link.between for link in links] == [("b", "a"), ("b", "c"), ("d", "c")]
+
+
+def test_one_device_needs_no_link(tmp_path):
+    text = GOOD[: GOOD.index("  b:")] + "input: a\noutput: a\n"
+    devices, links = path(load(tmp_path, text))
+    assert [device.name for device in devices] == ["a"]
+    assert links == ()
+
+
+# What is wrong | what to write instead | what the one line must hold.
+BAD = [
+    ("96 KiB", "96", r"devices.a.memory.weights: found '96', expected a number with a unit"),
+    ("96 KiB", "-1 KiB", r"devices.a.memory.weights: found '-1 KiB', expected at least 1 byte"),
+    ("96 KiB", "0 byte", r"devices.a.memory.weights: found '0 byte', expected at least 1 byte"),
+    ("96 KiB", "1 s", r"devices.a.memory.weights: found '1 s', expected .*like '1 byte'"),
+    ("96 KiB", ".nan", r"devices.a.memory.weights: found 'nan'"),
+    ("96 KiB", "1e999 KiB", r"devices.a.memory.weights: .*finite"),
+    ("1 MiB", "0 MiB", r"devices.b.memory.shared: found '0 MiB', expected at least 1 byte"),
+    ("weights:", "wieghts:", r"devices.a.memory: found the key 'wieghts', expected weights, "),
+    ("weights: 96 KiB", "shared: 1 MiB", r"devices.a.memory: found shared beside another"),
+    ("fp32: 1 MMAC/s", "fp32: 0 MMAC/s", r"compute.fp32: found '0 MMAC/s', expected more than 0"),
+    ("fp32: 1 MMAC/s", "fp32: 1 MHz", r"devices.a.compute.fp32: found '1 MHz', expected"),
+    ("int8: 4 MMAC/s", "fp8: 4 MMAC/s", r"devices.a.compute.fp8.*found 'fp8', expected fp32 or"),
+    ("{fp32: 1 GMAC/s}", "{}", r"devices.b.compute: .*at least 1"),
+    (", compute: {fp32: 1 GMAC/s}", "", r"devices.b.compute: found nothing, expected a value"),
+    ("fp32: 5 pJ/MAC", "fp32: -5 pJ/MAC", r"energy.fp32: found '-5 pJ/MAC', expected at least 0"),
+    ("fp32: 5 pJ/MAC", "bf16: 5 pJ/MAC", r"devices.a: energy.bf16: found an energy without"),
+    ("fp32: 5 pJ/MAC", "dram: 5 pJ/byte", r"devices.a.energy: found the key 'dram', expected"),
+    ("kind: mcu", "formats: [fp32]", r"devices.a: formats: found \['fp32'\], expected those of"),
+    ("kind: mcu", "formats: [fp64, int8]", r"devices.a.formats.0: found 'fp64', expected"),
+    ("kind: mcu", "backend: tpu", r"devices.a.backend: found 'tpu', expected onnxruntime"),
+    ("kind: mcu", "kind:", r"devices.a: kind: found nothing, expected a value"),
+    ("kind: mcu", "kind: 3", r"devices.a.kind: .*string, found '3'"),
+    ("  a:\n", "  ../a:\n", r"devices.\.\./a.*pattern"),
+    ("  a:\n", "  1:\n", r"devices.1.*string"),
+    ("[a, b]", "[a, z]", r"links.0.between: found 'z', expected a device: a, b"),
+    ("[a, b]", "[a, a]", r"links.0.between: found 'a' twice, expected two devices"),
+    ("[a, b]", "[a]", r"links.0.between: .*at least 2"),
+    ("1 Mbit/s", "0 Mbit/s", r"links.0.bandwidth: found '0 Mbit/s', expected at least 0.125"),
+    ("1 Mbit/s", "1 mbit/s", r"links.0.bandwidth: found '1 mbit/s', expected at least 0.125"),
+    ("1 Mbit/s", "1 MHz", r"links.0.bandwidth: found '1 MHz', expected .*'1 byte/s'"),
+    ("1 Mbit/s", "1 Mbit/s, pins: 4", r"links.0: found bandwidth and pins, expected either"),
+    ("bandwidth: 1 Mbit/s", "pins: 4", r"links.0: found pins, expected either bandwidth or pins"),
+    ("bandwidth: 1 Mbit/s, ", "", r"links.0: found neither, expected either bandwidth or pins"),
+    ("bandwidth: 1 Mbit/s", "pins: 0, clock: 1 MHz", r"links.0.pins: .*greater than or equal"),
+    ("bandwidth: 1 Mbit/s", "pins: 1.5, clock: 1 MHz", r"links.0.pins: .*integer"),
+    ("latency: 8 ms", "latency: -8 ms", r"links.0.latency: found '-8 ms', expected at least 0 s"),
+    ("latency: 8 ms", "latency: 8", r"links.0.latency: found '8', expected a number with a unit"),
+    ("7 byte", "7.5 byte", r"links.0.message.overhead: found '7.5 byte', expected a whole number"),
+    ("244 byte", "0 byte", r"links.0.message.mtu: "),
+    ("half", "both", r"links.0.duplex: found 'both', expected full or half"),
+    ("input: a", "input: z", r"input: found 'z', expected a device: a, b"),
+    ("output: b", "output: z", r"output: found 'z', expected a device: a, b"),
+    ("output: b\n", "", r"output: found nothing, expected a value"),
+    ("platform/1", "platform/2", r"schema: .*isthmus.platform/1.*found 'isthmus.platform/2'"),
+    ("input: a", "input: a\nspeed: 3", r"top level: found the key 'speed', expected schema, name"),
+    ("input: a", "input: a\ninput: b", r"input: found twice \(again in line 15\), expected once"),
+    ("  b:", "  a:", r"a: found twice \(again in line 10\), expected once"),
+    ("input: a", "input: [a", r"not YAML \(.*in line"),
+    ("input: a", "input: 2026-99-99", r"not YAML \("),
+    ("kind: mcu", "kind: &x mcu\n    backend: *x", r"found the alias \*x, expected plain"),
+    ("kind: mcu", "kind: " + "[" * 50 + "]" * 50, r"found over 16 nested levels"),
+    ("kind: mcu", "kind: " + "9" * 5000, r"not YAML \("),
+    ("kind: mcu", "kind: !!python/object/apply:os.system [ls]", r"not YAML \(could not determine"),
+    ("links:\n", "links:\n  - {between: [b, a], bandwidth: 1 bit/s}\n",
+     r"links.1.between: found a-b beside a-b, expected one way"),
+    ("links:\n", "links: []\nunused:\n", r"top level: found the key 'unused'"),
+    ("links:", "  c: {compute: {fp32: 1 MAC/s}}\nlinks:",
+     r"devices.c: found no way from a, expected a link to it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "written", "message"), BAD)
+def test_what_is_wrong_in_a_file_is_named_in_one_line(tmp_path, found, written, message):
+    assert found in GOOD
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, GOOD.replace(found, written, 1))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "pair.yaml") + ": ")
+
+
+def test_a_cycle_names_both_ways(tmp_path):
+    more = "  c: {compute: {fp32: 1 MAC/s}}\nlinks:\n"
+    ways = "  - {between: [b, c], bandwidth: 1 bit/s}\n  - {between: [c, a], bandwidth: 1 bit/s}\n"
+    text = GOOD.replace("links:\n", more + ways)
+    with pytest.raises(InputError, match=r"links.2.between: found a-b beside a-c-b"):
+        load(tmp_path, text)
+
+
+def test_a_wrong_unit_is_a_unit_error(tmp_path):
+    with pytest.raises(UnitError, match="latency"):
+        load(tmp_path, GOOD.replace("8 ms", "8 byte"))
+
+
+@pytest.mark.parametrize("text", ["", "3", "[]", "- a", "just words"])
+def test_what_is_no_mapping_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match=r"top level: found .*expected the keys schema, name"):
+        load(tmp_path, text)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read .*or a preset: camera-hub, chiplets-4"):
+        load_platform("no-such-platform")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_platform(tmp_path)
+    binary = tmp_path / "x.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_platform(binary)
+    binary.write_bytes(b"# " + b"x" * (1 << 20))
+    with pytest.raises(InputError, match="more than 1 MiB"):
+        load_platform(binary)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_says_what_it_is(name):
+    platform = load_platform(name)
+    devices, _ = path(platform)
+    assert platform.name == name
+    assert len(devices) == len(platform.devices)
+    for device in devices:
+        assert device.macs_per_s["fp32"] > 0
+        assert device.j_per_mac["fp32"] > device.j_per_mac["int8"] > 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_figure_of_a_preset_carries_its_source(name):
+    figure = re.compile(r":\s+[\d.]+( \S+)?\s*(#.*)?$")
+    source = re.compile(r"# (measured|spec|model|assumed): .{12,}$")
+    lines = [line for line in preset_text(name).splitlines() if not line.startswith("#")]
+    figures = [line for line in lines if figure.search(line)]
+    assert len(figures) >= 12
+    for line in figures:
+        assert source.search(line), line
+    for line in lines:
+        assert line in figures or not re.search(r"\d (byte|[KMG]iB|\w*(MAC|bit|Hz|J|W))", line)
+
+
+def test_an_unknown_preset_names_the_known():
+    with pytest.raises(InputError, match="no platform preset 'x'; there are camera-hub"):
+        preset_text("x")
+
+
+positive = st.floats(min_value=1, max_value=1e15)
+not_negative = st.floats(min_value=0, max_value=1e6)
+rooms = st.none() | positive
+memories = st.builds(Memory, weights_bytes=rooms, activations_bytes=rooms) | st.builds(
+    Memory, shared_bytes=positive
+)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+
+
+@st.composite
+def platforms(draw):
+    device_names = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    devices = []
+    for name in device_names:
+        formats = draw(st.lists(st.sampled_from(FORMATS), min_size=1, unique=True))
+        device = Device(
+            name=name,
+            kind=draw(st.text(st.characters(codec="ascii"), max_size=8)),
+            memory=draw(memories),
+            macs_per_s={key: draw(positive) for key in formats},
+            j_per_mac={key: draw(not_negative) for key in formats if draw(st.booleans())},
+            sram_j_per_byte=draw(not_negative),
+            static_w=draw(not_negative),
+            formats=tuple(formats),
+        )
+        devices.append(device)
+    links = []
+    for index in range(1, len(devices)):
+        clock_hz, pins = draw(positive), draw(st.none() | st.integers(1, 64))
+        link = Link(
+            between=(device_names[draw(st.integers(0, index - 1))], device_names[index]),
+            bytes_per_s=clock_hz if pins is None else pins * clock_hz / 8,
+            latency_s=draw(not_negative),
+            j_per_byte=draw(not_negative),
+            overhead_bytes=draw(st.integers(0, 100)),
+            mtu_bytes=draw(st.none() | st.integers(1, 2000)),
+            duplex=draw(st.sampled_from(["full", "half"])),
+            pins=pins,
+            clock_hz=None if pins is None else clock_hz,
+        )
+        links.append(link)
+    return Platform(
+        name=draw(names),
+        devices=tuple(devices),
+        links=tuple(links),
+        input=draw(st.sampled_from(device_names)),
+        output=draw(st.sampled_from(device_names)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(platform=platforms())
+def test_a_dumped_platform_loads_as_the_same(tmp_path_factory, platform):
+    file = tmp_path_factory.mktemp("platform") / "x.yaml"
+    file.write_text(dump_platform(platform))
+    assert load_platform(file) == platform
