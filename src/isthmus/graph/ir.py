@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-_DTYPE_BYTES = {
+DTYPES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
@@ -34,7 +34,7 @@ class Tensor:
     @property
     def num_bytes(self) -> int:
         """Bytes of one sample in memory."""
-        return self.num_elements * _DTYPE_BYTES[self.dtype]
+        return self.num_elements * DTYPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class Cut:
     """A place where the graph may be divided.
 
     Attributes:
-        index: Number of nodes before it; 0 is before the first node, ``len(nodes)`` after the last.
+        index: Number of nodes before it: 0 before the first node, ``len(nodes)`` after the last.
         after: Where it is, in the user's words: the outermost module that ends here, or the name
             of the last node before it; ``"input"`` for cut 0.
         tensors: The crossing: every tensor alive across the cut, in order of making.

@@ -1,0 +1,107 @@
+"""Where a graph may be divided, and what is alive there."""
+
+from difflib import get_close_matches
+
+from isthmus.errors import InputError
+from isthmus.graph.ir import Cut, Graph, Tensor
+
+_START = "input"
+
+
+def cuts(graph: Graph) -> tuple[Cut, ...]:
+    """List every place in execution order where the graph can be divided.
+
+    Args:
+        graph: What is to be divided.
+
+    Returns:
+        ``len(graph.nodes) + 1`` cuts: before the first node the inputs cross, after the last the
+        outputs. Each has a place (`Cut.after`) of its own.
+    """
+    last = _last_reads(graph)
+    names = _places(graph)
+    made = [*((tensor, -1) for tensor in graph.inputs)]
+    made += [(tensor, k) for k, node in enumerate(graph.nodes) for tensor in node.outputs]
+    return tuple(
+        _cut(k, names[k], [t for t, at in made if at < k <= last.get(t.name, -1)])
+        for k in range(len(graph.nodes) + 1)
+    )
+
+
+def find_cut(graph: Graph, after: str) -> Cut:
+    """Return the cut after a module or a node.
+
+    Args:
+        graph: What is to be divided.
+        after: Path of a module, whose last operation the cut follows; or the name of a node; or
+            ``"input"``.
+
+    Returns:
+        The cut.
+
+    Raises:
+        InputError: Nothing has that name; lists near ones.
+    """
+    if after == _START:
+        return cuts(graph)[0]
+    ends = _module_ends(graph)
+    nodes = {node.name: k for k, node in enumerate(graph.nodes)}
+    index = ends.get(after, nodes.get(after))
+    if index is None:
+        known = [_START, *ends, *nodes]
+        near = get_close_matches(after, known, n=5, cutoff=0.4) or known[:5]
+        raise InputError(
+            f"no module or node {after!r} to cut after; near names: {', '.join(near)}"
+        )
+    return cuts(graph)[index + 1]
+
+
+def live_bytes(graph: Graph) -> tuple[int, ...]:
+    """Return for each node the bytes of all tensors alive while it runs, one sample.
+
+    These are what it reads and makes, and what later nodes or the caller still need. A view
+    counts like a tensor of its own.
+    """
+    last = _last_reads(graph)
+    alive: dict[str, Tensor] = {tensor.name: tensor for tensor in graph.inputs}
+    totals = []
+    for k, node in enumerate(graph.nodes):
+        alive = {name: tensor for name, tensor in alive.items() if last.get(name, -1) >= k}
+        alive |= {tensor.name: tensor for tensor in node.outputs}
+        totals.append(sum(tensor.num_bytes for tensor in alive.values()))
+    return tuple(totals)
+
+
+def _last_reads(graph: Graph) -> dict[str, int]:
+    """Return for each tensor the index of the last node that reads it; outputs stay to the end."""
+    last = {name: k for k, node in enumerate(graph.nodes) for name in node.inputs}
+    return last | dict.fromkeys(graph.outputs, len(graph.nodes))
+
+
+def _cut(index: int, after: str, tensors: list[Tensor]) -> Cut:
+    stuck = [tensor.name for tensor in tensors if not tensor.batched]
+    obstacle = f"dimension 0 of {', '.join(stuck)} is not the batch" if stuck else ""
+    return Cut(index=index, after=after, tensors=tuple(tensors), obstacle=obstacle)
+
+
+def _module_ends(graph: Graph) -> dict[str, int]:
+    """Return for each module, outer ones first, the index of its last node."""
+    ends: dict[str, int] = {}
+    for k, node in enumerate(graph.nodes):
+        parts = node.module.split(".") if node.module else []
+        ends |= {".".join(parts[: depth + 1]): k for depth in range(len(parts))}
+    return dict(sorted(ends.items(), key=lambda item: item[0].count(".")))
+
+
+def _places(graph: Graph) -> list[str]:
+    """Name each cut by the outermost module that ends there, else by the node before it.
+
+    A module whose path is also the name of a node elsewhere is passed over.
+    """
+    names = [_START, *(node.name for node in graph.nodes)]
+    taken = {name: k for k, name in enumerate(names)}
+    places = list(names)
+    for path, end in reversed(_module_ends(graph).items()):
+        if taken.get(path, end + 1) == end + 1:
+            places[end + 1] = path
+    return places
