@@ -62,7 +62,7 @@ def demo(
 
     Example: `isthmus demo`
     """
-    from isthmus.report.page import write_demo
+    from isthmus.report.demo import write_demo
 
     outcome = write_demo(out, seed=seed, say=_say)
     if json_:
@@ -89,12 +89,13 @@ def profile(
     Example: `isthmus profile resnet18 --input 1x3x32x32`
     """
     from isthmus.files import to_json, write_bytes
-    from isthmus.graph import GRAPH_SCHEMA, cuts
+    from isthmus.graph import cuts
+    from isthmus.graph.ir import SCHEMA
     from isthmus.report.tables import profile_tables
 
     _check_suffix(out, (".json", ".html"))
     graph = _capture(model, weights, input_)
-    text = to_json(graph, schema=GRAPH_SCHEMA)
+    text = to_json(graph, schema=SCHEMA)
     if out is not None and out.suffix == ".html":
         from isthmus.report.page import write_profile
 
@@ -118,7 +119,8 @@ def platforms(
     Example: `isthmus platforms two-mcu-spi > mine.yaml`
     """
     from isthmus.files import to_json
-    from isthmus.platform import PRESETS, SCHEMA, load_platform, preset_text
+    from isthmus.platform import PRESETS, load_platform, preset_text
+    from isthmus.platform.files import SCHEMA
 
     if name is not None:
         print(to_json(load_platform(name), schema=SCHEMA) if json_ else preset_text(name))
@@ -157,7 +159,8 @@ def plan(
     """
     from isthmus.files import to_json, write_bytes
     from isthmus.graph import find_cut
-    from isthmus.plan import PLAN_SCHEMA, partition
+    from isthmus.plan import partition
+    from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
     from isthmus.report.tables import plan_tables
 
@@ -170,7 +173,7 @@ def plan(
         codec=codec,
         cut=None if cut is None else find_cut(graph, cut).index,
     )
-    text = to_json(found, schema=PLAN_SCHEMA) + "\n"
+    text = to_json(found, schema=SCHEMA) + "\n"
     if out is not None:
         write_bytes(out, text.encode())
     if json_:
@@ -203,14 +206,16 @@ def fit(
     Example: `isthmus fit net.py:make plan.json --weights w.safetensors --data npz:data.npz`
     """
     from isthmus.files import read_json, to_json
-    from isthmus.plan import PLAN_SCHEMA, Plan
+    from isthmus.plan import Plan
+    from isthmus.plan import plan as plans
     from isthmus.report.tables import fit_table
     from isthmus.study import fit_plan
-    from isthmus.train import FIT_SCHEMA, FitConfig
+    from isthmus.train import FitConfig
+    from isthmus.train.fitted import SCHEMA
 
     record = fit_plan(
         model,
-        read_json(plan, Plan, schema=PLAN_SCHEMA),
+        read_json(plan, Plan, schema=plans.SCHEMA),
         data,
         out,
         weights=weights,
@@ -218,7 +223,7 @@ def fit(
         say=_say,
     )
     if json_:
-        print(to_json(record, schema=FIT_SCHEMA))
+        print(to_json(record, schema=SCHEMA))
     else:
         _print(fit_table(record, out))
 
@@ -272,7 +277,8 @@ def run(
     from isthmus.data import load_data
     from isthmus.files import check_ours, new_folder, to_json, write_json
     from isthmus.report.tables import run_tables
-    from isthmus.run import RUN_FILE, RUN_SCHEMA, run_bundle
+    from isthmus.run import run_bundle
+    from isthmus.run.record import RUN_FILE, SCHEMA
 
     if out is not None:
         check_ours(out, marker=RUN_FILE)
@@ -288,9 +294,9 @@ def run(
     )
     if out is not None:
         with new_folder(out, marker=RUN_FILE) as folder:
-            write_json(folder / RUN_FILE, record, schema=RUN_SCHEMA)
+            write_json(folder / RUN_FILE, record, schema=SCHEMA)
     if json_:
-        print(to_json(record, schema=RUN_SCHEMA))
+        print(to_json(record, schema=SCHEMA))
     else:
         _print(*run_tables(record))
 

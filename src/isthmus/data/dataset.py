@@ -64,7 +64,7 @@ def load_data(reference: str) -> Dataset:
         return DATASETS[reference]()
     kind, _, rest = reference.partition(":")
     if kind == "npz" and rest:
-        return from_arrays(_read_npz(Path(rest)), name=reference)
+        return from_arrays(read_arrays(Path(rest)), name=reference)
     if kind.endswith(".py") and rest:
         return from_arrays(_call(Path(kind), rest), name=reference)
     known = ", ".join(sorted(DATASETS))
@@ -140,7 +140,12 @@ def _samples(x: Any, num: int, *, where: str) -> np.ndarray:
     return x
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an npz file of plain arrays; nothing in it is run.
+
+    Raises:
+        InputError: It cannot be read, is no npz file, or holds pickled objects.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}

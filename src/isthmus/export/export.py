@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from isthmus.bundle import (
     write_bundle,
 )
 from isthmus.errors import CaptureError
+from isthmus.export.verify import Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.links import Codec
 from isthmus.plan import Crossing, Plan
@@ -37,26 +39,30 @@ from isthmus.platform import dump_platform
 from isthmus.split import SplitModel
 
 
-def export(split_model: SplitModel, plan: Plan, path: Path) -> Bundle:
-    """Write a bundle, whole or not at all.
+def export(
+    split_model: SplitModel, plan: Plan, path: Path, *, samples: Sequence[np.ndarray]
+) -> Verification:
+    """Write a bundle and verify it against the model: whole and right, or not at all.
 
     Args:
         split_model: The fitted model, split as ``plan`` says.
         plan: The plan.
         path: The folder to make; an older bundle there is replaced.
+        samples: Inputs to verify with, one array (N, ...) per model input.
 
     Returns:
-        What ``bundle.json`` holds.
+        How far the bundle is from the model.
 
     Raises:
         CaptureError: A stage cannot be written as ONNX; names the device.
+        BundleError: The bundle does not predict what the model does.
         InputError: Something else stands at ``path``.
     """
     split_model.eval()
     with new_folder(path, marker=INDEX_FILE) as folder:
-        symbols: Sequence[Tensor] = example(plan)
+        symbols: Sequence[Tensor] = _example(plan)
         devices = []
-        for stage, program in zip(plan.stages, programs(split_model, plan), strict=True):
+        for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):
             file = None if program is None else f"{stage.device}/program.onnx"
             if program is not None and file is not None:
                 symbols = _write_program(program, symbols, folder / file, device=stage.device)
@@ -64,7 +70,8 @@ def export(split_model: SplitModel, plan: Plan, path: Path) -> Bundle:
             devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
-        return write_bundle(folder, _bundle(plan, tuple(devices), symbols))
+        write_bundle(folder, _bundle(plan, tuple(devices), symbols))
+        return verify(folder, split_model, samples)
 
 
 class Program(nn.Module):
@@ -91,24 +98,24 @@ class Program(nn.Module):
         return tuple(tensors if self.sender is None else self.sender(tensors))
 
 
-def programs(split_model: SplitModel, plan: Plan) -> tuple[Program | None, ...]:
+def _programs(split_model: SplitModel, plan: Plan) -> tuple[Program | None, ...]:
     """Return what each device runs; None where it only passes bytes on."""
     codecs: list[Codec | None] = [None]
     for codec in split_model.codecs:  # behind a relay the codec is the one before it
         codecs.append(codec if isinstance(codec, Codec) else codecs[-1])
     codecs.append(None)
     return tuple(
-        None if relays(plan, k) else Program(codecs[k], stage, codecs[k + 1]).eval()
+        None if _relays(plan, k) else Program(codecs[k], stage, codecs[k + 1]).eval()
         for k, stage in enumerate(split_model.stages)
     )
 
 
-def relays(plan: Plan, k: int) -> bool:
+def _relays(plan: Plan, k: int) -> bool:
     """Return whether device ``k`` of the chain only passes bytes on."""
     return 0 < k < len(plan.stages) - 1 and not plan.stages[k].nodes
 
 
-def example(plan: Plan) -> tuple[Tensor, ...]:
+def _example(plan: Plan) -> tuple[Tensor, ...]:
     """Return two samples of zeros, one tensor per input of the model."""
     return tuple(torch.zeros(2, *i.shape, dtype=getattr(torch, i.dtype)) for i in plan.inputs)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import prod
 
+SCHEMA = "isthmus.graph/1"
+
 DTYPES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,

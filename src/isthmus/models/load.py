@@ -52,6 +52,7 @@ class ModelReference:
 
 MODELS: dict[str, KnownModel] = {
     "digits-resnet": KnownModel(make=digits_resnet, input="1x1x8x8"),
+    "digits-resnet-small": KnownModel(make=lambda: digits_resnet(width=12), input="1x1x8x8"),
     "resnet18": KnownModel(make=lambda: resnet(18), input="1x3x32x32"),
     "resnet34": KnownModel(make=lambda: resnet(34), input="1x3x32x32"),
     "resnet50": KnownModel(make=lambda: resnet(50), input="1x3x32x32"),

@@ -6,6 +6,8 @@
                                                                         record <-- run_bundle
 """
 
+import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,24 +17,33 @@ import torch
 from torch import nn
 
 from isthmus.data import Dataset, load_data
-from isthmus.export import Verification, export, verify
-from isthmus.graph import capture
+from isthmus.export import Verification, export
+from isthmus.files import check_ours, sha256
+from isthmus.graph import Graph, capture
 from isthmus.machine import describe_machine, library_versions
-from isthmus.models import load_model, reference
+from isthmus.models import ModelReference, load_model, reference
 from isthmus.plan import Plan, partition
 from isthmus.platform import load_platform
 from isthmus.run import RunRecord, run_bundle
 from isthmus.study.recipes import Recipe
 from isthmus.study.rivals import Rival, png_bytes, rivals
 from isthmus.train import (
+    FitConfig,
     FitRecord,
+    Fitted,
+    PhaseRecord,
     Progress,
     accuracy,
+    check_fits,
     fit_base,
     fit_crossings,
+    read_fitted,
     split_with_codecs,
     write_fitted,
 )
+from isthmus.train.fitted import RECORD_FILE
+
+_NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +53,7 @@ class Record:
     Attributes:
         recipe: What was asked.
         fit: Model, plan, training and accuracies before export.
+        graph: The captured model.
         verification: How far the bundle is from the model.
         run: What the processes measured.
         rivals: The cheap ways, on the same test set.
@@ -50,6 +62,7 @@ class Record:
 
     recipe: Recipe
     fit: FitRecord
+    graph: Graph
     verification: Verification
     run: RunRecord
     rivals: tuple[Rival, ...]
@@ -84,35 +97,123 @@ def evaluate(
     say(f"train {recipe.model} on {recipe.data}: {len(data.y_train)} samples")
     phases = fit_base(model, data, recipe.fit, progress=Progress(say=say))
     plan = make_plan(model, recipe, data)
-    say(f"plan for {plan.platform.name}: {', '.join(c.after for c in plan.crossings)}")
+    say(f"plan for {plan.platform.name}: cut after {', '.join(c.after for c in plan.crossings)}")
     others = (*rivals(model, plan, data), *_smaller(recipe, data, say))
+    fitted = fit_model(
+        model, plan, data, reference(recipe.model), recipe.fit, phases, Progress(say=say)
+    )
+    write_fitted(folder / "fitted", fitted)
+    say("export the bundle and verify it against the model")
+    verification = export(fitted.split_model, plan, folder / "bundle", samples=data.x_test)
+    say(f"run {len(plan.stages)} processes over emulated links: {len(data.y_test)} requests")
+    run = run_bundle(folder / "bundle", data.x_test, data.y_test, warmup_inputs=data.x_train)
+    return Record(
+        recipe=recipe,
+        fit=fitted.record,
+        graph=fitted.graph,
+        verification=verification,
+        run=run,
+        rivals=others,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def fit_plan(
+    model_text: str,
+    plan: Plan,
+    data_text: str,
+    out: Path,
+    *,
+    weights: Path | None,
+    config: FitConfig,
+    say: Callable[[str], None] = lambda line: None,
+) -> FitRecord:
+    """Fit a plan that was made before, and write the folder ``isthmus fit`` leaves.
+
+    The state of training is kept beside ``out`` until it is done: interrupted, the same call
+    goes on from the last finished epoch.
+
+    Args:
+        model_text: As the command line takes it.
+        plan: The plan.
+        data_text: As the command line takes it.
+        out: The folder to make.
+        weights: The model's trained weights; without them the base model is trained too.
+        config: Epochs, rates, seed.
+        say: Receives a line for each epoch.
+
+    Returns:
+        The facts, as written to ``fit.json``.
+
+    Raises:
+        InputError: Model, weights, plan and data do not belong together.
+    """
+    check_ours(out, marker=RECORD_FILE)
+    data = load_data(data_text)
+    source = reference(model_text)
+    torch.manual_seed(config.seed)
+    model = load_model(source, weights=weights)
+    check_fits(model, data)
+    asked = repr((source, plan, data_text, weights and sha256(weights), config))
+    state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+    progress = Progress(say=say, checkpoints=state)
+    phases = fit_base(model, data, config, progress=progress)
+    fitted = fit_model(model, plan, data, source, config, phases, progress)
+    write_fitted(out, fitted)
+    shutil.rmtree(state, ignore_errors=True)
+    return fitted.record
+
+
+def export_fitted(folder: Path, out: Path) -> Verification:
+    """Export what `fit_plan` wrote; see `isthmus.export.export`."""
+    fitted = read_fitted(folder)
+    return export(fitted.split_model, fitted.record.plan, out, samples=fitted.samples)
+
+
+def fit_model(
+    model: nn.Module,
+    plan: Plan,
+    data: Dataset,
+    source: ModelReference,
+    config: FitConfig,
+    phases: tuple[PhaseRecord, ...],
+    progress: Progress,
+) -> Fitted:
+    """Fit the crossings of a trained model and measure both on the test set.
+
+    Args:
+        model: The whole model, trained; its weights are tuned in place.
+        plan: Where to cut it.
+        data: Its training half is learned from, its test half read once, at the end.
+        source: Where the model came from.
+        config: Epochs, rates, seed.
+        phases: What training did so far.
+        progress: Where to report.
+
+    Returns:
+        The fit.
+    """
     accuracy_whole = accuracy(model, data.x_test, data.y_test)
+    graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
     split_model = split_with_codecs(model, plan)
-    phases += fit_crossings(split_model, data, recipe.fit, progress=Progress(say=say))
-    fit = FitRecord(
-        model=reference(recipe.model),
-        data=recipe.data,
+    phases += fit_crossings(split_model, data, config, progress=progress)
+    record = FitRecord(
+        model=source,
+        data=data.name,
         plan=plan,
-        config=recipe.fit,
+        config=config,
         phases=phases,
         accuracy_whole=accuracy_whole,
         accuracy_split=accuracy(split_model, data.x_test, data.y_test),
         machine=describe_machine(),
         versions=library_versions(),
     )
-    write_fitted(folder / "fitted", fit, model, split_model.codecs)
-    export(split_model, plan, folder / "bundle")
-    say("export: verify the bundle against the model")
-    verification = verify(folder / "bundle", split_model, data.x_test)
-    say(f"run {len(plan.stages)} processes over emulated links: {len(data.y_test)} requests")
-    run = run_bundle(folder / "bundle", data.x_test, data.y_test, warmup_inputs=data.x_train)
-    return Record(
-        recipe=recipe,
-        fit=fit,
-        verification=verification,
-        run=run,
-        rivals=others,
-        seconds=time.perf_counter() - started,
+    return Fitted(
+        record=record,
+        graph=graph,
+        model=model,
+        split_model=split_model,
+        samples=tuple(x[:_NUM_SAMPLES] for x in data.x_test),
     )
 
 

@@ -1,13 +1,26 @@
-"""What ``isthmus fit`` leaves: a folder with ``fit.json`` and ``weights.safetensors``."""
+"""What ``isthmus fit`` leaves on disk.
+
+.. code-block:: none
+
+    fitted/
+      fit.json             the model's source, the plan, the training, the accuracies
+      weights.safetensors  the model's weights and the codecs'
+      graph.json           the captured model, for the report
+      samples.npz          a few test inputs, to verify an export with
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from isthmus.data import read_arrays
 from isthmus.files import new_folder, read_json, write_json
+from isthmus.graph import Graph
+from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.links import make_codec
 from isthmus.models import ModelReference, load_model, load_weights, read_weights
 from isthmus.plan import Plan
@@ -19,6 +32,8 @@ from isthmus.wire import parse_codec
 SCHEMA = "isthmus.fit/1"
 RECORD_FILE = "fit.json"
 WEIGHTS_FILE = "weights.safetensors"
+GRAPH_FILE = "graph.json"
+SAMPLES_FILE = "samples.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,45 +71,68 @@ def split_with_codecs(model: nn.Module, plan: Plan) -> SplitModel:
     return split(model, plan, codecs)
 
 
-def write_fitted(folder: Path, record: FitRecord, model: nn.Module, codecs: nn.Module) -> None:
-    """Write the folder, whole or not at all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A fit: the facts, and what they are about.
 
-    Args:
-        folder: Where; an older fit there is replaced.
+    Attributes:
         record: The facts.
-        model: The base model, whose weights the stages share.
-        codecs: The split model's codecs.
+        graph: The captured model.
+        model: The whole model; the split one uses its weights.
+        split_model: The model split as planned, in eval mode.
+        samples: A few test inputs, one array (N, ...) per model input.
+    """
+
+    record: FitRecord
+    graph: Graph
+    model: nn.Module
+    split_model: SplitModel
+    samples: tuple[np.ndarray, ...]
+
+
+def write_fitted(folder: Path, fitted: Fitted) -> None:
+    """Write the folder, whole or not at all; an older fit there is replaced.
+
+    Raises:
+        InputError: Something else stands at ``folder``.
     """
     with new_folder(folder, marker=RECORD_FILE) as temporary:
-        save_file(
-            _unique(nn.ModuleDict({"model": model, "codecs": codecs})), temporary / WEIGHTS_FILE
-        )
-        write_json(temporary / RECORD_FILE, record, schema=SCHEMA)
+        save_file(_weights(fitted.model, fitted.split_model), temporary / WEIGHTS_FILE)
+        write_json(temporary / GRAPH_FILE, fitted.graph, schema=GRAPH_SCHEMA)
+        np.savez(temporary / SAMPLES_FILE, *fitted.samples)
+        write_json(temporary / RECORD_FILE, fitted.record, schema=SCHEMA)
 
 
-def read_fitted(folder: Path) -> tuple[FitRecord, SplitModel]:
-    """Read a fit and make its split model again, in eval mode.
+def read_fitted(folder: Path) -> Fitted:
+    """Read a fit and make its split model again.
 
     Raises:
         InputError: A file is missing or damaged, or the model's file has changed since.
     """
     record = read_json(folder / RECORD_FILE, FitRecord, schema=SCHEMA)
+    graph = read_json(folder / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA)
     model = load_model(record.model)
-    split_model = split_with_codecs(model, record.plan)
-    whole = nn.ModuleDict({"model": model, "codecs": split_model.codecs})
-    weights = folder / WEIGHTS_FILE
-    load_weights(whole, read_weights(weights), where=str(weights))
-    return record, split_model.eval()
+    split_model = split_with_codecs(model, record.plan).eval()
+    path = folder / WEIGHTS_FILE
+    load_weights(_together(model, split_model), read_weights(path), where=str(path))
+    samples = read_arrays(folder / SAMPLES_FILE)
+    return Fitted(
+        record=record,
+        graph=graph,
+        model=model,
+        split_model=split_model,
+        samples=tuple(samples[f"arr_{k}"] for k in range(len(samples))),
+    )
 
 
-def _unique(module: nn.Module) -> dict[str, Tensor]:
-    """Return a state in which tied tensors stand once, under their first name."""
-    seen: dict[tuple[int, torch.Size], str] = {}
-    state = {}
-    for name, tensor in module.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if tensor.numel() and key in seen:
-            continue
-        seen[key] = name
-        state[name] = tensor.detach().contiguous()
-    return state
+def _together(model: nn.Module, split_model: SplitModel) -> nn.Module:
+    return nn.ModuleDict({"model": model, "codecs": split_model.codecs})
+
+
+def _weights(model: nn.Module, split_model: SplitModel) -> dict[str, Tensor]:
+    """Return all weights; what is tied stands once, under its first name."""
+    state = _together(model, split_model).state_dict()
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr() or id(tensor), tensor.shape), name)
+    return {name: state[name].detach().contiguous() for name in first.values()}
