@@ -50,7 +50,7 @@ def test_a_changed_byte_is_noticed(position):
     damaged = bytearray(MESSAGE)
     damaged[position] ^= 16
     with pytest.raises(RunError, match=r"^frame: "):
-        decode_frame(damaged)
+        decode_frame(bytes(damaged))
 
 
 @given(st.binary(max_size=64))

@@ -11,7 +11,7 @@ from isthmus.wire.bits import pack_bits, unpack_bits
 from isthmus.wire.spec import CodecSpec, WireTensor
 
 
-def pack(spec: CodecSpec, symbols: Sequence[npt.NDArray[np.generic]]) -> bytes:
+def pack(spec: CodecSpec, symbols: Sequence[npt.NDArray[np.generic] | np.generic]) -> bytes:
     """Make the payload of one sample.
 
     Args:

@@ -1,0 +1,167 @@
+from copy import deepcopy
+
+import pytest
+import torch
+
+from isthmus.errors import InputError
+from isthmus.links import make_codec
+from isthmus.wire import parse_codec
+
+
+def make(text, *shapes, dtype="float32"):
+    torch.manual_seed(0)
+    return make_codec(parse_codec(text, shapes=shapes, dtypes=[dtype] * len(shapes)))
+
+
+def feature_map(*, channels=16, rank=16, size=9, batch=8):
+    """Return activations (B, C, H, W) that span ``rank`` of their channels, as a relu's do."""
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn(batch, rank, size, size, generator=generator)
+    strength = 0.8 ** torch.arange(rank)
+    mixing = torch.randn(channels, rank, generator=generator)
+    return torch.einsum("cr,brhw->bchw", mixing * strength, factors) + 2
+
+
+def relative_error(codec, x):
+    """Return the share of the variance that is lost on the way."""
+    with torch.no_grad():
+        (restored,) = codec.eval()((x,))
+    return float((restored - x).square().mean() / x.var())
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 7), (7, 9), (11,), (), (2, 3, 4, 5)])
+def test_a_calibrated_uniform_codec_is_within_half_a_step(shape):
+    codec = make("uniform:bits=8", shape)
+    x = 100 * torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
+    codec.calibrate((x,))
+    (restored,) = codec.eval()((x,))
+    half_step = codec.sender.halves[0].affine.step / 2
+    assert ((restored - x).abs() <= 1.001 * half_step).all()
+
+
+def test_each_channel_has_its_own_range():
+    codec = make("uniform:bits=8", (2, 3, 3))
+    x = torch.rand(4, 2, 3, 3) * torch.tensor([1.0, 1000.0])[:, None, None]
+    codec.calibrate((x,))
+    (restored,) = codec.eval()((x,))
+    assert (restored - x)[:, 0].abs().max() < 0.003
+
+
+def test_a_channel_that_never_changes_is_restored():
+    codec = make("uniform:bits=2", (3, 2, 2))
+    x = torch.full((4, 3, 2, 2), 7.5)
+    codec.calibrate((x,))
+    assert torch.equal(codec.eval()((x,))[0], x)
+
+
+def test_half_precision_survives_large_values():
+    x = torch.tensor([[1e9, -1e9, 0.1]])
+    assert make("raw:bits=16", (3,)).eval()((x,))[0].isfinite().all()
+
+
+def test_all_channels_at_8_bits_lose_next_to_nothing():
+    codec, x = make("bottleneck:ratio=1,bits=8", (16, 9, 9)), feature_map()
+    codec.calibrate((x,))
+    assert relative_error(codec, x) < 1e-3
+
+
+def test_a_map_of_few_independent_channels_fits_through_as_few():
+    codec, x = make("bottleneck:ratio=4,bits=8", (16, 9, 9)), feature_map(rank=4)
+    codec.calibrate((x,))
+    assert relative_error(codec, x) < 1e-3
+
+
+def test_a_calibrated_bottleneck_beats_a_random_one_by_far():
+    codec, x = make("bottleneck:ratio=4,bits=8", (16, 9, 9)), feature_map()
+    before = relative_error(codec, x)
+    codec.calibrate((x,))
+    assert relative_error(codec, x) < before / 4
+
+
+@pytest.mark.parametrize(
+    "x",
+    [feature_map(), feature_map().flatten(2).mT, feature_map(batch=512, size=1)[..., 0, 0]],
+    ids=["map", "tokens", "vector"],
+)
+def test_every_bit_brings_the_restored_tensor_closer(x):
+    errors = []
+    for bits in (2, 3, 4, 6, 8):
+        codec = make(f"bottleneck:ratio=2,bits={bits}", tuple(x.shape[1:]))
+        codec.calibrate((x,))
+        errors.append(relative_error(codec, x))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_training_narrows_the_loss_of_a_calibrated_bottleneck():
+    codec, x = make("bottleneck:ratio=4,bits=2", (16, 9, 9)), feature_map()
+    codec.calibrate((x,))
+    before = relative_error(codec, x)
+    optimizer = torch.optim.Adam(codec.train().parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (codec((x,))[0] - x).square().mean().backward()
+        optimizer.step()
+    assert relative_error(codec, x) < 0.95 * before
+
+
+def test_calibration_bears_dead_channels_and_a_single_sample():
+    codec = make("bottleneck:ratio=2,bits=4", (4,), (4, 3, 3))
+    tensors = (torch.full((1, 4), 3.0), torch.zeros(1, 4, 3, 3))
+    codec.calibrate(tensors)
+    for restored, x in zip(codec.eval()(tensors), tensors, strict=True):
+        torch.testing.assert_close(restored, x, atol=1e-4, rtol=0)
+
+
+def test_calibration_refuses_what_is_not_finite():
+    with pytest.raises(InputError, match="look for NaN"):
+        make("uniform", (2,)).calibrate((torch.tensor([[1.0, torch.nan]]),))
+
+
+def test_a_codec_in_training_does_not_compress():
+    with pytest.raises(InputError, match=r"call eval\(\) first"):
+        make("uniform", (2,)).compress((torch.zeros(1, 2),))
+
+
+@pytest.mark.parametrize("text", ["uniform:bits=5", "bottleneck:ratio=2,bits=5"])
+def test_a_copy_is_calibrated_by_itself_and_in_both_halves(text):
+    codec = make(text, (4, 3, 3))
+    x = torch.randn(8, 4, 3, 3)
+    before = codec.eval()((x,))[0]
+    copy = deepcopy(codec)
+    copy.calibrate((x,))
+    assert torch.equal(codec((x,))[0], before)
+    assert relative_error(copy, x) < relative_error(codec, x)
+
+
+@pytest.mark.parametrize("text", ["uniform:bits=5", "bottleneck:ratio=2,bits=5"])
+def test_half_precision_models_get_half_precision_back(text):
+    codec = make(text, (4, 3, 3), dtype="float16")
+    x = torch.randn(8, 4, 3, 3).half()
+    codec.calibrate((x,))
+    assert codec.eval()((x,))[0].dtype == torch.float16
+
+
+def test_a_bottleneck_trains_under_autocast():
+    codec, x = make("bottleneck:ratio=2,bits=8", (4, 3, 3)), torch.randn(8, 4, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (restored,) = codec.train()((x,))
+    restored.square().mean().backward()
+    assert restored.dtype == torch.float32
+    assert all(parameter.grad.isfinite().all() for parameter in codec.parameters())
+
+
+def test_an_image_through_pixels_is_within_half_a_level():
+    codec, x = make("pixels", (3, 5, 5)), torch.rand(2, 3, 5, 5)
+    assert ((codec.eval()((x,))[0] - x).abs() <= 0.5001 / 255).all()
+
+
+def test_a_png_restores_the_pixels():
+    x = (torch.rand(2, 1, 5, 5),)
+    assert torch.equal(make("png", (1, 5, 5)).eval()(x)[0], make("pixels", (1, 5, 5)).eval()(x)[0])
+
+
+def test_a_label_keeps_the_choice_and_nothing_else():
+    scores = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
+    (restored,) = make("label", (300,)).eval()((scores,))
+    assert torch.equal(restored.argmax(dim=1), scores.argmax(dim=1))
+    assert restored.unique().tolist() == [0, 1]
