@@ -1,0 +1,388 @@
+"""Tables for the terminal, as rich draws them. No torch and no plotly are imported here.
+
+What is predicted and what is measured never share a column; energy is always a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from isthmus.report.words import (
+    headline,
+    num_bytes,
+    num_nodes,
+    percent,
+    quantity,
+    raw_bytes,
+    rooms,
+    span,
+    widest,
+)
+
+if TYPE_CHECKING:
+    from isthmus.export import Verification
+    from isthmus.graph import Cut, Graph
+    from isthmus.plan import Plan, RunnerUp
+    from isthmus.platform import Link, Platform
+    from isthmus.run import RunRecord
+    from isthmus.study.evaluate import Record
+    from isthmus.study.rivals import Rival
+    from isthmus.train import FitRecord
+
+_RUNNER_UPS = 5
+_LOSSY_IMAGES = ("input jpeg", "input webp")
+
+
+def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...]:
+    """Return a row for each node, with what would cross if the model were cut after it.
+
+    Args:
+        graph: The captured model.
+        cuts: All of it, from before the first node to after the last.
+    """
+    table = _table(
+        "What each operation costs, and what crosses when the model is cut after it (per sample)",
+        ("cut", "r"), ("after", "l"), ("operation", "l"), ("MACs", "r"), ("weights", "r"),
+        ("output", "r"), ("crossing, bytes", "r"), ("tensors", "r"), ("MACs before", "r"),
+    )  # fmt: skip
+    done, total = 0, graph.macs or 1
+    for cut in cuts:
+        node = graph.nodes[cut.index - 1] if cut.index else None
+        done += (node.macs or 0) if node else 0
+        macs = "unknown" if node and node.macs is None else _some(node.macs if node else 0, "MAC")
+        _row(
+            table,
+            str(cut.index),
+            cut.after,
+            node.op if node else "",
+            macs,
+            _some(node.weight_bytes if node else 0, "byte"),
+            _some(node.output_bytes if node else 0, "byte"),
+            num_bytes(cut.num_bytes) if not cut.obstacle else "no cut here",
+            str(len(cut.tensors)),
+            percent(done / total),
+            style="dim" if cut.obstacle else "",
+        )
+    whole = (
+        f"The whole model: {graph.num_parameters:,} parameters, "
+        f"{quantity(graph.weight_bytes, 'byte')} of weights, {quantity(graph.macs, 'MAC')} for "
+        "one sample."
+    )
+    obstacles = sorted({cut.obstacle for cut in cuts if cut.obstacle})
+    return table, Text(whole), *(Text(f"No cut: {obstacle}", "dim") for obstacle in obstacles)
+
+
+def platforms_table(platforms: Sequence[Platform]) -> Table:
+    """Return a row for each device and each link of some platforms."""
+    table = _table(
+        "Platforms; `isthmus platforms NAME` prints one with the source of each figure",
+        ("platform", "l"), ("device or link", "l"), ("memory", "l"), ("speed", "l"),
+        ("latency", "r"),
+    )  # fmt: skip
+    for platform in platforms:
+        name = platform.name
+        for device in platform.devices:
+            memory = device.memory
+            sizes = (
+                ("weights", memory.weights_bytes),
+                ("activations", memory.activations_bytes),
+                ("shared", memory.shared_bytes),
+            )
+            room = "\n".join(f"{quantity(size, 'byte')} {what}" for what, size in sizes if size)
+            speed = "\n".join(
+                f"{quantity(rate, 'MAC/s')} {form}" for form, rate in device.macs_per_s.items()
+            )
+            _row(table, name, f"{device.name}: {device.kind}", room or "no limit", speed, "")
+            name = ""
+        for link in platform.links:
+            _row(table, name, " - ".join(link.between), "", _speed(link), _seconds(link.latency_s))
+        table.add_section()
+    return table
+
+
+def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
+    """Return a plan for people: the answer, stages, crossings, cost, runner-ups, what matters."""
+    predicted = plan.predicted
+    cost = (
+        f"Predicted for one sample, best {plan.objective}: latency "
+        f"{_seconds(predicted.latency_s)}, energy {quantity(predicted.energy_j, 'J')}; "
+        f"a full pipeline answers every {_seconds(predicted.interval_s)}."
+    )
+    parts: list[Table | Text] = [Text(f"{headline(plan)}.", "bold")]
+    parts += [_stages_table(plan), *([_crossings_table(plan)] if plan.crossings else [])]
+    parts.append(Text(cost))
+    parts += [Text(f"Does not fit: {violation}", "bold red") for violation in plan.violations]
+    parts += [_runner_ups_table(plan)] if plan.runner_ups else []
+    parts += [_sensitivity_table(plan)] if plan.sensitivity else []
+    if plan.unused:
+        parts.append(Text(f"Not on the way from input to output: {', '.join(plan.unused)}."))
+    return *parts, *(Text(f"Note: {note}", "dim") for note in plan.notes)
+
+
+def fit_table(record: FitRecord, out: Path) -> Table:
+    """Return what training did, and the accuracy with and without the cut."""
+    table = _table(
+        "Training", ("phase", "l"), ("epochs", "r"), ("loss, first", "r"), ("loss, last", "r"),
+        ("time", "r"),
+    )  # fmt: skip
+    for phase in record.phases:
+        losses = [f"{loss:.4g}" for loss in (*phase.losses[:1], *phase.losses[-1:])] or ["", ""]
+        _row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
+    table.caption = Text(
+        f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
+        f"codecs, {percent(record.accuracy_whole)} without a cut.\nWritten: {out}"
+    )
+    return table
+
+
+def verification_table(verification: Verification, out: Path) -> Table:
+    """Return how far a bundle is from its model."""
+    payloads = ", ".join(num_bytes(payload) for payload in verification.payload_bytes)
+    table = _table("The bundle against the model it came from", ("", "l"), ("found", "r"))
+    _row(table, "samples compared", str(verification.samples))
+    _row(table, "equal predictions", percent(verification.equal_predictions))
+    _row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
+    _row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
+    table.caption = Text(f"Written: {out}")
+    return table
+
+
+def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
+    """Return what a run measured, beside what was predicted."""
+    stages = _table("Stages", ("device", "l"), ("compute here, measured median", "r"))
+    for stage in record.stages:
+        _row(stages, stage.device, _seconds(stage.compute_s))
+    crossings = _table(
+        "Crossings, per sample",
+        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload predicted, bytes", "r"),
+        ("payload measured, bytes", "r"), ("on the wire, bytes", "r"),
+        ("link time asked", "r"), ("link time observed", "r"),
+    )  # fmt: skip
+    for crossing in record.crossings:
+        _row(
+            crossings,
+            crossing.link,
+            crossing.after,
+            _spaced(crossing.codec),
+            num_bytes(crossing.payload_bytes_predicted),
+            num_bytes(crossing.payload_bytes_measured),
+            num_bytes(crossing.wire_bytes),
+            _seconds(crossing.link_asked_s),
+            _seconds(crossing.link_observed_s),
+        )
+    score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
+    totals = (
+        f"{record.requests} requests answered, {record.lost} lost, {record.retries} frames sent "
+        f"again; {score}{record.throughput_per_s:,.1f} samples per second with the pipeline full."
+    )
+    latency = _table(
+        "Latency, one request in flight",
+        ("predicted before the run", "r"), ("measured median", "r"), ("measured 95th", "r"),
+    )  # fmt: skip
+    measured = (record.latency_s.p50, record.latency_s.p95)
+    _row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
+    emulated = Text(f"{record.emulated} Machine: {record.machine}", "dim")
+    return stages, crossings, latency, Text(_breakdown(record)), Text(totals), emulated
+
+
+def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
+    """Return the demo's outcome for a stranger, on one screen."""
+    plan = record.plan
+    first = plan.runner_ups[:_RUNNER_UPS]
+    lost = [
+        Text(f"  {other.what}: {_short(other)}", no_wrap=True, overflow="ellipsis")
+        for other in first
+    ]
+    return (
+        _rivals_table(record),
+        _latency_table(record),
+        Text(_breakdown(record.run)),
+        Text("\nOther plans, and why they lose:" if lost else ""),
+        *lost,
+        Text(f"\n{headline(plan)}. All figures: {report}", "bold"),
+    )
+
+
+def _rivals_table(record: Record) -> Table:
+    plan, run = record.plan, record.run
+    table = _table(
+        f"What crosses for one sample ({run.requests} test samples, bytes are means)",
+        ("way of getting the answer across", "l"), ("bytes", "r"), ("accuracy", "r"),
+        ("what crosses, and why not", "l"),
+    )  # fmt: skip
+    crossing = widest(plan)
+    if crossing is not None:
+        measured = run.crossings[plan.crossings.index(crossing)]
+        inner = 0 < crossing.cut < num_nodes(plan)
+        whole = percent(record.fit.accuracy_whole)
+        words = f"what is alive after {crossing.after}, as it is" if inner else "not narrowed"
+        _row(table, "whole network, uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
+        accuracy = "" if run.accuracy is None else percent(run.accuracy)
+        payload = num_bytes(measured.payload_bytes_measured)
+        narrow = f"the same, through {measured.codec}"
+        _row(table, "Isthmus, measured", payload, accuracy, narrow, style="bold green")
+    for rival in _shown(record.rivals):
+        words = _hindrance(rival, plan) or rival.what
+        bytes_ = num_bytes(rival.payload_bytes)
+        _row(table, rival.name, bytes_, percent(rival.accuracy), words)
+    return table
+
+
+def _shown(rivals: Sequence[Rival]) -> list[Rival]:
+    """Leave out lossy images that take more bytes than PNG; the report shows all."""
+    png = min((r.payload_bytes for r in rivals if r.name == "input png"), default=float("inf"))
+    return [r for r in rivals if r.name not in _LOSSY_IMAGES or r.payload_bytes < png]
+
+
+def _hindrance(rival: Rival, plan: Plan) -> str:
+    """Return why a way that leaves the network whole cannot be had; empty where it can."""
+    cut = {"input": 0, "label": num_nodes(plan)}.get(rival.name.partition(" ")[0])
+    same = [runner_up for runner_up in plan.runner_ups if set(runner_up.cuts) == {cut}]
+    if not same or any(runner_up.fits for runner_up in same):
+        return ""
+    return f"does not fit; {_short(same[0])}"
+
+
+def _short(other: RunnerUp) -> str:
+    """Return why a plan lost, without the remedy."""
+    return other.reason.partition(";")[0]
+
+
+def _latency_table(record: Record) -> Table:
+    run, plan = record.run, record.plan
+    table = _table(
+        "Latency of one request", ("where", "l"), ("predicted", "r"), ("measured median", "r"),
+        ("measured 95th", "r"),
+    )  # fmt: skip
+    here = "this machine's speed, links emulated"
+    platform = f"{plan.platform.name} (energy predicted: {quantity(plan.predicted.energy_j, 'J')})"
+    _row(table, platform, _seconds(plan.predicted.latency_s), "not measured", "not measured")
+    latency = run.latency_s
+    _row(table, here, *map(_seconds, (run.predicted_here_s, latency.p50, latency.p95)))
+    return table
+
+
+def _breakdown(record: RunRecord) -> str:
+    parts, links = record.breakdown, record.crossings
+    asked = sum(crossing.link_asked_s for crossing in links)
+    return (
+        f"The median of {_seconds(record.latency_s.p50)}: compute {_seconds(parts.compute_s)}, "
+        f"emulated links {_seconds(parts.link_s)} (asked {_seconds(asked)}), "
+        f"codecs {_seconds(parts.codec_s)}, remainder {_seconds(parts.remainder_s)} "
+        f"(unthrottled floor {_seconds(parts.floor_per_hop_s)} per hop)."
+    )
+
+
+def _stages_table(plan: Plan) -> Table:
+    table = _table(
+        "Stages",
+        ("device", "l"), ("computes", "l"), ("MACs", "r"), ("format", "l"), ("memory", "l"),
+        ("predicted compute", "r"),
+    )  # fmt: skip
+    for index, stage in enumerate(plan.stages):
+        memory = plan.platform.device(stage.device).memory
+        _row(
+            table,
+            stage.device,
+            span(plan, index),
+            _some(stage.macs, "MAC"),
+            stage.format if stage.nodes else "",
+            "\n".join(f"{room} {room.what}" for room in rooms(stage, memory)),
+            _seconds(stage.compute_s),
+        )
+    return table
+
+
+def _crossings_table(plan: Plan) -> Table:
+    table = _table(
+        "Crossings, per sample",
+        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload, bytes", "r"),
+        ("as fp32, bytes", "r"), ("predicted transfer", "r"),
+    )  # fmt: skip
+    for crossing in plan.crossings:
+        payload = num_bytes(crossing.payload_bytes)
+        _row(
+            table,
+            crossing.link,
+            crossing.after,
+            _spaced(crossing.codec),
+            payload if crossing.fixed_rate else f"about {payload}",
+            num_bytes(raw_bytes(crossing)),
+            _seconds(crossing.transfer_s),
+        )
+    return table
+
+
+def _runner_ups_table(plan: Plan) -> Table:
+    table = _table(
+        "Other plans, best first",
+        ("plan", "l"), ("payload, bytes", "r"), ("predicted latency", "r"),
+        ("predicted energy", "r"), ("why it loses", "l"),
+    )  # fmt: skip
+    for other in plan.runner_ups:
+        _row(
+            table,
+            other.what,
+            num_bytes(other.payload_bytes),
+            _cost(other, other.predicted.latency_s, "s"),
+            _cost(other, other.predicted.energy_j, "J"),
+            other.reason,
+            style="" if other.fits else "dim",
+        )
+    return table
+
+
+def _sensitivity_table(plan: Plan) -> Table:
+    table = _table(
+        "What would change the answer",
+        ("figure", "l"), ("now", "r"), ("changes at", "r"), ("then best", "l"),
+    )  # fmt: skip
+    for item in plan.sensitivity:
+        now, then = (quantity(value, item.unit) for value in (item.now, item.changes_at))
+        _row(table, item.figure, now, then, item.then)
+    return table
+
+
+def _cost(other: RunnerUp, value: float, unit: str) -> str:
+    return quantity(value, unit) if other.fits else "does not fit"
+
+
+def _spaced(codec: str) -> str:
+    """Return a codec's text with places where a narrow column can break it."""
+    return codec.replace(":", ": ").replace(",", ", ")
+
+
+def _speed(link: Link) -> str:
+    rate = quantity(8 * link.bytes_per_s, "bit/s")
+    if link.pins and link.clock_hz:
+        return f"{rate}, {link.pins} pins x {quantity(link.clock_hz, 'Hz')}"
+    return f"{rate}, {link.duplex} duplex"
+
+
+def _seconds(value: float) -> str:
+    return quantity(value, "s")
+
+
+def _some(value: float, unit: str) -> str:
+    return quantity(value, unit) if value else ""
+
+
+def _table(title: str, *columns: tuple[str, str]) -> Table:
+    """Return an empty table; each column is its head and l or r, the side it is flush with."""
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for head, side in columns:
+        justify: JustifyMethod = "right" if side == "r" else "left"
+        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=not table.columns)
+    return table
+
+
+def _row(table: Table, *cells: str, style: str = "") -> None:
+    """Add a row whose cells are text as it is: a name may hold what rich takes for markup."""
+    table.add_row(*(Text(cell) for cell in cells), style=style)
