@@ -11,10 +11,30 @@
 Nothing here is code that loading would run. A bundle is never written to after export.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+from isthmus import __version__
+from isthmus.errors import BundleError, InputError
+from isthmus.files import from_json, sha256, write_json
 
 SCHEMA = "isthmus.bundle/1"
+INDEX_FILE = "bundle.json"
+PLATFORM_FILE = "platform.yaml"
+
+_MAX_INDEX_BYTES = 16 << 20
+_MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends at 2 GiB
+_MAX_FILES = 1000
+_MAX_ELEMENTS = 1 << 31
+_MAX_THREADS = 1024
+_ODD_CHARACTERS = set("\\:\0")  # they lead elsewhere on some systems
+_DTYPES = (
+    "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +109,171 @@ class Bundle:
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     files: Mapping[str, str]
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
+    """Make a folder of programs a bundle: hash every file, then write ``bundle.json`` last.
+
+    Args:
+        folder: Holds ``platform.yaml`` and the programs that ``bundle`` names, and nothing that
+            does not belong to the bundle.
+        bundle: Its ``files`` are filled in here.
+
+    Returns:
+        The bundle as written.
+
+    Raises:
+        BundleError: It could not be read back: a program is missing, a shape makes no sense ...
+    """
+    files = {name: sha256(folder / name) for name in sorted(_file_names(folder))}
+    whole = replace(bundle, files=files)
+    _check(whole, folder)
+    write_json(folder / INDEX_FILE, whole, schema=SCHEMA)
+    return whole
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and verify it: schema, shapes, and the SHA-256 of every file.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The bundle; every file it names is inside the folder and unchanged.
+
+    Raises:
+        BundleError: It is of another version, damaged, or names what is not its own.
+    """
+    index = path / INDEX_FILE
+    if not index.is_file():
+        raise BundleError(f"{path}: found no {INDEX_FILE}, expected a bundle; export one")
+    if index.stat().st_size > _MAX_INDEX_BYTES:
+        raise BundleError(f"{index}: over {_MAX_INDEX_BYTES} bytes; export the bundle anew")
+    text = index.read_bytes()
+    _check_version(text, index)
+    try:
+        bundle = from_json(text, Bundle, schema=SCHEMA, where=str(index))
+    except InputError as error:
+        raise BundleError(f"{error}; export the bundle anew") from error
+    _check(bundle, path)
+    return bundle
+
+
+def bundle_id(path: Path) -> str:
+    """Return what tells two bundles apart: the SHA-256 of ``bundle.json``."""
+    return sha256(path / INDEX_FILE)
+
+
+def _check_version(text: bytes, index: Path) -> None:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{index}: not JSON ({error}); export the bundle anew") from error
+    found = fields.get("schema") if isinstance(fields, dict) else None
+    if found != SCHEMA:
+        writer = fields.get("version", "unknown") if isinstance(fields, dict) else "unknown"
+        raise BundleError(
+            f"{index}: found schema {found!r}, written by Isthmus {writer}; Isthmus {__version__} "
+            f"reads {SCHEMA!r}: run it with that version or export the bundle anew"
+        )
+
+
+def _check(bundle: Bundle, folder: Path) -> None:
+    """Raise on the first thing that is wrong with a bundle or its files."""
+    problems = (*_shape_problems(bundle), *_chain_problems(bundle))
+    if problems:
+        raise BundleError(f"{folder / INDEX_FILE}: {problems[0]}; export the bundle anew")
+    for problem in _file_problems(bundle, folder):
+        raise BundleError(f"{problem}; export the bundle anew")
+
+
+def _shape_problems(bundle: Bundle) -> Iterator[str]:
+    border = [(entry.name, entry.shape, entry.dtype) for entry in bundle.inputs + bundle.outputs]
+    crossings = [
+        (f"crossing after {entry.after}", shape, dtype)
+        for entry in bundle.crossings
+        for shape, dtype in zip(entry.shapes, entry.dtypes, strict=False)
+    ]
+    for where, shape, dtype in border + crossings:
+        if any(size < 1 for size in shape) or math.prod(shape) > _MAX_ELEMENTS:
+            yield f"{where}: found shape {shape}, expected sizes over 0 and at most 2**31 elements"
+        if dtype not in _DTYPES:
+            yield f"{where}: found dtype {dtype!r}, expected one of {', '.join(_DTYPES)}"
+    for entry in bundle.crossings:
+        if not entry.shapes or len(entry.shapes) != len(entry.dtypes):
+            yield f"crossing after {entry.after}: expected one dtype for each shape"
+        if not 0 < entry.payload_bytes < math.inf:
+            yield f"crossing after {entry.after}: found a payload of {entry.payload_bytes} bytes"
+        elif entry.fixed_rate and entry.payload_bytes % 1:
+            yield f"crossing after {entry.after}: expected whole bytes at a fixed rate"
+
+
+def _chain_problems(bundle: Bundle) -> Iterator[str]:
+    names = [device.name for device in bundle.devices]
+    if not names or len(set(names)) != len(names):
+        yield f"found devices {names}, expected at least one, each once"
+        return
+    if not bundle.inputs or not bundle.outputs:
+        yield "expected at least one input and one output"
+    found = [(crossing.source, crossing.target) for crossing in bundle.crossings]
+    expected = list(pairwise(names))
+    if found != expected:
+        yield f"found crossings {found}, expected {expected}"
+        return
+    for index, device in enumerate(bundle.devices):
+        if not 1 <= device.threads <= _MAX_THREADS:
+            yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
+        if device.program is None:
+            yield from _relay_problems(bundle, index)
+        elif device.program not in bundle.files:
+            yield f"device {device.name}: program {device.program!r} is not among the files"
+    if PLATFORM_FILE not in bundle.files:
+        yield f"{PLATFORM_FILE} is not among the files"
+
+
+def _relay_problems(bundle: Bundle, index: int) -> Iterator[str]:
+    """A device without a program passes bytes on, so both its links must carry the same."""
+    name = bundle.devices[index].name
+    if index in (0, len(bundle.devices) - 1):
+        yield f"device {name}: no program, expected one on the first and the last device"
+        return
+    before, after = bundle.crossings[index - 1 : index + 1]
+    if (before.codec, before.shapes, before.dtypes) != (after.codec, after.shapes, after.dtypes):
+        yield f"device {name}: no program, expected the same codec and tensors on both its links"
+
+
+def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
+    if len(bundle.files) > _MAX_FILES:
+        yield f"{folder}: found {len(bundle.files)} files, expected at most {_MAX_FILES}"
+        return
+    for name, digest in bundle.files.items():
+        path = folder / name
+        if not _stays_inside(name) or _has_symlink(folder, name):
+            yield f"{folder}: {name!r} leaves the bundle, expected a plain file inside it"
+        elif not path.is_file():
+            yield f"{path}: is missing"
+        elif path.stat().st_size > _MAX_FILE_BYTES:
+            yield f"{path}: found {path.stat().st_size} bytes, expected at most 2 GiB"
+        elif sha256(path) != digest:
+            yield f"{path}: has been changed or cut short (its SHA-256 is not the bundle's)"
+    for name in sorted(_file_names(folder) - bundle.files.keys()):
+        yield f"{folder / name}: does not belong to the bundle; remove it"
+
+
+def _stays_inside(name: str) -> bool:
+    parts = name.split("/")
+    odd = any(part in ("", ".", "..") or set(part) & _ODD_CHARACTERS for part in parts)
+    return not odd and name != INDEX_FILE
+
+
+def _has_symlink(folder: Path, name: str) -> bool:
+    steps = PurePosixPath(name).parts
+    return any(folder.joinpath(*steps[: k + 1]).is_symlink() for k in range(len(steps)))
+
+
+def _file_names(folder: Path) -> set[str]:
+    """Return the path of every file below a folder but ``bundle.json``, with forward slashes."""
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    }
+    return found - {INDEX_FILE}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SCHEMA = "isthmus.run/1"
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,18 @@
+"""Execute a bundle, one process per device, and measure it."""
+
+from isthmus.run.backends import BACKENDS, Backend, load_program
+from isthmus.run.launch import run_bundle
+from isthmus.run.processes import Workers, start_workers
+from isthmus.run.record import CrossingRecord, RunRecord, StageRecord
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "CrossingRecord",
+    "RunRecord",
+    "StageRecord",
+    "Workers",
+    "load_program",
+    "run_bundle",
+    "start_workers",
+]

@@ -1,0 +1,49 @@
+"""Samples at the bundle's border as bytes: little-endian arrays, one after the other."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.bundle import TensorEntry
+from isthmus.errors import RunError
+
+Array = npt.NDArray[Any]
+
+
+def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorEntry]) -> bytes:
+    """Return one sample's arrays as bytes.
+
+    Args:
+        arrays: One for each tensor, without a batch.
+        tensors: What is expected.
+
+    Raises:
+        RunError: Another number of arrays, another shape or dtype.
+    """
+    found = [(array.shape, array.dtype.name) for array in arrays]
+    expected = [(tensor.shape, tensor.dtype) for tensor in tensors]
+    if found != expected:
+        raise RunError(f"sample: found {found}, expected {expected}")
+    return b"".join(
+        np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array in arrays
+    )
+
+
+def from_bytes(data: bytes | memoryview, tensors: Sequence[TensorEntry]) -> tuple[Array, ...]:
+    """Return the arrays that `to_bytes` joined, read-only.
+
+    Raises:
+        RunError: Too many bytes, or too few.
+    """
+    sizes = [prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in tensors]
+    if len(data) != sum(sizes):
+        raise RunError(f"sample: found {len(data)} bytes, expected {sum(sizes)}")
+    arrays, start = [], 0
+    for tensor, size in zip(tensors, sizes, strict=True):
+        flat = np.frombuffer(data[start : start + size], np.dtype(tensor.dtype).newbyteorder("<"))
+        arrays.append(flat.astype(tensor.dtype, copy=False).reshape(tensor.shape))
+        start += size
+    return tuple(arrays)

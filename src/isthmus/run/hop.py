@@ -1,0 +1,347 @@
+"""The reliable hop: every frame arrives once, in order, with bounded memory, or an error says so.
+
+.. code-block:: none
+
+    Sender                                             Receiver
+      ask for the terms  ------------------------->      protocol, bundle, codec: equal or refuse
+      frame n (reliable, blocks when congested) --->     checksum wrong, or out of the window: drop
+      up to WINDOW frames without an ack                 known already: drop, acknowledge again
+      sent again after a while without an ack            taken in order by the reader
+      forget frames up to n  <---------------------      ack n
+
+zenoh drops under congestion unless told to block, and acknowledges nothing from end to end, so the
+credits, the acknowledgements and the repetitions are here. zenoh's threads call back into this
+process; they only fill a dictionary and never block, so that a slow stage cannot stall a session.
+"""
+
+import json
+import struct
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import zenoh
+
+from isthmus.errors import RunError
+from isthmus.run.throttle import Throttle, wait_until
+from isthmus.wire.frames import Frame, decode_frame, encode_frame
+
+PROTOCOL = 1
+WINDOW = 16  # over what a chain of eight devices has in flight
+MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
+_JOIN_S = 1.0
+_RESEND_S = 1.0
+_POLL_S = 0.01
+_REQUEST = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What both ends of a hop must agree on before the first frame.
+
+    Attributes:
+        bundle: Id of the bundle.
+        codec: What carries the crossing, tensors included.
+        protocol: Version of this module's rules.
+    """
+
+    bundle: str
+    codec: str
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One frame on its link.
+
+    Attributes:
+        request: Its request.
+        frame_bytes: Its length, header included.
+        asked_s: How long the emulated link should take for it; 0 without one.
+        observed_s: Time from handing it over to giving it to the transport; 0 without one.
+    """
+
+    request: int
+    frame_bytes: int
+    asked_s: float
+    observed_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parcel:
+    request: int
+    frame: bytes
+    handed_over_s: float
+    release_s: float
+    asked_s: float
+
+
+def open_session(*, listen: str = "tcp/127.0.0.1:0", connect: str = "") -> zenoh.Session:
+    """Open a zenoh peer on loopback TCP that finds other peers by gossip alone.
+
+    Args:
+        listen: Where to listen; port 0 lets the system choose.
+        connect: A peer that must be there; empty for the first one.
+
+    Raises:
+        RunError: The port is taken, or the peer does not answer.
+    """
+    config = zenoh.Config()
+    settings = {
+        "mode": "peer",
+        "listen/endpoints": [listen],
+        "connect/endpoints": [connect] if connect else [],
+        "connect/exit_on_failure": True,
+        "connect/timeout_ms": 5000,
+        "scouting/multicast/enabled": False,
+        "scouting/gossip/autoconnect_strategy": "greater-zid",  # one connection for each pair
+        "transport/shared_memory/enabled": False,  # a link is TCP, also on one machine
+        "adminspace/enabled": True,  # tells which port the system chose
+    }
+    for key, value in settings.items():
+        config.insert_json5(key, json.dumps(value))
+    try:
+        return zenoh.open(config)
+    except zenoh.ZError as error:
+        if "in use" in str(error):
+            raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
+        where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
+        raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
+
+
+def locator(session: zenoh.Session) -> str:
+    """Return the address on which a session listens."""
+    for reply in session.get(f"@/{session.zid()}/peer", timeout=5.0):
+        if reply.ok is not None:
+            return str(json.loads(reply.ok.payload.to_bytes())["locators"][0])
+    raise RunError("zenoh does not say on which port it listens")
+
+
+class Receiver:
+    """The far end of a hop; owns a subscription.
+
+    Args:
+        session: Of this process.
+        key: Of the hop.
+        terms: What its sender must agree to.
+    """
+
+    def __init__(self, session: zenoh.Session, key: str, terms: Terms) -> None:
+        self.damaged = 0
+        self._session = session
+        self._ack_key = f"{key}/ack"
+        self._terms = json.dumps(asdict(terms)).encode()
+        self._next = 0
+        self._frames: dict[int, Frame] = {}
+        self._arrived = threading.Condition()
+        self._acks = _publisher(session, self._ack_key)
+        self._subscriber = session.declare_subscriber(f"{key}/frame", self._on_frame)
+        self._terms_key = f"{key}/terms"
+        self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
+
+    def receive(self, timeout_s: float) -> Frame | None:
+        """Take the next frame in order and acknowledge it; None if there is none in time."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._next in self._frames, timeout_s):
+                return None
+            frame = self._frames.pop(self._next)
+            self._next += 1
+        self._acks.put(_REQUEST.pack(frame.request))
+        return frame
+
+    def _on_frame(self, sample: zenoh.Sample) -> None:
+        try:
+            frame = decode_frame(sample.payload.to_bytes())
+        except RunError:
+            self.damaged += 1  # not acknowledged, so it comes again
+            return
+        with self._arrived:
+            taken = frame.request < self._next
+            if self._next <= frame.request < self._next + WINDOW:
+                self._frames[frame.request] = frame
+                self._arrived.notify()
+        if taken:  # its ack was lost; a callback must not block, and this one may be lost again
+            self._session.put(
+                self._ack_key,
+                _REQUEST.pack(self._next - 1),
+                congestion_control=zenoh.CongestionControl.DROP,
+                express=True,
+            )
+
+    def _on_terms(self, query: zenoh.Query) -> None:
+        query.reply(self._terms_key, self._terms)
+
+
+class Sender:
+    """The near end of a hop; owns a thread that releases frames when their link lets them go.
+
+    Use it as a context manager.
+
+    Args:
+        session: Of this process.
+        key: Of the hop.
+        crossing: Number that its frames carry.
+        timeout_s: Longest wait for an acknowledgement.
+        resend_s: First wait before a frame is sent again; doubles until something is acknowledged.
+    """
+
+    def __init__(
+        self,
+        session: zenoh.Session,
+        key: str,
+        *,
+        crossing: int,
+        timeout_s: float,
+        resend_s: float = _RESEND_S,
+    ) -> None:
+        self.throttle: Throttle | None = None
+        self.retries = 0
+        self.passages: deque[Passage] = deque(maxlen=MAX_TIMINGS)
+        self._session = session
+        self._key = key
+        self._crossing = crossing
+        self._timeout_s = timeout_s
+        self._resend_s = self._patience_s = resend_s
+        self._parcels: deque[_Parcel] = deque()  # not yet acknowledged, oldest first
+        self._num_sent = 0  # how many of them have been given to the transport
+        self._resend_at_s = 0.0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._publisher = _publisher(session, f"{key}/frame")
+        self._subscriber = session.declare_subscriber(f"{key}/ack", self._on_ack)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(_JOIN_S)
+
+    def agree(self, terms: Terms) -> None:
+        """Wait for the receiver and compare terms.
+
+        Raises:
+            RunError: It does not answer in time, or its terms are others.
+        """
+        deadline_s = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline_s:
+            for reply in self._session.get(f"{self._key}/terms", timeout=1.0):
+                if reply.ok is not None:
+                    _compare(asdict(terms), json.loads(reply.ok.payload.to_bytes()))
+                    return
+            time.sleep(_POLL_S)
+        raise RunError(f"hop {self._crossing}: nobody receives after {self._timeout_s:g} s")
+
+    def send(self, request: int, payload: bytes) -> int:
+        """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
+
+        Args:
+            request: The previous request plus one; 0 at first.
+            payload: What the frame carries.
+
+        Returns:
+            Length of the frame in bytes.
+
+        Raises:
+            RunError: Nothing was acknowledged in time.
+        """
+        frame = encode_frame(request, self._crossing, payload)
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: len(self._parcels) < WINDOW, timeout=self._timeout_s
+            ):
+                raise RunError(
+                    f"hop {self._crossing}: request {self._parcels[0].request} has no "
+                    f"acknowledgement after {self._timeout_s:g} s"
+                )
+            self._parcels.append(self._parcel(request, frame))
+            self._changed.notify_all()
+        return len(frame)
+
+    def _parcel(self, request: int, frame: bytes) -> _Parcel:
+        """Give a frame its span on the link."""
+        now_s = time.monotonic()
+        asked_s, release_s = 0.0, now_s
+        if self.throttle is not None:
+            asked_s = self.throttle.link.transfer_s(len(frame))
+            release_s = self.throttle.reserve(len(frame))
+        return _Parcel(
+            request=request,
+            frame=frame,
+            handed_over_s=now_s,
+            release_s=release_s,
+            asked_s=asked_s,
+        )
+
+    def _work(self) -> None:
+        while (parcel := self._next_parcel()) is not None:
+            wait_until(parcel.release_s)
+            passage = Passage(
+                request=parcel.request,
+                frame_bytes=len(parcel.frame),
+                asked_s=parcel.asked_s,
+                observed_s=time.monotonic() - parcel.handed_over_s if parcel.asked_s else 0.0,
+            )
+            self.passages.append(passage)
+            try:
+                self._publisher.put(parcel.frame)
+            except zenoh.ZError:
+                return  # the session is closed: the process is on its way out
+
+    def _next_parcel(self) -> _Parcel | None:
+        """Wait for a frame to release: a new one, or the oldest again when its ack is overdue."""
+        with self._changed:
+            while not self._closed:
+                now_s = time.monotonic()
+                if self._num_sent < len(self._parcels):
+                    parcel = self._parcels[self._num_sent]
+                    self._num_sent += 1
+                    self._resend_at_s = parcel.release_s + self._patience_s
+                    return parcel
+                if self._parcels and now_s >= self._resend_at_s:
+                    self._patience_s *= 2
+                    self.retries += 1
+                    parcel = self._parcel(self._parcels[0].request, self._parcels[0].frame)
+                    self._resend_at_s = parcel.release_s + self._patience_s
+                    return parcel
+                self._changed.wait(max(0.0, self._resend_at_s - now_s) if self._parcels else None)
+        return None
+
+    def _on_ack(self, sample: zenoh.Sample) -> None:
+        data = sample.payload.to_bytes()
+        if len(data) != _REQUEST.size:
+            return
+        (request,) = _REQUEST.unpack(data)
+        with self._changed:
+            was_full = len(self._parcels) >= WINDOW
+            while self._num_sent and self._parcels[0].request <= request:
+                self._parcels.popleft()
+                self._num_sent -= 1
+                self._patience_s = self._resend_s
+                self._resend_at_s = time.monotonic() + self._patience_s
+            if was_full:
+                self._changed.notify_all()
+
+
+def _publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
+    return session.declare_publisher(
+        key,
+        congestion_control=zenoh.CongestionControl.BLOCK,
+        reliability=zenoh.Reliability.RELIABLE,
+        express=True,
+    )
+
+
+def _compare(own: dict[str, object], other: dict[str, object]) -> None:
+    for name, value in own.items():
+        if other.get(name) != value:
+            raise RunError(
+                f"handshake: the sender has {name} {value!r}, the receiver {other.get(name)!r}; "
+                "give both the same bundle and the same Isthmus"
+            )

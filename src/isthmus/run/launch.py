@@ -1,0 +1,287 @@
+"""Run a bundle on this machine, a process for each device, and measure it.
+
+.. code-block:: none
+
+    start --> calibrate --> predict --> one in flight --> many in flight --> stop
+              links free    written     latency           throughput
+              other inputs  before      accuracy
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.bundle import Bundle
+from isthmus.errors import InputError, RunError
+from isthmus.machine import describe_machine, library_versions
+from isthmus.run.messages import Timings
+from isthmus.run.processes import Workers, start_workers
+from isthmus.run.record import (
+    Breakdown,
+    CrossingRecord,
+    Latency,
+    RunRecord,
+    StageRecord,
+)
+from isthmus.wire import HEADER_BYTES
+
+Array = npt.NDArray[Any]
+Samples = Sequence[Array]
+
+_WARM_UP_REQUESTS = 10
+_CALIBRATION_REQUESTS = 30
+_LONGEST_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One pass with one request in flight.
+
+    Attributes:
+        latencies_s: One for each answered request, in order.
+        classes: Index of the sample and of its largest output, answered requests only.
+        lost: Requests without an answer.
+        timings: What each worker measured.
+    """
+
+    latencies_s: tuple[float, ...]
+    classes: tuple[tuple[int, int], ...]
+    lost: int
+    timings: tuple[Timings, ...]
+
+
+def run_bundle(
+    path: Path,
+    inputs: Samples,
+    labels: Array | None = None,
+    *,
+    requests: int | None = None,
+    warmup_inputs: Samples | None = None,
+    throttle: bool = True,
+    port: int | None = None,
+    timeout_s: float = 30.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunRecord:
+    """Run samples through all stages of a bundle and measure bytes, time and accuracy.
+
+    Args:
+        path: The bundle.
+        inputs: One array for each input of the model, samples along axis 0.
+        labels: The right class of each sample, (N,).
+        requests: How many of the samples to send; all of them if None.
+        warmup_inputs: Other samples, for the calibration; zeros if None.
+        throttle: Whether links behave like the platform's.
+        port: Where the launcher listens; None lets the system choose.
+        timeout_s: Longest wait for another process, beside the links' own time.
+        progress: Called with the number of requests done and their total.
+
+    Returns:
+        What was measured, beside what was predicted before the first request.
+
+    Raises:
+        InputError: The arrays are not what the bundle takes.
+        BundleError: The bundle is damaged or of another version.
+        RunError: A worker died or does not answer; or a payload of a codec of fixed rate is not
+            as long as predicted.
+    """
+    with start_workers(path, port=port, timeout_s=timeout_s) as workers:
+        bundle = workers.bundle
+        samples = _samples(bundle, inputs, requests)
+        _check_labels(labels, len(samples))
+        links_s = _links_s(workers) if throttle else 0.0
+        free = _calibrate(workers, warmup_inputs, pause_s=min(links_s, _LONGEST_PAUSE_S))
+        floor_per_hop_s = _breakdown(free, workers).remainder_s / (len(bundle.crossings) + 2)
+        predicted_s = median(free.latencies_s) + links_s
+        workers.throttle(throttle)
+        report = _reporter(progress, 2 * len(samples))
+        measured = _one_in_flight(workers, samples, report)
+        throughput_per_s, lost = _many_in_flight(workers, samples, report)
+        retries = sum(timings.retries for timings in workers.timings())
+    p50, p95 = np.percentile(measured.latencies_s, (50, 95))
+    return RunRecord(
+        crossings=_crossings(bundle, measured.timings),
+        stages=_stages(workers, measured.timings),
+        accuracy=_accuracy(measured, labels),
+        latency_s=Latency(p50=float(p50), p95=float(p95)),
+        predicted_here_s=predicted_s,
+        breakdown=_breakdown(measured, workers, floor_per_hop_s=floor_per_hop_s),
+        throughput_per_s=throughput_per_s,
+        requests=len(measured.latencies_s),
+        lost=measured.lost + lost,
+        retries=retries,
+        emulated="devices run at this machine's speed; links are loopback TCP, "
+        + ("throttled to the platform's figures" if throttle else "not throttled"),
+        machine=describe_machine(),
+        versions=library_versions(),
+    )
+
+
+def check_payloads(bundle: Bundle, timings: Sequence[Timings]) -> None:
+    """Raise a `RunError` unless every payload of a fixed rate is exactly as long as predicted."""
+    for crossing, sender in zip(bundle.crossings, timings, strict=False):
+        for work in sender.work if crossing.fixed_rate else ():
+            if work.payload_bytes != crossing.payload_bytes:
+                raise RunError(
+                    f"crossing after {crossing.after}: measured a payload of "
+                    f"{work.payload_bytes} bytes, the bundle predicts "
+                    f"{crossing.payload_bytes:g}; export it anew",
+                    device=crossing.source,
+                )
+
+
+def _samples(bundle: Bundle, inputs: Samples, requests: int | None) -> list[tuple[Array, ...]]:
+    """Check the arrays and return the samples to send."""
+    if len(inputs) != len(bundle.inputs):
+        raise InputError(f"found {len(inputs)} input arrays, expected {len(bundle.inputs)}")
+    for array, tensor in zip(inputs, bundle.inputs, strict=True):
+        if array.shape[1:] != tensor.shape or array.dtype.name != tensor.dtype or not array.ndim:
+            raise InputError(
+                f"input {tensor.name}: found {array.dtype.name}{list(array.shape)}, expected "
+                f"{tensor.dtype} with samples of shape {list(tensor.shape)} along axis 0"
+            )
+    lengths = {len(array) for array in inputs}
+    if len(lengths) != 1 or not min(lengths):
+        raise InputError(f"found inputs of {sorted(lengths)} samples, expected as many in each")
+    num_samples = lengths.pop()
+    if requests is not None and not 1 <= requests <= num_samples:
+        raise InputError(f"found requests={requests}, expected 1 to {num_samples} (the samples)")
+    return list(zip(*(array[: requests or num_samples] for array in inputs), strict=True))
+
+
+def _check_labels(labels: Array | None, num_samples: int) -> None:
+    if labels is not None and (labels.ndim != 1 or len(labels) < num_samples):
+        raise InputError(f"found labels of shape {labels.shape}, expected ({num_samples},)")
+
+
+def _reporter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    """Return what is called after each request."""
+    done = count(1)
+    return (lambda: progress(next(done), total)) if progress else lambda: None
+
+
+def _calibrate(workers: Workers, warmup_inputs: Samples | None, *, pause_s: float) -> _Pass:
+    """Time stages and hops with free links, on inputs that are not measured later.
+
+    A pause before each request lets the processes rest as long as they do in the measured pass:
+    a process that has slept a while starts with cold caches.
+    """
+    if warmup_inputs is None:
+        warmup_inputs = [np.zeros((1, *t.shape), t.dtype) for t in workers.bundle.inputs]
+    samples = _samples(workers.bundle, warmup_inputs, None)
+    turns = [samples[index % len(samples)] for index in range(_CALIBRATION_REQUESTS)]
+    _one_in_flight(workers, turns[:_WARM_UP_REQUESTS], lambda: None)
+    return _one_in_flight(workers, turns, lambda: time.sleep(pause_s))
+
+
+def _one_in_flight(
+    workers: Workers, samples: Sequence[tuple[Array, ...]], report: Callable[[], None]
+) -> _Pass:
+    latencies_s, classes = [], []
+    for index, sample in enumerate(samples):
+        start_s = time.perf_counter()
+        outputs = workers.ask(sample)
+        if outputs is not None:
+            latencies_s.append(time.perf_counter() - start_s)
+            classes.append((index, int(np.argmax(outputs[0]))))
+        report()
+    if not latencies_s:
+        raise RunError(f"none of {len(samples)} requests was answered in {workers.timeout_s:g} s")
+    timings = workers.timings()
+    check_payloads(workers.bundle, timings)
+    return _Pass(
+        latencies_s=tuple(latencies_s),
+        classes=tuple(classes),
+        lost=len(samples) - len(latencies_s),
+        timings=timings,
+    )
+
+
+def _many_in_flight(
+    workers: Workers, samples: Sequence[tuple[Array, ...]], report: Callable[[], None]
+) -> tuple[float, int]:
+    """Keep every stage and link busy; return answers per second and the number without one."""
+    depth = len(workers.bundle.devices) + len(workers.bundle.crossings)
+    unsent = deque(samples)
+    waiting: set[int] = set()
+    num_answered = 0
+    start_s = time.perf_counter()
+    while unsent or waiting:
+        if unsent and len(waiting) < depth:
+            waiting.add(workers.send(unsent.popleft()))
+            continue
+        reply = workers.receive()
+        if reply is None:
+            break
+        if reply.request in waiting:  # otherwise it comes too late and is counted as lost
+            waiting.remove(reply.request)
+            num_answered += 1
+            report()
+    return num_answered / (time.perf_counter() - start_s), len(samples) - num_answered
+
+
+def _links_s(workers: Workers) -> float:
+    """Return the time that one request spends on all links, by the platform's figures."""
+    return sum(
+        link.transfer_s(crossing.payload_bytes + HEADER_BYTES)
+        for link, crossing in zip(workers.links, workers.bundle.crossings, strict=True)
+    )
+
+
+def _crossings(bundle: Bundle, timings: Sequence[Timings]) -> tuple[CrossingRecord, ...]:
+    return tuple(
+        CrossingRecord(
+            after=crossing.after,
+            link=f"{crossing.source}-{crossing.target}",
+            codec=crossing.codec,
+            payload_bytes_predicted=crossing.payload_bytes,
+            payload_bytes_measured=fmean(work.payload_bytes for work in near.work),
+            wire_bytes=fmean(passage.frame_bytes for passage in near.passages),
+            encode_s=median(work.encode_s for work in near.work),
+            decode_s=median(work.decode_s for work in far.work),
+            link_asked_s=median(passage.asked_s for passage in near.passages),
+            link_observed_s=median(passage.observed_s for passage in near.passages),
+        )
+        for crossing, (near, far) in zip(bundle.crossings, pairwise(timings), strict=True)
+    )
+
+
+def _stages(workers: Workers, timings: Sequence[Timings]) -> tuple[StageRecord, ...]:
+    return tuple(
+        StageRecord(
+            device=device.name,
+            compute_s=median(work.compute_s for work in timing.work),
+            pid=process.pid,
+        )
+        for device, process, timing in zip(
+            workers.bundle.devices, workers.processes, timings, strict=True
+        )
+    )
+
+
+def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:
+    crossings = _crossings(workers.bundle, measured.timings)
+    compute_s = sum(stage.compute_s for stage in _stages(workers, measured.timings))
+    link_s = sum(crossing.link_observed_s for crossing in crossings)
+    codec_s = sum(crossing.encode_s + crossing.decode_s for crossing in crossings)
+    latency_s = median(measured.latencies_s)
+    return Breakdown(
+        compute_s=compute_s,
+        link_s=link_s,
+        codec_s=codec_s,
+        remainder_s=latency_s - compute_s - link_s - codec_s,
+        floor_per_hop_s=floor_per_hop_s,
+    )
+
+
+def _accuracy(measured: _Pass, labels: Array | None) -> float | None:
+    if labels is None:
+        return None
+    return fmean(labels[index] == found for index, found in measured.classes)

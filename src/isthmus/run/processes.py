@@ -1,0 +1,319 @@
+"""Start, ask, watch and stop the workers of a bundle."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy.typing as npt
+import zenoh
+
+from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
+from isthmus.errors import BundleError, RunError
+from isthmus.files import from_json, to_json
+from isthmus.platform import Link, Platform, load_platform
+from isthmus.run import border
+from isthmus.run.hop import Receiver, Sender, Terms, locator, open_session
+from isthmus.run.messages import (
+    JOB_SCHEMA,
+    STATUS,
+    STATUS_SCHEMA,
+    THROTTLE_OFF,
+    THROTTLE_ON,
+    TIMINGS,
+    TIMINGS_SCHEMA,
+    Job,
+    Status,
+    Timings,
+    device_key,
+    hop_codec,
+    hop_key,
+)
+from isthmus.wire import HEADER_BYTES
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+_WATCH_S = 0.05
+_ANSWER_S = 2.0
+_GRACE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer of the last device.
+
+    Attributes:
+        request: What it answers.
+        outputs: The bundle's outputs, one sample.
+    """
+
+    request: int
+    outputs: tuple[Array, ...]
+
+
+class Workers:
+    """The running processes of a bundle; made by `start_workers`, which also ends them.
+
+    Args:
+        bundle: What they run.
+        links: What each crossing passes over.
+        processes: One for each device.
+        logs: Where each writes its errors.
+        session: The launcher's.
+        run: Id of the run.
+        sender: To the first device.
+        receiver: From the last device.
+        timeout_s: Longest wait for an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        links: tuple[Link, ...],
+        processes: tuple[subprocess.Popen[bytes], ...],
+        logs: tuple[Path, ...],
+        session: zenoh.Session,
+        run: str,
+        sender: Sender,
+        receiver: Receiver,
+        timeout_s: float,
+    ) -> None:
+        self.bundle = bundle
+        self.links = links
+        self.processes = processes
+        self.timeout_s = timeout_s
+        self._logs = logs
+        self._session = session
+        self._run = run
+        self._sender = sender
+        self._receiver = receiver
+        self._num_sent = 0
+
+    def send(self, sample: Sequence[Array]) -> int:
+        """Send one sample to the first device and return the number of the request.
+
+        Args:
+            sample: One array for each input of the bundle, without a batch.
+        """
+        self.check_alive()
+        request = self._num_sent
+        self._sender.send(request, border.to_bytes(sample, self.bundle.inputs))
+        self._num_sent += 1
+        return request
+
+    def receive(self) -> Reply | None:
+        """Wait for the next reply; None if none comes in time although all workers are well.
+
+        Raises:
+            RunError: A worker has died or does not answer any more; names its device.
+        """
+        deadline_s = time.monotonic() + self.timeout_s
+        while time.monotonic() < deadline_s:
+            frame = self._receiver.receive(_WATCH_S)
+            if frame is not None:
+                outputs = border.from_bytes(frame.payload, self.bundle.outputs)
+                return Reply(request=frame.request, outputs=outputs)
+            self.check_alive()
+        self.statuses()
+        return None
+
+    def ask(self, sample: Sequence[Array]) -> tuple[Array, ...] | None:
+        """Run one sample through all devices; None if the answer does not come in time."""
+        request = self.send(sample)
+        while (reply := self.receive()) is not None:
+            if reply.request == request:
+                return reply.outputs
+        return None
+
+    def throttle(self, on: bool) -> None:
+        """Make the links behave like the platform's, or as fast as they are."""
+        for index in range(len(self.processes)):
+            self._query(index, THROTTLE_ON if on else THROTTLE_OFF, Status, STATUS_SCHEMA)
+
+    def statuses(self) -> tuple[Status, ...]:
+        """Return what each worker says of itself."""
+        return tuple(
+            self._query(index, STATUS, Status, STATUS_SCHEMA)
+            for index in range(len(self.processes))
+        )
+
+    def timings(self) -> tuple[Timings, ...]:
+        """Return what each worker has measured since it was last asked."""
+        return tuple(
+            self._query(index, TIMINGS, Timings, TIMINGS_SCHEMA)
+            for index in range(len(self.processes))
+        )
+
+    def check_alive(self) -> None:
+        """Raise a `RunError` that names the first device whose process has ended."""
+        for device, process, log in zip(
+            self.bundle.devices, self.processes, self._logs, strict=True
+        ):
+            code = process.poll()
+            if code is not None:
+                how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                lines = log.read_text(errors="replace").strip().splitlines()
+                why = f": {lines[-1]}" if lines else ""
+                raise RunError(
+                    f"device {device.name}: its worker ended ({how}){why}", device=device.name
+                )
+
+    def wait_ready(self) -> None:
+        """Wait until every worker has agreed with the next one and answers."""
+        deadline_s = time.monotonic() + self.timeout_s
+        for index in range(len(self.processes)):
+            while self._answer(index, STATUS) is None:
+                self.check_alive()
+                if time.monotonic() > deadline_s:
+                    raise self._silent(index)
+                time.sleep(0.01)
+
+    def _query(self, index: int, question: str, kind: type[T], schema: str) -> T:
+        answer = self._answer(index, question)
+        if answer is None:
+            self.check_alive()
+            raise self._silent(index)
+        return from_json(answer, kind, schema=schema, where=self.bundle.devices[index].name)
+
+    def _answer(self, index: int, question: str) -> bytes | None:
+        key = device_key(self._run, index)
+        for reply in self._session.get(key, payload=question, timeout=_ANSWER_S):
+            if reply.ok is not None:
+                return reply.ok.payload.to_bytes()
+        return None
+
+    def _silent(self, index: int) -> RunError:
+        name = self.bundle.devices[index].name
+        return RunError(f"device {name}: its worker does not answer", device=name)
+
+
+@contextmanager
+def start_workers(
+    path: Path, *, port: int | None = None, timeout_s: float = 30.0
+) -> Iterator[Workers]:
+    """Start one process for each device of a bundle, joined by zenoh on loopback TCP.
+
+    Args:
+        path: The bundle.
+        port: Where the launcher listens; None lets the system choose.
+        timeout_s: Longest wait for another process, beside the links' own time.
+
+    Yields:
+        The workers, ready for requests, links not throttled. They end with the context.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        RunError: The port is taken, or a worker does not start; names its device.
+    """
+    bundle = read_bundle(path)
+    links, clocks = _links(bundle, load_platform(path / PLATFORM_FILE))
+    identity, run = bundle_id(path), uuid.uuid4().hex
+    patience_s = timeout_s + 2 * sum(
+        link.transfer_s(crossing.payload_bytes + HEADER_BYTES)
+        for link, crossing in zip(links, bundle.crossings, strict=True)
+    )
+    last = len(bundle.devices)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isthmus-run-")))
+        session = stack.enter_context(open_session(listen=f"tcp/127.0.0.1:{port or 0}"))
+        address = locator(session)
+        receiver = Receiver(
+            session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))
+        )
+        logs = tuple(folder / f"{index}.log" for index in range(last))
+        processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(_stop, processes)
+        for index, log in enumerate(logs):
+            processes.append(_start(log))
+            job = Job(
+                bundle=str(path.resolve()),
+                bundle_id=identity,
+                device=index,
+                run=run,
+                connect=address,
+                link=links[index] if index < len(links) else None,
+                clock=str(folder / clocks[index]) if index < len(links) else "",
+                timeout_s=patience_s,
+            )
+            _hand_over(processes[index], job)
+        sender = Sender(session, hop_key(run, 0), crossing=0, timeout_s=patience_s)
+        workers = Workers(
+            bundle=bundle,
+            links=links,
+            processes=tuple(processes),
+            logs=logs,
+            session=session,
+            run=run,
+            sender=stack.enter_context(sender),
+            receiver=receiver,
+            timeout_s=patience_s,
+        )
+        workers.wait_ready()
+        sender.agree(Terms(bundle=identity, codec=hop_codec(bundle, 0)))
+        yield workers
+
+
+def _links(bundle: Bundle, platform: Platform) -> tuple[tuple[Link, ...], tuple[str, ...]]:
+    """Return the link of each crossing, and the name of the clock that its users share."""
+    links, clocks = [], []
+    for crossing in bundle.crossings:
+        ends = {crossing.source, crossing.target}
+        found = [index for index, link in enumerate(platform.links) if set(link.between) == ends]
+        if not found:
+            raise BundleError(
+                f"{PLATFORM_FILE}: found no link between {crossing.source} and {crossing.target}; "
+                "export the bundle anew"
+            )
+        link = platform.links[found[0]]
+        direction = "" if link.duplex == "half" else f"-{link.between.index(crossing.source)}"
+        links.append(link)
+        clocks.append(f"link-{found[0]}{direction}.clock")
+    return tuple(links), tuple(clocks)
+
+
+def _start(log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "isthmus.run.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+        )
+
+
+def _hand_over(process: subprocess.Popen[bytes], job: Job) -> None:
+    """Write the job as one line; a process that is dead already is found by `wait_ready`."""
+    line = to_json(job, schema=JOB_SCHEMA).replace("\n", " ") + "\n"
+    with suppress(BrokenPipeError):
+        _stdin(process).write(line.encode())
+        _stdin(process).flush()
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the workers: their standard input, then SIGTERM, then SIGKILL, each with its limit."""
+    for process in processes:
+        with suppress(BrokenPipeError):
+            _stdin(process).close()
+    for process in processes:
+        for harder in (process.terminate, process.kill):
+            try:
+                process.wait(_GRACE_S)
+                break
+            except subprocess.TimeoutExpired:
+                harder()
+        process.wait(_GRACE_S)
+
+
+def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None
+    return process.stdin

@@ -1,0 +1,110 @@
+"""Small bundles whose right answers are known in numpy: x (8) -> 4-bit codes (5) -> logits (3)."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from isthmus.bundle import Bundle, CrossingEntry, DeviceEntry, TensorEntry, write_bundle
+from isthmus.platform import Device, Link, Platform, dump_platform
+
+FAST = Link(between=("near", "far"), bytes_per_s=1e9)
+NARROW = np.arange(40).reshape(8, 5).astype(np.float32) % 7 - 3
+HEAD = np.arange(15).reshape(5, 3).astype(np.float32) % 4 - 1
+PAYLOAD_BYTES = 3  # five codes of four bits
+
+
+def samples(num_samples: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.integers(-3, 4, (num_samples, 8)).astype(np.float32)
+
+
+def logits(x: np.ndarray) -> np.ndarray:
+    codes = np.clip(x @ NARROW + 8, 0, 15).astype(np.uint8)
+    return codes.astype(np.float32) @ HEAD
+
+
+def write_chain(folder: Path, *links: Link, codec: str = "uniform:bits=4", **changes) -> Bundle:
+    """Write a bundle with a relay between any two links; without links, of one device."""
+    names = [*(link.between[0] for link in links), links[-1].between[1] if links else "only"]
+    folder.mkdir(parents=True)
+    if links:
+        programs = {names[0]: (near_program,), names[-1]: (far_program,)}
+    else:
+        programs = {"only": (near_program, far_program)}
+    for name, parts in programs.items():
+        (folder / name).mkdir()
+        onnx.save(merge(*parts), folder / name / "program.onnx")
+    platform = Platform(
+        name="test",
+        devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),
+        links=links,
+        input=names[0],
+        output=names[-1],
+    )
+    (folder / "platform.yaml").write_text(dump_platform(platform))
+    (folder / "plan.json").write_text("{}\n")
+    crossing = {
+        "after": "narrow", "codec": codec, "shapes": ((5,),), "dtypes": ("float32",),
+        "payload_bytes": PAYLOAD_BYTES, "fixed_rate": True, **changes,
+    }  # fmt: skip
+    bundle = Bundle(
+        version="0.1.0",
+        devices=tuple(
+            DeviceEntry(name=n, program=f"{n}/program.onnx" if n in programs else None)
+            for n in names
+        ),
+        crossings=tuple(
+            CrossingEntry(source=link.between[0], target=link.between[1], **crossing)
+            for link in links
+        ),
+        inputs=(TensorEntry(name="x", shape=(8,), dtype="float32"),),
+        outputs=(TensorEntry(name="logits", shape=(3,), dtype="float32"),),
+        files={},
+    )
+    return write_bundle(folder, bundle)
+
+
+def near_program() -> onnx.GraphProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", "narrow"], ["wide"]),
+        helper.make_node("Add", ["wide", "middle"], ["shifted"]),
+        helper.make_node("Clip", ["shifted", "low", "high"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["codes"], to=TensorProto.UINT8),
+    ]
+    constants = {"narrow": NARROW, "middle": 8.0, "low": 0.0, "high": 15.0}
+    return helper.make_graph(
+        nodes,
+        "near",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
+        [numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
+    )
+
+
+def far_program() -> onnx.GraphProto:
+    nodes = [
+        helper.make_node("Cast", ["codes"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["levels", "head"], ["logits"]),
+    ]
+    return helper.make_graph(
+        nodes,
+        "far",
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(HEAD, "head")],
+    )
+
+
+def merge(*parts) -> onnx.ModelProto:
+    graphs = [part() for part in parts]
+    whole = helper.make_graph(
+        [node for graph in graphs for node in graph.node],
+        "program",
+        graphs[0].input,
+        graphs[-1].output,
+        [tensor for graph in graphs for tensor in graph.initializer],
+    )
+    opset = helper.make_opsetid("", 18)
+    return helper.make_model(whole, opset_imports=[opset], ir_version=9)
