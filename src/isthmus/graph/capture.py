@@ -6,7 +6,16 @@ from torch import fx, nn
 from isthmus.errors import CaptureError
 from isthmus.graph.cost import macs
 from isthmus.graph.ir import DTYPES, Graph, Node, Tensor, Weight
-from isthmus.graph.trace import Trace, module_path, op_name, results, size_at, trace, where
+from isthmus.graph.trace import (
+    Trace,
+    is_batched,
+    module_path,
+    op_name,
+    results,
+    size_at,
+    trace,
+    where,
+)
 
 
 def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
@@ -81,10 +90,7 @@ def _tensor(node: fx.Node, batch: torch.SymInt) -> Tensor:
         raise CaptureError(
             f"{where(node)}: makes a tensor of {dtype}; expected one of {', '.join(DTYPES)}"
         )
-    symbol = batch.node.expr
-    sizes = [size if isinstance(size, int) else size.node.expr for size in value.shape]
-    varying = [not isinstance(size, int) and symbol in size.free_symbols for size in sizes]
-    batched = sizes[:1] == [symbol] and not any(varying[1:])
+    batched = is_batched(node, batch)
     shape = tuple(size_at(size, batch) for size in value.shape)
     return Tensor(
         name=node.name, shape=shape[1:] if batched else shape, dtype=dtype, batched=batched

@@ -12,8 +12,9 @@ import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from torch.utils._pytree import TreeSpec
 
 from isthmus.errors import CaptureError, InputError
 
+_TORCH_FOLDER = str(Path(torch.__file__).parent)
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 
 
@@ -148,11 +150,20 @@ def size_at(size: int | torch.SymInt, batch: torch.SymInt, value: int = 1) -> in
     return size if isinstance(size, int) else int(size.node.expr.subs(batch.node.expr, value))
 
 
+def is_batched(node: fx.Node, batch: torch.SymInt) -> bool:
+    """Return whether dimension 0 of a tensor is the batch, and no other depends on it."""
+    symbol = batch.node.expr
+    sizes = [size if isinstance(size, int) else size.node.expr for size in node.meta["val"].shape]
+    varying = [not isinstance(size, int) and symbol in size.free_symbols for size in sizes]
+    return sizes[:1] == [symbol] and not any(varying[1:])
+
+
 def where(node: fx.Node) -> str:
     """Return where a node comes from, in the user's words: module, operation and source line."""
     place = f"module {module_path(node)!r}" if module_path(node) else "the model's own forward"
     frames = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
-    line = f" ({Path(frames[-1][0]).name}:{frames[-1][1]})" if frames else ""
+    own = [frame for frame in frames if not frame[0].startswith(_TORCH_FOLDER)]
+    line = f" ({Path(own[-1][0]).name}:{own[-1][1]})" if own else ""
     return f"{place}, op {op_name(node)!r}{line}"
 
 
@@ -182,7 +193,7 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], *, train: bool) -> Ex
 
 @contextmanager
 def _quiet_mode(model: nn.Module, *, train: bool) -> Iterator[None]:
-    """Set the mode of all modules, and restore it; keep torch's warnings and fast paths away.
+    """Set the mode of all modules, and restore it; keep torch's chatter and fast paths away.
 
     A batch norm with ``momentum=None`` computes its momentum from a counter, which cannot be
     traced; it gets one for the time being.
@@ -191,6 +202,7 @@ def _quiet_mode(model: nn.Module, *, train: bool) -> Iterator[None]:
     averaging = [m for m in modes if isinstance(m, _BatchNorm) and m.momentum is None]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(StringIO()))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(torch.enable_grad())
@@ -231,15 +243,14 @@ def _explain(error: Exception, model: nn.Module) -> str:
 def _place(error: BaseException | None, model: nn.Module) -> str:
     """Return module and source line of the innermost frame outside torch."""
     names = {id(module): name for name, module in model.named_modules()}
-    torch_folder = str(Path(torch.__file__).parent)
     line, module = "", ""
     step: TracebackType | None = error.__traceback__ if error else None
     while step is not None:
         frame = step.tb_frame
-        owner = frame.f_locals.get("self")
+        owner = frame.f_locals.get((*frame.f_code.co_varnames, "")[0])
         module = names.get(id(owner), module)
         file = frame.f_code.co_filename
-        if id(owner) in names and not file.startswith(torch_folder):
+        if id(owner) in names and not file.startswith(_TORCH_FOLDER):
             source = traceback.extract_tb(step, limit=1)[0].line
             line = f" ({Path(file).name}:{step.tb_lineno}: {source})"
         step = step.tb_next
@@ -320,7 +331,7 @@ def _needs(
         read = node.all_input_nodes
         wrote = (writer for n in read if n in memory for writer in writers[memory[n]])
         needs[node] = tuple(dict.fromkeys((*read, *wrote)))
-        for target in _written(node):
+        for target in written(node):
             sharing = members[memory[target]]
             _check_no_weight(node, sharing, weights)
             if node in dependent:
@@ -336,7 +347,7 @@ def _needs(
     return needs
 
 
-def _written(node: fx.Node) -> list[fx.Node]:
+def written(node: fx.Node) -> list[fx.Node]:
     """Return the tensors that a node changes in place."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []

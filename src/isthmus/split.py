@@ -1,0 +1,195 @@
+"""A model as a chain of stages with a codec on each crossing, trainable as a whole.
+
+    inputs --> stage 0 --> codec 0 --> stage 1 --> codec 1 --> ... --> stage n --> outputs
+
+The stages are the model's own traced graph, cut as the plan says; they hold the model's own
+parameters and buffers, under the model's own names.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from isthmus.errors import CaptureError, InputError
+from isthmus.graph.modes import Modes, compare, in_eval_form
+from isthmus.graph.stage import write_stage
+from isthmus.graph.trace import Trace, is_batched, results, trace
+from isthmus.plan.plan import Crossing, InputSpec, Plan
+
+
+class SplitModel(nn.Module):
+    """A model in stages; it takes and returns what the model does.
+
+    Args:
+        stages: One for each stage of the plan. Each takes the tensors of the crossing before it
+            (the first: the model's inputs) and returns those of the crossing after it as a tuple
+            (the last: the model's outputs, flattened).
+        codecs: One for each crossing: from a tuple of tensors to a tuple of tensors.
+        output_spec: How the model nests its outputs.
+    """
+
+    def __init__(
+        self, stages: Iterable[nn.Module], codecs: Iterable[nn.Module], output_spec: TreeSpec
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.codecs = nn.ModuleList(codecs)
+        self._output_spec = output_spec
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the model returns for these inputs, but for what the codecs lose."""
+        tensors = self.stages[0](*inputs)
+        for codec, stage in zip(self.codecs, self.stages[1:], strict=True):
+            tensors = stage(*codec(tensors))
+        return tree_unflatten(tensors, self._output_spec)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SplitModel":
+        """Convert each tensor once: a buffer that two stages share stays one buffer."""
+        done: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def once(tensor: Tensor) -> Tensor:
+            if id(tensor) not in done:
+                done[id(tensor)] = (tensor, fn(tensor))
+            return done[id(tensor)][1]
+
+        super()._apply(once, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def split(
+    model: nn.Module,
+    plan: Plan,
+    codecs: Sequence[nn.Module] | None = None,
+    *,
+    example: tuple[Tensor, ...] | None = None,
+    eval_form: bool = False,
+) -> SplitModel:
+    """Divide a model as a plan says.
+
+    In training as in evaluation the stages together do what the model does, random numbers in
+    the same order: operations that depend on the mode (dropout, batch and instance norm,
+    recurrent nets, attention with dropout, RReLU) follow ``train()`` and ``eval()``.
+
+    Args:
+        model: What is divided. The stages share its parameters and buffers: convert and move it
+            before it is split.
+        plan: Where, made for a graph of the same model.
+        codecs: One for each crossing of the plan; without them tensors cross unchanged. Where a
+            device only relays (two crossings at one cut with one codec), the second codec is not
+            used, as the payload passes on as it is.
+        example: Inputs of the model, of any batch size; zeros where the plan is enough.
+        eval_form: Train the form that the model has in evaluation, where training differs in
+            more than the operations above (stochastic depth, auxiliary heads).
+
+    Returns:
+        The stages, in the mode that the model is in.
+
+    Raises:
+        InputError: The plan was made for another model, or the number of codecs is wrong.
+        CaptureError: The model cannot be traced, or does something else in training.
+    """
+    if codecs is not None and len(codecs) != len(plan.crossings):
+        raise InputError(
+            f"{len(codecs)} codecs for {len(plan.crossings)} crossings; give one each"
+        )
+    if example is None:
+        example = _zeros(plan.inputs, model)
+    evaluation = trace(model, example)
+    if eval_form:
+        modes = in_eval_form(evaluation, model)
+    else:
+        modes = compare(evaluation, trace(model, example, train=True))
+    stage_of = _stage_of(plan, evaluation, modes)
+    edges = [modes.trace.inputs]
+    for index, crossing in enumerate(plan.crossings):
+        edges.append(_crossing_values(crossing, index, modes, stage_of))
+    edges.append(modes.trace.outputs)
+    stages = (
+        write_stage(
+            model,
+            modes,
+            [node for node, stage in stage_of.items() if stage == index],
+            arriving=edges[index],
+            leaving=edges[index + 1],
+        )
+        for index in range(len(plan.stages))
+    )
+    halves = _codecs_in_use(plan, codecs)
+    return SplitModel(stages, halves, evaluation.output_spec).train(model.training)
+
+
+def _zeros(inputs: tuple[InputSpec, ...], model: nn.Module) -> tuple[Tensor, ...]:
+    weight = next(model.parameters(), torch.empty(0))
+    return tuple(
+        torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype), device=weight.device)
+        for spec in inputs
+    )
+
+
+def _codecs_in_use(plan: Plan, codecs: Sequence[nn.Module] | None) -> list[nn.Module]:
+    """Return a module for each crossing; one that relays the crossing before it does nothing."""
+    given = codecs or [nn.Identity() for _ in plan.crossings]
+    used: list[nn.Module] = []
+    for index, (crossing, codec) in enumerate(zip(plan.crossings, given, strict=True)):
+        before = plan.crossings[index - 1] if index else None
+        relays = before is not None and (before.cut, before.codec) == (
+            crossing.cut,
+            crossing.codec,
+        )
+        used.append(nn.Identity() if relays else codec)
+    return used
+
+
+def _stage_of(plan: Plan, evaluation: Trace, modes: Modes) -> dict[fx.Node, int]:
+    """Assign each operation to its stage; a dropout of training alone goes with the next one."""
+    planned = [name for stage in plan.stages for name in stage.nodes]
+    found = [node.name for node in evaluation.operations]
+    if planned != found:
+        strange = next(
+            (b for a, b in zip(planned, found, strict=False) if a != b), f"{len(found)} nodes"
+        )
+        raise InputError(
+            f"the plan has {len(planned)} nodes and is not for this model (found {strange!r} "
+            "where it differs); plan the model anew"
+        )
+    stages = {name: index for index, stage in enumerate(plan.stages) for name in stage.nodes}
+    stage_of: dict[fx.Node, int] = {}
+    follower = len(plan.stages) - 1
+    for node in reversed(modes.trace.operations):
+        if node not in modes.training_only:
+            follower = stages[modes.names[node]]
+        stage_of[node] = follower
+    return dict(reversed(stage_of.items()))
+
+
+def _crossing_values(
+    crossing: Crossing, index: int, modes: Modes, stage_of: dict[fx.Node, int]
+) -> tuple[fx.Node, ...]:
+    """Return what is made up to stage ``index`` and used after it, in the order of the plan."""
+    made = {value: stage for node, stage in stage_of.items() for value in results(node)}
+    made |= dict.fromkeys(modes.trace.inputs, 0)
+    used = [n for node, stage in stage_of.items() if stage > index for n in node.all_input_nodes]
+    alive: dict[str, fx.Node] = {}
+    for node in (*used, *modes.trace.outputs):
+        if made.get(node, index + 1) > index:
+            continue
+        name = modes.names[node]
+        if not is_batched(node, modes.trace.batch):
+            raise CaptureError(
+                f"cut after {crossing.after!r}: dimension 0 of {name!r} is not the batch, so it "
+                "cannot cross; cut elsewhere"
+            )
+        if alive.setdefault(name, node) is not node:
+            raise CaptureError(
+                f"cut after {crossing.after!r}: training needs {name!r} there both with and "
+                "without dropout, evaluation sends it once; cut elsewhere or use eval_form=True"
+            )
+    if alive.keys() != set(crossing.tensors):
+        raise InputError(
+            f"cut after {crossing.after!r}: the plan sends {', '.join(crossing.tensors)}, the "
+            f"model needs {', '.join(alive)} there; plan the model anew"
+        )
+    return tuple(alive[name] for name in crossing.tensors)
