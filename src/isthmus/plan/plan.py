@@ -1,4 +1,4 @@
-"""The plan as data: stages on devices, crossings on links, what is predicted and what is broken."""
+"""The plan as data: stages on devices, crossings on links, predictions and broken limits."""
 
 from dataclasses import dataclass
 
@@ -77,7 +77,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One limit that a plan breaks: where, by how much, and what would mend it."""
+    """One limit that a plan breaks: where, by how much, and what would mend it.
+
+    Attributes:
+        where: The device.
+        what: Of what there is too little: ``"weights"``, ``"activations"`` ...
+        need: How much the plan needs.
+        limit: How much there is; 0 where the device has none at all.
+        unit: Of both.
+        remedy: What would mend it.
+    """
 
     where: str
     what: str
@@ -87,8 +96,14 @@ class Violation:
     remedy: str
 
     def __str__(self) -> str:
+        return f"{self.where}: {self.shortfall}; {self.remedy}"
+
+    @property
+    def shortfall(self) -> str:
+        """What is needed and what there is, in words."""
         need, limit = (format_quantity(value, self.unit) for value in (self.need, self.limit))
-        return f"{self.where}: {self.what} needs {need}, has {limit}; {self.remedy}"
+        has = limit if self.limit else "none"
+        return f"{self.what} needs {need}, has {has}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

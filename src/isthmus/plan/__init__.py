@@ -1,0 +1,29 @@
+"""Which device computes what, and what crosses each link."""
+
+from isthmus.plan.check import check
+from isthmus.plan.partition import METHODS, Partitioner, partition
+from isthmus.plan.plan import (
+    Crossing,
+    InputSpec,
+    Plan,
+    Prediction,
+    RunnerUp,
+    Sensitivity,
+    Stage,
+    Violation,
+)
+
+__all__ = [
+    "METHODS",
+    "Crossing",
+    "InputSpec",
+    "Partitioner",
+    "Plan",
+    "Prediction",
+    "RunnerUp",
+    "Sensitivity",
+    "Stage",
+    "Violation",
+    "check",
+    "partition",
+]

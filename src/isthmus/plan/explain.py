@@ -1,0 +1,226 @@
+"""Why this plan: the ones that lost, and what a byte costs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isinf
+
+import numpy as np
+
+from isthmus.graph import Graph
+from isthmus.plan.choices import Choice
+from isthmus.plan.estimate import FORMAT, OBJECTIVES, Estimate, estimate, stage_nodes, violations
+from isthmus.plan.plan import RunnerUp, Violation
+from isthmus.plan.routes import (
+    Costs,
+    bound,
+    cheapest_and_fastest,
+    make_costs,
+    through,
+)
+from isthmus.plan.table import Problem, pick_loads
+from isthmus.platform import Device, Link
+from isthmus.units import format_quantity
+
+_MOST_RUNNER_UPS = 8
+_UNITS = {"latency": "s", "throughput": "s", "energy": "J"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One plan among others.
+
+    Attributes:
+        what: In words.
+        route: What each link carries.
+        estimate: What it costs.
+        violations: The limits it breaks.
+        cost: What the objective makes small.
+    """
+
+    what: str
+    route: tuple[Choice, ...]
+    estimate: Estimate
+    violations: tuple[Violation, ...]
+    cost: float
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Index of the cut on each link."""
+        return tuple(choice.cut.index for choice in self.route)
+
+    @property
+    def payload_bytes(self) -> float:
+        """Payload over all links, one sample."""
+        return sum(choice.spec.payload_bytes for choice in self.route)
+
+
+def make_outcome(problem: Problem, picks: Sequence[int]) -> Outcome:
+    """Work out the plan in which each link carries the choice of some index."""
+    route = tuple(problem.choices[pick] for pick in picks)
+    loads = pick_loads(problem, picks)
+    result = estimate(loads, route, problem.devices, problem.links)
+    return Outcome(
+        what=describe(problem, route),
+        route=route,
+        estimate=result,
+        violations=violations(problem.devices, loads),
+        cost=result.cost(problem.objective),
+    )
+
+
+def describe(problem: Problem, route: Sequence[Choice]) -> str:
+    """Say in words where a plan cuts: ``"all on hub"``, ``"cut after layer1"``."""
+    names = [device.name for device in problem.devices]
+    stages = stage_nodes(problem.num_nodes, route)
+    busy = [name for name, nodes in zip(names, stages, strict=True) if nodes]
+    if len(busy) < 2:
+        return f"all on {(busy or names)[-1]}"
+    inner = [c.cut.after for c in route if 0 < c.cut.index < problem.num_nodes]
+    places = " and ".join(dict.fromkeys(inner))
+    where = f" ({', '.join(busy)})" if len(names) > 2 else ""
+    return f"cut after {places}{where}"
+
+
+def find_runner_ups(problem: Problem, best: Outcome) -> tuple[RunnerUp, ...]:
+    """List the plans that lost, best first: with other cuts, unsplit, and those that do not fit.
+
+    Args:
+        problem: What was chosen from.
+        best: What was chosen.
+
+    Returns:
+        The best plan through each of some eight other cuts; all on the first and on the last
+        device; and what would win if memories were larger.
+    """
+    if not problem.links:
+        return ()
+    costs, free = make_costs(problem), make_costs(problem, limited=False)
+    rivals: dict[tuple[int, ...], Outcome] = {best.cuts: best}
+    for outcome in _ranked(problem, costs):
+        if len(rivals) > _MOST_RUNNER_UPS:
+            break
+        rivals.setdefault(outcome.cuts, outcome)
+    for outcome in _unsplit_and_free(problem, costs, free):
+        rivals.setdefault(outcome.cuts, outcome)
+    del rivals[best.cuts]
+    lost = sorted(rivals.values(), key=lambda outcome: (bool(outcome.violations), outcome.cost))
+    return tuple(_runner_up(problem, outcome, best) for outcome in lost)
+
+
+def _ranked(problem: Problem, costs: Costs) -> Iterator[Outcome]:
+    """Yield the best plan through each choice on each link, cheapest first."""
+    totals = np.concatenate(through(costs))
+    covered: set[tuple[int, int]] = set()
+    for index in np.argsort(totals, kind="stable"):
+        if isinf(totals[index]):
+            return
+        link, pick = divmod(int(index), len(problem.choices))
+        if (link, pick) not in covered:
+            picks = cheapest_and_fastest(problem, bound(costs, link, [pick])).picks
+            covered |= set(enumerate(picks))
+            yield make_outcome(problem, picks)
+
+
+def _unsplit_and_free(problem: Problem, costs: Costs, free: Costs) -> Iterator[Outcome]:
+    """Yield all on the first device, all on the last, and the best of all without limits."""
+    for link, cut in ((0, problem.num_nodes), (len(problem.links) - 1, 0)):
+        picks = [k for k, choice in enumerate(problem.choices) if choice.cut.index == cut]
+        routes = [cheapest_and_fastest(problem, bound(c, link, picks)) for c in (costs, free)]
+        possible = [route for route in routes if not isinf(route.cost)]
+        if possible:
+            yield make_outcome(problem, possible[0].picks)
+    unlimited = cheapest_and_fastest(problem, free)
+    if not isinf(unlimited.cost):
+        yield make_outcome(problem, unlimited.picks)
+
+
+def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
+    if other.violations:
+        first = other.violations[0]
+        reason = f"does not fit: {first.where} {first.shortfall}"
+    else:
+        reason = _difference(problem, other, best)
+    return RunnerUp(
+        what=other.what,
+        cuts=other.cuts,
+        codecs=tuple(choice.codec for choice in other.route),
+        predicted=other.estimate.prediction,
+        payload_bytes=other.payload_bytes,
+        reason=reason,
+        fits=not other.violations,
+    )
+
+
+def _difference(problem: Problem, other: Outcome, best: Outcome) -> str:
+    """Say by how much another plan is worse and what most of that is."""
+    delta = other.cost - best.cost
+    if abs(delta) <= 1e-9 * abs(best.cost):
+        return "costs the same"
+    amount = format_quantity(abs(delta), _UNITS[problem.objective])
+    if delta < 0:
+        return f"-{amount}: better, but another cut was asked for"
+    if problem.objective == "throughput":
+        return f"+{amount} between answers: {_slowest(problem, other)} is the slowest part"
+    return f"+{amount}: {_cause(problem, other, best)}"
+
+
+def _slowest(problem: Problem, outcome: Outcome) -> str:
+    parts = dict(zip((d.name for d in problem.devices), outcome.estimate.compute_s, strict=True))
+    parts |= zip((link.name for link in problem.links), outcome.estimate.occupied_s, strict=True)
+    return max(parts, key=lambda name: parts[name])
+
+
+def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
+    energy = problem.objective == "energy"
+    hops = [(o.estimate.link_j if energy else o.estimate.transfer_s) for o in (other, best)]
+    stages = [(o.estimate.stage_j if energy else o.estimate.compute_s) for o in (other, best)]
+    more = [a - b for a, b in zip(*stages, strict=True)]
+    if sum(hops[0]) - sum(hops[1]) >= max(more):
+        return f"{other.payload_bytes / best.payload_bytes:.2g}x the bytes cross"
+    worst = int(np.argmax(more))
+    amount = format_quantity(more[worst], _UNITS[problem.objective])
+    return f"{problem.devices[worst].name} computes for {amount} more"
+
+
+def make_notes(
+    problem: Problem, graph: Graph, best: Outcome, runner_ups: Sequence[RunnerUp]
+) -> tuple[str, ...]:
+    """Say in words whether to split, what was counted as nothing, and what a byte costs."""
+    return (
+        *_split_notes(problem, best, runner_ups),
+        *_gaps(graph, problem.devices),
+        *(_break_even(link, device) for link, device in zip(problem.links, problem.devices[:-1], strict=True)),
+    )
+
+
+def _split_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]) -> Iterator[str]:
+    if not problem.links:
+        yield f"nothing to split: {best.what}, where the input arises and the answer is wanted"
+        return
+    if not best.what.startswith("all on "):
+        return
+    amount = format_quantity(best.cost, _UNITS[problem.objective])
+    splits = [rival for rival in runner_ups if rival.fits and not rival.what.startswith("all on ")]
+    why = f"the best split, {splits[0].what}, is {splits[0].reason}" if splits else "no split fits"
+    yield f"do not split: {best.what} costs {amount} ({OBJECTIVES[problem.objective]}); {why}"
+
+
+def _gaps(graph: Graph, devices: Iterable[Device]) -> Iterator[str]:
+    unknown = sorted({node.op for node in graph.nodes if node.macs is None})
+    if unknown:
+        yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
+    for device in devices:
+        if FORMAT not in device.j_per_mac:
+            yield f"counted as 0 J, for want of a figure: {FORMAT} MACs on {device.name}"
+
+
+def _break_even(link: Link, sender: Device) -> str:
+    byte_s = 1 / link.bytes_per_s
+    text = f"one byte on {link.name} takes {format_quantity(byte_s, 's')}"
+    if FORMAT in sender.macs_per_s:
+        text += f", as long as {byte_s * sender.macs_per_s[FORMAT]:.3g} {FORMAT} MACs"
+        text += f" on {sender.name}"
+    text += f", and {format_quantity(link.j_per_byte, 'J')}"
+    if sender.j_per_mac.get(FORMAT):
+        text += f", as much as {link.j_per_byte / sender.j_per_mac[FORMAT]:.3g}"
+    return text

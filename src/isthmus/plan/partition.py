@@ -1,0 +1,77 @@
+"""From a graph and a platform to a plan."""
+
+from typing import Protocol
+
+from isthmus.errors import InfeasibleError, InputError
+from isthmus.graph import Graph
+from isthmus.plan.chain import plan_chain
+from isthmus.plan.check import check
+from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.plan import Plan
+from isthmus.platform import Platform
+
+
+class Partitioner(Protocol):
+    """Maps a graph onto a platform. Any callable of this shape will do."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        platform: Platform,
+        *,
+        objective: str,
+        codec: str | None,
+        cut: int | None,
+        png_bytes: float | None,
+    ) -> Plan:
+        """Return a plan; it need not fit, `partition` checks it."""
+
+
+METHODS: dict[str, Partitioner] = {"chain": plan_chain}
+
+
+def partition(
+    graph: Graph,
+    platform: Platform,
+    *,
+    objective: str = "latency",
+    codec: str | None = None,
+    cut: int | None = None,
+    png_bytes: float | None = None,
+    method: str | Partitioner = "chain",
+) -> Plan:
+    """Choose cuts, devices and codecs.
+
+    To send the input as it is and compute all on the last device, and to compute all on the first
+    and send the answer, compete with every division of the network; memories are hard limits.
+
+    Args:
+        graph: What to compute, one sample at a time.
+        platform: On what.
+        objective: What to make small: ``"latency"`` of one sample, the interval between answers of
+            a full pipeline (``"throughput"``), or ``"energy"``.
+        codec: What carries a cut inside the network, e.g. ``"uniform:bits=4"``; None for a
+            sensible narrow one.
+        cut: Index of a cut that some link has to carry; None leaves it free.
+        png_bytes: Mean size of the inputs as PNG, where it was measured; without it PNG competes
+            with its upper bound.
+        method: A key of ``METHODS``, or your own partitioner.
+
+    Returns:
+        A plan that fits, with its runner-ups and what would change it.
+
+    Raises:
+        InputError: No such objective, method, codec or cut.
+        InfeasibleError: Nothing fits; carries what the plan nearest to fitting lacks.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError(f"no objective {objective!r}; there are {', '.join(OBJECTIVES)}")
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise InputError(f"no partitioner {method!r}; there are {', '.join(METHODS)}")
+        method = METHODS[method]
+    plan = method(graph, platform, objective=objective, codec=codec, cut=cut, png_bytes=png_bytes)
+    broken = check(plan, graph, platform)
+    if broken:
+        raise InfeasibleError(broken)
+    return plan
