@@ -3,15 +3,15 @@
 import numpy as np
 import onnx
 import pytest
+from tests.run.bundles import far_program, logits, merge, near_program, samples
 
 from isthmus.errors import RunError
 from isthmus.run.backends import BACKENDS, load_program
-from tests.run.bundles import far_program, logits, merge, near_program, samples
 
 
 @pytest.fixture
 def path(tmp_path):
-    onnx.save(merge(near_program, far_program), tmp_path / "program.onnx")
+    onnx.save(merge(near_program(), far_program()), tmp_path / "program.onnx")
     return tmp_path / "program.onnx"
 
 

@@ -1,6 +1,7 @@
 """Small bundles whose right answers are known in numpy: x (8) -> 4-bit codes (5) -> logits (3)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from isthmus.platform import Device, Link, Platform, dump_platform
 FAST = Link(between=("near", "far"), bytes_per_s=1e9)
 NARROW = np.arange(40).reshape(8, 5).astype(np.float32) % 7 - 3
 HEAD = np.arange(15).reshape(5, 3).astype(np.float32) % 4 - 1
+LOW, MIDDLE, HIGH = (np.array(value, np.float32) for value in (0, 8, 15))
 PAYLOAD_BYTES = 3  # five codes of four bits
 
 
@@ -21,21 +23,25 @@ def samples(num_samples: int, seed: int = 0) -> np.ndarray:
 
 
 def logits(x: np.ndarray) -> np.ndarray:
-    codes = np.clip(x @ NARROW + 8, 0, 15).astype(np.uint8)
+    codes = np.clip(x @ NARROW + MIDDLE, LOW, HIGH).astype(np.uint8)
     return codes.astype(np.float32) @ HEAD
 
 
-def write_chain(folder: Path, *links: Link, codec: str = "uniform:bits=4", **changes) -> Bundle:
+def write_chain(
+    folder: Path,
+    *links: Link,
+    backend: str = "onnxruntime",
+    input_dtype: str = "float32",
+    **changed: object,
+) -> Bundle:
     """Write a bundle with a relay between any two links; without links, of one device."""
     names = [*(link.between[0] for link in links), links[-1].between[1] if links else "only"]
-    folder.mkdir(parents=True)
-    if links:
-        programs = {names[0]: (near_program,), names[-1]: (far_program,)}
-    else:
-        programs = {"only": (near_program, far_program)}
-    for name, parts in programs.items():
-        (folder / name).mkdir()
-        onnx.save(merge(*parts), folder / name / "program.onnx")
+    programs: dict[str, list[onnx.GraphProto]] = {names[0]: [], names[-1]: []}
+    programs[names[0]].append(near_program())
+    programs[names[-1]].append(far_program())
+    for name, graphs in programs.items():
+        (folder / name).mkdir(parents=True)
+        onnx.save(merge(*graphs), folder / name / "program.onnx")
     platform = Platform(
         name="test",
         devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),
@@ -45,21 +51,25 @@ def write_chain(folder: Path, *links: Link, codec: str = "uniform:bits=4", **cha
     )
     (folder / "platform.yaml").write_text(dump_platform(platform))
     (folder / "plan.json").write_text("{}\n")
-    crossing = {
-        "after": "narrow", "codec": codec, "shapes": ((5,),), "dtypes": ("float32",),
-        "payload_bytes": PAYLOAD_BYTES, "fixed_rate": True, **changes,
+    crossing: dict[str, Any] = {
+        "after": "narrow", "codec": "uniform:bits=4", "shapes": ((5,),), "dtypes": ("float32",),
+        "payload_bytes": PAYLOAD_BYTES, "fixed_rate": True, **changed,
     }  # fmt: skip
     bundle = Bundle(
         version="0.1.0",
         devices=tuple(
-            DeviceEntry(name=n, program=f"{n}/program.onnx" if n in programs else None)
-            for n in names
+            DeviceEntry(
+                name=name,
+                program=f"{name}/program.onnx" if name in programs else None,
+                backend=backend,
+            )
+            for name in names
         ),
         crossings=tuple(
             CrossingEntry(source=link.between[0], target=link.between[1], **crossing)
             for link in links
         ),
-        inputs=(TensorEntry(name="x", shape=(8,), dtype="float32"),),
+        inputs=(TensorEntry(name="x", shape=(8,), dtype=input_dtype),),
         outputs=(TensorEntry(name="logits", shape=(3,), dtype="float32"),),
         files={},
     )
@@ -73,13 +83,13 @@ def near_program() -> onnx.GraphProto:
         helper.make_node("Clip", ["shifted", "low", "high"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["codes"], to=TensorProto.UINT8),
     ]
-    constants = {"narrow": NARROW, "middle": 8.0, "low": 0.0, "high": 15.0}
+    constants = {"narrow": NARROW, "middle": MIDDLE, "low": LOW, "high": HIGH}
     return helper.make_graph(
         nodes,
         "near",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
         [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
-        [numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
 
 
@@ -97,8 +107,8 @@ def far_program() -> onnx.GraphProto:
     )
 
 
-def merge(*parts) -> onnx.ModelProto:
-    graphs = [part() for part in parts]
+def merge(*graphs: onnx.GraphProto) -> onnx.ModelProto:
+    """Join graphs of which each takes what the one before makes."""
     whole = helper.make_graph(
         [node for graph in graphs for node in graph.node],
         "program",

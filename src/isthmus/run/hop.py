@@ -19,12 +19,13 @@ import struct
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Self
 
 import zenoh
 
 from isthmus.errors import RunError
+from isthmus.files import from_json, to_json
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import Frame, decode_frame, encode_frame
 
@@ -35,6 +36,7 @@ _JOIN_S = 1.0
 _RESEND_S = 1.0
 _POLL_S = 0.01
 _REQUEST = struct.Struct("<I")
+_TERMS_SCHEMA = "isthmus.terms/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class Receiver:
         self.damaged = 0
         self._session = session
         self._ack_key = f"{key}/ack"
-        self._terms = json.dumps(asdict(terms)).encode()
+        self._terms = to_json(terms, schema=_TERMS_SCHEMA)
         self._next = 0
         self._frames: dict[int, Frame] = {}
         self._arrived = threading.Condition()
@@ -233,10 +235,20 @@ class Sender:
         while time.monotonic() < deadline_s:
             for reply in self._session.get(f"{self._key}/terms", timeout=1.0):
                 if reply.ok is not None:
-                    _compare(asdict(terms), json.loads(reply.ok.payload.to_bytes()))
+                    self._compare(terms, reply.ok.payload.to_bytes())
                     return
             time.sleep(_POLL_S)
         raise RunError(f"hop {self._crossing}: nobody receives after {self._timeout_s:g} s")
+
+    def _compare(self, own: Terms, answer: bytes) -> None:
+        other = from_json(answer, Terms, schema=_TERMS_SCHEMA, where=f"hop {self._crossing}")
+        for name in ("protocol", "bundle", "codec"):
+            mine, theirs = getattr(own, name), getattr(other, name)
+            if mine != theirs:
+                raise RunError(
+                    f"hop {self._crossing}: the sender has {name} {mine!r}, the receiver "
+                    f"{theirs!r}; give both the same bundle and the same Isthmus"
+                )
 
     def send(self, request: int, payload: bytes) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
@@ -336,12 +348,3 @@ def _publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
         reliability=zenoh.Reliability.RELIABLE,
         express=True,
     )
-
-
-def _compare(own: dict[str, object], other: dict[str, object]) -> None:
-    for name, value in own.items():
-        if other.get(name) != value:
-            raise RunError(
-                f"handshake: the sender has {name} {value!r}, the receiver {other.get(name)!r}; "
-                "give both the same bundle and the same Isthmus"
-            )

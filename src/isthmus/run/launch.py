@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.bundle import Bundle
+from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import InputError, RunError
 from isthmus.machine import describe_machine, library_versions
 from isthmus.run.messages import Timings
@@ -34,7 +34,8 @@ from isthmus.run.record import (
 from isthmus.wire import HEADER_BYTES
 
 Array = npt.NDArray[Any]
-Samples = Sequence[Array]
+Samples = Sequence[Array]  # one array for each input, samples along axis 0
+Sample = tuple[Array, ...]  # one array for each input, without a batch
 
 _WARM_UP_REQUESTS = 10
 _CALIBRATION_REQUESTS = 30
@@ -92,12 +93,15 @@ def run_bundle(
         RunError: A worker died or does not answer; or a payload of a codec of fixed rate is not
             as long as predicted.
     """
+    bundle = read_bundle(path)
+    samples = _samples(bundle, inputs, requests)
+    _check_labels(labels, len(samples))
+    if warmup_inputs is None:
+        warmup_inputs = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in bundle.inputs]
+    others = _samples(bundle, warmup_inputs, None)
     with start_workers(path, port=port, timeout_s=timeout_s) as workers:
-        bundle = workers.bundle
-        samples = _samples(bundle, inputs, requests)
-        _check_labels(labels, len(samples))
         links_s = _links_s(workers) if throttle else 0.0
-        free = _calibrate(workers, warmup_inputs, pause_s=min(links_s, _LONGEST_PAUSE_S))
+        free = _calibrate(workers, others, pause_s=min(links_s, _LONGEST_PAUSE_S))
         floor_per_hop_s = _breakdown(free, workers).remainder_s / (len(bundle.crossings) + 2)
         predicted_s = median(free.latencies_s) + links_s
         workers.throttle(throttle)
@@ -107,7 +111,7 @@ def run_bundle(
         retries = sum(timings.retries for timings in workers.timings())
     p50, p95 = np.percentile(measured.latencies_s, (50, 95))
     return RunRecord(
-        crossings=_crossings(bundle, measured.timings),
+        crossings=_crossings(workers, measured.timings),
         stages=_stages(workers, measured.timings),
         accuracy=_accuracy(measured, labels),
         latency_s=Latency(p50=float(p50), p95=float(p95)),
@@ -137,7 +141,7 @@ def check_payloads(bundle: Bundle, timings: Sequence[Timings]) -> None:
                 )
 
 
-def _samples(bundle: Bundle, inputs: Samples, requests: int | None) -> list[tuple[Array, ...]]:
+def _samples(bundle: Bundle, inputs: Samples, requests: int | None) -> list[Sample]:
     """Check the arrays and return the samples to send."""
     if len(inputs) != len(bundle.inputs):
         raise InputError(f"found {len(inputs)} input arrays, expected {len(bundle.inputs)}")
@@ -167,22 +171,19 @@ def _reporter(progress: Callable[[int, int], None] | None, total: int) -> Callab
     return (lambda: progress(next(done), total)) if progress else lambda: None
 
 
-def _calibrate(workers: Workers, warmup_inputs: Samples | None, *, pause_s: float) -> _Pass:
+def _calibrate(workers: Workers, samples: Sequence[Sample], *, pause_s: float) -> _Pass:
     """Time stages and hops with free links, on inputs that are not measured later.
 
     A pause before each request lets the processes rest as long as they do in the measured pass:
     a process that has slept a while starts with cold caches.
     """
-    if warmup_inputs is None:
-        warmup_inputs = [np.zeros((1, *t.shape), t.dtype) for t in workers.bundle.inputs]
-    samples = _samples(workers.bundle, warmup_inputs, None)
     turns = [samples[index % len(samples)] for index in range(_CALIBRATION_REQUESTS)]
     _one_in_flight(workers, turns[:_WARM_UP_REQUESTS], lambda: None)
     return _one_in_flight(workers, turns, lambda: time.sleep(pause_s))
 
 
 def _one_in_flight(
-    workers: Workers, samples: Sequence[tuple[Array, ...]], report: Callable[[], None]
+    workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
 ) -> _Pass:
     latencies_s, classes = [], []
     for index, sample in enumerate(samples):
@@ -205,7 +206,7 @@ def _one_in_flight(
 
 
 def _many_in_flight(
-    workers: Workers, samples: Sequence[tuple[Array, ...]], report: Callable[[], None]
+    workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
 ) -> tuple[float, int]:
     """Keep every stage and link busy; return answers per second and the number without one."""
     depth = len(workers.bundle.devices) + len(workers.bundle.crossings)
@@ -235,11 +236,11 @@ def _links_s(workers: Workers) -> float:
     )
 
 
-def _crossings(bundle: Bundle, timings: Sequence[Timings]) -> tuple[CrossingRecord, ...]:
+def _crossings(workers: Workers, timings: Sequence[Timings]) -> tuple[CrossingRecord, ...]:
     return tuple(
         CrossingRecord(
             after=crossing.after,
-            link=f"{crossing.source}-{crossing.target}",
+            link=link.name,
             codec=crossing.codec,
             payload_bytes_predicted=crossing.payload_bytes,
             payload_bytes_measured=fmean(work.payload_bytes for work in near.work),
@@ -249,7 +250,9 @@ def _crossings(bundle: Bundle, timings: Sequence[Timings]) -> tuple[CrossingReco
             link_asked_s=median(passage.asked_s for passage in near.passages),
             link_observed_s=median(passage.observed_s for passage in near.passages),
         )
-        for crossing, (near, far) in zip(bundle.crossings, pairwise(timings), strict=True)
+        for crossing, link, (near, far) in zip(
+            workers.bundle.crossings, workers.links, pairwise(timings), strict=True
+        )
     )
 
 
@@ -267,7 +270,7 @@ def _stages(workers: Workers, timings: Sequence[Timings]) -> tuple[StageRecord, 
 
 
 def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:
-    crossings = _crossings(workers.bundle, measured.timings)
+    crossings = _crossings(workers, measured.timings)
     compute_s = sum(stage.compute_s for stage in _stages(workers, measured.timings))
     link_s = sum(crossing.link_observed_s for crossing in crossings)
     codec_s = sum(crossing.encode_s + crossing.decode_s for crossing in crossings)

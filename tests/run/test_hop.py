@@ -1,0 +1,152 @@
+import json
+import resource
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import zenoh
+
+from isthmus.errors import RunError
+from isthmus.run.hop import WINDOW, Receiver, Sender, Terms, locator, open_session
+from isthmus.wire import HEADER_BYTES, encode_frame
+
+TERMS = Terms(bundle="b", codec="c")
+
+
+@contextmanager
+def two_sessions():
+    with open_session() as near, open_session(connect=locator(near)) as far:
+        yield near, far
+
+
+def relay(session, source, target, alter):
+    """Pass frames from one hop to another, and acknowledgements back, as ``alter`` says."""
+
+    def passing(kind, target):
+        def put(sample):
+            for data in alter(kind, sample.payload.to_bytes()):
+                session.put(target, data, congestion_control=zenoh.CongestionControl.DROP)
+
+        return put
+
+    return (
+        session.declare_subscriber(f"{source}/frame", passing("frame", f"{target}/frame")),
+        session.declare_subscriber(f"{target}/ack", passing("ack", f"{source}/ack")),
+    )
+
+
+def test_three_thousand_frames_reach_a_slow_reader_in_order_within_bounded_memory():
+    count, size = 3000, 64 << 10
+    with open_session() as session:
+        command = [sys.executable, "-m", "tests.run.reader", locator(session), "hop", str(count)]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE) as reader,
+            Sender(session, "hop", crossing=0, timeout_s=20.0) as sender,
+        ):
+            sender.agree(TERMS)
+            start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for request in range(count):
+                sent_bytes = sender.send(request, request.to_bytes(4, "little") * (size // 4))
+            out, _ = reader.communicate(timeout=30)
+            grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_kib
+    seen = json.loads(out)
+    assert sent_bytes == size + HEADER_BYTES
+    assert seen["in_order"] == count
+    assert grown_kib < 48 << 10  # a quarter of what was sent; the queues hold 2 MiB
+    assert seen["grown_kib"] < 48 << 10
+
+
+def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once_and_in_order():
+    seen = {"frame": 0, "ack": 0}
+
+    def alter(kind, data):
+        seen[kind] += 1
+        turn = seen[kind] % 7
+        if kind == "ack":
+            return [] if turn == 2 else [data]
+        damaged = data[:-1] + bytes([data[-1] ^ 1])
+        return {1: [], 3: [damaged], 5: [data, data]}.get(turn, [data])
+
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "b", TERMS)
+        passing = relay(far, "a", "b", alter)
+        with Sender(near, "a", crossing=0, timeout_s=10.0, resend_s=0.05) as sender:
+            frames = []
+            for turn in range(4):
+                for request in range(8 * turn, 8 * turn + 8):
+                    sender.send(request, b"%d" % request)
+                for _ in range(8):
+                    frame = receiver.receive(5.0)
+                    assert frame is not None
+                    frames.append((frame.request, bytes(frame.payload)))
+            assert receiver.receive(0.2) is None
+        for subscriber in passing:
+            subscriber.undeclare()
+    assert frames == [(request, b"%d" % request) for request in range(32)]
+    assert receiver.damaged > 0
+    assert sender.retries > 0
+
+
+def test_a_receiver_holds_no_more_frames_than_its_window():
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "hop", TERMS)
+        with Sender(near, "hop", crossing=0, timeout_s=5.0) as sender:
+            sender.agree(TERMS)
+        for request in range(WINDOW - 2, WINDOW + 50):
+            near.put("hop/frame", encode_frame(request, 0, b"x"))
+        time.sleep(0.3)
+        assert len(receiver._frames) == 2
+        assert receiver.receive(0.1) is None
+
+
+def test_a_sender_without_acknowledgements_stops_after_its_window_and_then_says_so():
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "hop", TERMS)
+        with Sender(near, "hop", crossing=3, timeout_s=0.3) as sender:
+            sender.agree(TERMS)
+            for request in range(WINDOW):
+                sender.send(request, b"x")
+            with pytest.raises(RunError, match=r"hop 3: request 0 has no acknowledgement"):
+                sender.send(WINDOW, b"x")
+            assert receiver.receive(1.0) is not None
+            time.sleep(0.1)
+            sender.send(WINDOW, b"x")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (replace(TERMS, protocol=2), "sender has protocol 2, the receiver 1"),
+        (replace(TERMS, bundle="another"), "sender has bundle 'another', the receiver 'b'"),
+        (replace(TERMS, codec="raw"), "sender has codec 'raw', the receiver 'c'"),
+    ],
+)
+def test_no_frame_passes_before_both_ends_agree_on_protocol_bundle_and_codec(other, said):
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "hop", TERMS)
+        with (
+            Sender(near, "hop", crossing=0, timeout_s=5.0) as sender,
+            pytest.raises(RunError, match=said),
+        ):
+            sender.agree(other)
+        assert receiver.receive(0.05) is None
+
+
+def test_a_hop_that_nobody_receives_is_an_error_in_time():
+    with (
+        open_session() as session,
+        Sender(session, "hop", crossing=1, timeout_s=0.2) as sender,
+        pytest.raises(RunError, match=r"hop 1: nobody receives after 0\.2 s"),
+    ):
+        sender.agree(TERMS)
+
+
+def test_a_taken_port_is_one_line_that_says_what_to_do():
+    with open_session() as session:
+        taken = locator(session)
+        with pytest.raises(RunError, match="port is taken; name another") as error:
+            open_session(listen=taken)
+        assert "\n" not in str(error.value)

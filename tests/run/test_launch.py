@@ -1,0 +1,182 @@
+"""Bundles that run as real processes; the right answers are known in numpy."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.run.bundles import FAST, PAYLOAD_BYTES, logits, samples, write_chain
+
+from isthmus.bundle import write_bundle
+from isthmus.errors import BundleError, InputError, RunError
+from isthmus.files import to_json
+from isthmus.platform import Link
+from isthmus.run import run_bundle, start_workers
+from isthmus.run.hop import locator, open_session
+from isthmus.run.record import SCHEMA
+from isthmus.wire import HEADER_BYTES
+
+FRAME_BYTES = PAYLOAD_BYTES + HEADER_BYTES
+SLOW = Link(between=("near", "far"), bytes_per_s=FRAME_BYTES / 0.010)  # 10 ms a frame
+RELAYED = (replace(FAST, between=("near", "mid")), replace(FAST, between=("mid", "far")))
+X = samples(60)
+LABELS = logits(X).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slow") / "bundle"
+    write_chain(folder, SLOW)
+    return run_bundle(folder, [X], LABELS, warmup_inputs=[samples(20, seed=1)])
+
+
+@pytest.fixture(scope="module")
+def tenfold(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tenfold") / "bundle"
+    write_chain(folder, replace(SLOW, bytes_per_s=10 * SLOW.bytes_per_s))
+    return run_bundle(folder, [X], LABELS)
+
+
+@pytest.mark.parametrize("links", [(), (FAST,), RELAYED], ids=["one", "two", "three"])
+def test_processes_give_the_answers_of_the_whole_network(tmp_path, links):
+    write_chain(tmp_path / "bundle", *links)
+    with start_workers(tmp_path / "bundle") as workers:
+        for x in X[:10]:
+            np.testing.assert_array_equal(workers.ask([x]), [logits(x)])
+
+
+def test_a_worker_loads_no_compiler_and_meets_its_neighbour_directly(tmp_path):
+    write_chain(tmp_path / "bundle", *RELAYED)
+    with start_workers(tmp_path / "bundle") as workers:
+        near, mid, far = workers.statuses()
+        pids = [process.pid for process in workers.processes]
+    assert [near.pid, mid.pid, far.pid] == pids
+    for status in (near, mid, far):
+        assert "onnxruntime" in status.modules
+        assert not {"torch", "lightning", "optuna", "onnx"} & set(status.modules)
+    assert mid.session in near.peers
+    assert far.session in mid.peers
+
+
+def test_a_relay_passes_payloads_on_as_they_are_and_at_no_cost(tmp_path):
+    write_chain(tmp_path / "bundle", *RELAYED)
+    record = run_bundle(tmp_path / "bundle", [X], LABELS)
+    first, second = record.crossings
+    assert first.payload_bytes_measured == second.payload_bytes_measured == PAYLOAD_BYTES
+    assert record.stages[1].compute_s == 0
+    assert record.accuracy == 1.0
+
+
+def test_the_record_holds_what_was_sent_and_answered(slow):
+    assert (slow.requests, slow.lost, slow.retries) == (60, 0, 0)
+    assert slow.accuracy == 1.0
+    (crossing,) = slow.crossings
+    assert crossing.payload_bytes_measured == crossing.payload_bytes_predicted == PAYLOAD_BYTES
+    assert crossing.wire_bytes == FRAME_BYTES
+    assert [stage.device for stage in slow.stages] == ["near", "far"]
+    assert all(stage.compute_s > 0 for stage in slow.stages)
+    assert slow.latency_s.p50 <= slow.latency_s.p95
+    assert "throttled to the platform's figures" in slow.emulated
+
+
+def test_the_record_as_json_has_the_promised_keys(slow):
+    fields = json.loads(to_json(slow, schema=SCHEMA))
+    assert fields["schema"] == "isthmus.run/1"
+    assert {"payload_bytes_predicted", "payload_bytes_measured", "wire_bytes"} <= set(
+        fields["crossings"][0]
+    )
+    assert {"device", "compute_s"} <= set(fields["stages"][0])
+    assert set(fields["latency_s"]) == {"p50", "p95"}
+    assert {"accuracy", "throughput_per_s", "requests", "lost"} <= set(fields)
+
+
+def test_the_emulated_link_takes_the_time_it_is_asked_for(slow):
+    (crossing,) = slow.crossings
+    assert crossing.link_asked_s == pytest.approx(0.010)
+    assert crossing.link_observed_s == pytest.approx(0.010, rel=0.05)
+
+
+def test_the_parts_of_the_latency_add_up(slow):
+    parts = slow.breakdown
+    total_s = parts.compute_s + parts.link_s + parts.codec_s + parts.remainder_s
+    assert total_s == pytest.approx(slow.latency_s.p50)
+    assert parts.floor_per_hop_s > 0
+
+
+def test_the_latency_predicted_before_the_first_request_is_near_the_measured_one(slow):
+    assert slow.predicted_here_s == pytest.approx(slow.latency_s.p50, rel=0.25)
+
+
+def test_a_tenfold_rate_moves_the_latency_by_the_predicted_amount(slow, tenfold):
+    predicted_s = 0.010 - 0.001
+    assert slow.latency_s.p50 - tenfold.latency_s.p50 == pytest.approx(predicted_s, rel=0.2)
+
+
+def test_a_full_pipeline_is_as_fast_as_its_slowest_part(slow):
+    assert slow.throughput_per_s == pytest.approx(100, rel=0.15)
+
+
+def test_without_the_throttle_a_link_takes_no_time_of_its_own(tmp_path):
+    write_chain(tmp_path / "bundle", SLOW)
+    seen = []
+    record = run_bundle(
+        tmp_path / "bundle",
+        [X],
+        requests=20,
+        throttle=False,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert record.latency_s.p50 < 0.008
+    assert (record.crossings[0].link_asked_s, record.breakdown.link_s) == (0, 0)
+    assert record.accuracy is None
+    assert record.requests == 20
+    assert seen == [(done, 40) for done in range(1, 41)]
+
+
+def test_a_payload_that_is_not_as_long_as_predicted_is_an_error(tmp_path):
+    write_chain(tmp_path / "bundle", FAST, payload_bytes=PAYLOAD_BYTES + 1)
+    with pytest.raises(RunError, match="measured a payload of 3 bytes, the bundle predicts 4"):
+        run_bundle(tmp_path / "bundle", [X])
+
+
+def test_a_port_of_ones_own_is_used_and_a_taken_one_is_one_line(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    with open_session() as session:
+        port = int(locator(session).rpartition(":")[2])
+        with pytest.raises(RunError, match=f"{port}: the port is taken"):
+            run_bundle(tmp_path / "bundle", [X], port=port)
+    with start_workers(tmp_path / "bundle", port=port) as workers:
+        assert workers.ask([X[0]]) is not None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "keywords", "said"),
+    [
+        ([], {}, "found 0 input arrays, expected 1"),
+        ([X.astype(np.float64)], {}, "expected float32 with samples of shape"),
+        ([X[:, :3]], {}, r"found float32\[60, 3\]"),
+        ([X[:0]], {}, "samples"),
+        ([X], {"requests": 61}, "expected 1 to 60"),
+        ([X], {"labels": LABELS[:5]}, "found labels of shape"),
+    ],
+)
+def test_arrays_that_the_bundle_does_not_take_are_refused(tmp_path, inputs, keywords, said):
+    write_chain(tmp_path / "bundle", FAST)
+    with pytest.raises(InputError, match=said):
+        run_bundle(tmp_path / "bundle", inputs, **keywords)
+
+
+def test_a_damaged_bundle_starts_nothing(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    (tmp_path / "bundle" / "far" / "program.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match="changed or cut short"):
+        run_bundle(tmp_path / "bundle", [X])
+
+
+def test_a_crossing_without_a_link_on_the_platform_is_named(tmp_path):
+    bundle = write_chain(tmp_path / "bundle", FAST)
+    text = (tmp_path / "bundle" / "platform.yaml").read_text()
+    (tmp_path / "bundle" / "platform.yaml").write_text(text.replace("far", "away"))
+    write_bundle(tmp_path / "bundle", bundle)
+    with pytest.raises(BundleError, match="no link between near and far"):
+        run_bundle(tmp_path / "bundle", [X])
