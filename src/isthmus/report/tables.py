@@ -126,8 +126,8 @@ def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
     return *parts, *(Text(f"Note: {note}", "dim") for note in plan.notes)
 
 
-def fit_table(record: FitRecord, out: Path) -> Table:
-    """Return what training did, and the accuracy with and without the cut."""
+def fit_table(record: FitRecord, out: Path | None = None) -> Table:
+    """Return what training did, the accuracy with and without the cut, and where it stands."""
     table = _table(
         "Training", ("phase", "l"), ("epochs", "r"), ("loss, first", "r"), ("loss, last", "r"),
         ("time", "r"),
@@ -137,20 +137,20 @@ def fit_table(record: FitRecord, out: Path) -> Table:
         _row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
     table.caption = Text(
         f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
-        f"codecs, {percent(record.accuracy_whole)} without a cut.\nWritten: {out}"
+        f"codecs, {percent(record.accuracy_whole)} without a cut.{_written(out)}"
     )
     return table
 
 
-def verification_table(verification: Verification, out: Path) -> Table:
-    """Return how far a bundle is from its model."""
+def verification_table(verification: Verification, out: Path | None = None) -> Table:
+    """Return how far a bundle is from its model, and where it stands."""
     payloads = ", ".join(num_bytes(payload) for payload in verification.payload_bytes)
     table = _table("The bundle against the model it came from", ("", "l"), ("found", "r"))
     _row(table, "samples compared", str(verification.samples))
     _row(table, "equal predictions", percent(verification.equal_predictions))
     _row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
     _row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
-    table.caption = Text(f"Written: {out}")
+    table.caption = Text(_written(out).strip())
     return table
 
 
@@ -203,7 +203,7 @@ def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
         for other in first
     ]
     return (
-        _rivals_table(record),
+        rivals_table(plan, record.fit, record.run, _shown(record.rivals)),
         _latency_table(record),
         Text(_breakdown(record.run)),
         Text("\nOther plans, and why they lose:" if lost else ""),
@@ -212,27 +212,31 @@ def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
     )
 
 
-def _rivals_table(record: Record) -> Table:
-    plan, run = record.plan, record.run
+def rivals_table(
+    plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
+) -> Table:
+    """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
+    source = "predicted" if run is None else f"{run.requests} test samples, bytes are means"
     table = _table(
-        f"What crosses for one sample ({run.requests} test samples, bytes are means)",
+        f"What crosses for one sample ({source})",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),
     )  # fmt: skip
     crossing = widest(plan)
     if crossing is not None:
-        measured = run.crossings[plan.crossings.index(crossing)]
         inner = 0 < crossing.cut < num_nodes(plan)
-        whole = percent(record.fit.accuracy_whole)
         words = f"what is alive after {crossing.after}, as it is" if inner else "not narrowed"
+        whole = percent(fit.accuracy_whole)
         _row(table, "whole network, uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
-        accuracy = "" if run.accuracy is None else percent(run.accuracy)
-        payload = num_bytes(measured.payload_bytes_measured)
-        narrow = f"the same, through {measured.codec}"
-        _row(table, "Isthmus, measured", payload, accuracy, narrow, style="bold green")
-    for rival in _shown(record.rivals):
+        name, payload, accuracy = "Isthmus", crossing.payload_bytes, fit.accuracy_split
+        if run is not None:
+            measured = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
+            name, payload, accuracy = "Isthmus, measured", measured, run.accuracy or 0.0
+        narrow = f"the same, through {crossing.codec}"
+        _row(table, name, num_bytes(payload), percent(accuracy), narrow, style="bold green")
+    for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
-        bytes_ = num_bytes(rival.payload_bytes)
-        _row(table, rival.name, bytes_, percent(rival.accuracy), words)
+        payload = num_bytes(rival.payload_bytes)
+        _row(table, rival.name, payload, percent(rival.accuracy), words)
     return table
 
 
@@ -353,6 +357,10 @@ def _sensitivity_table(plan: Plan) -> Table:
 
 def _cost(other: RunnerUp, value: float, unit: str) -> str:
     return quantity(value, unit) if other.fits else "does not fit"
+
+
+def _written(out: Path | None) -> str:
+    return "" if out is None else f"\nWritten: {out}"
 
 
 def _spaced(codec: str) -> str:

@@ -11,6 +11,7 @@ from isthmus.wire import parse_codec
 if TYPE_CHECKING:
     from isthmus.plan import Crossing, Plan, Stage
     from isthmus.platform import Memory
+    from isthmus.run import RunRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,21 @@ class Room:
     def __str__(self) -> str:
         limit = "no limit" if self.limit_bytes is None else quantity(self.limit_bytes, "byte")
         return f"{quantity(self.used_bytes, 'byte')} of {limit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One stretch of a request's way.
+
+    Attributes:
+        where: Who does what.
+        kind: compute, codec, link or rest.
+        seconds: For how long.
+    """
+
+    where: str
+    kind: str
+    seconds: float
 
 
 def quantity(value: float, unit: str) -> str:
@@ -110,6 +126,26 @@ def headline(plan: Plan) -> str:
     if payload == raw:
         return f"{payload} bytes cross {where} for each sample"
     return f"{payload} bytes cross {where} for each sample, instead of {raw}"
+
+
+def way(run: RunRecord) -> list[Step]:
+    """Return the stretches of a request in order; their sum is the median latency."""
+    steps = []
+    for k, stage in enumerate(run.stages):
+        if k:
+            before = run.crossings[k - 1]
+            steps += [
+                Step(where=f"link {before.link}", kind="link", seconds=before.link_observed_s),
+                Step(where=f"{stage.device}: unpack", kind="codec", seconds=before.decode_s),
+            ]
+        steps.append(
+            Step(where=f"{stage.device}: compute", kind="compute", seconds=stage.compute_s)
+        )
+        if k < len(run.crossings):
+            seconds = run.crossings[k].encode_s
+            steps.append(Step(where=f"{stage.device}: pack", kind="codec", seconds=seconds))
+    rest = max(0.0, run.breakdown.remainder_s)
+    return [*steps, Step(where="everything else", kind="rest", seconds=rest)]
 
 
 def _end_of_the_way(index: int) -> str:

@@ -1,0 +1,305 @@
+"""One self-contained HTML page: the plan as a picture, the figures, the tables.
+
+The page loads nothing: plotly's source stands in it once, and its content security policy forbids
+every request.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jinja2 import Environment, StrictUndefined
+from rich.table import Table
+from rich.text import Text
+
+from isthmus import __version__
+from isthmus.bundle import INDEX_FILE, read_bundle
+from isthmus.errors import InputError
+from isthmus.export import Verification
+from isthmus.files import read_json, write_bytes
+from isthmus.graph import Graph, cuts
+from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
+from isthmus.plan import Plan
+from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
+from isthmus.report.figures import (
+    Figure,
+    accuracy_figure,
+    bytes_figure,
+    drawing_library,
+    memory_figure,
+    prediction_figure,
+    timeline_figure,
+)
+from isthmus.report.picture import Picture, picture
+from isthmus.report.tables import (
+    fit_table,
+    plan_tables,
+    profile_tables,
+    rivals_table,
+    run_tables,
+    verification_table,
+)
+from isthmus.report.words import headline, num_bytes, percent, quantity, raw_bytes, widest
+from isthmus.run import RunRecord
+from isthmus.run.record import RUN_FILE
+from isthmus.run.record import SCHEMA as RUN_SCHEMA
+from isthmus.study.rivals import Rival
+from isthmus.train import FitRecord
+from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE
+from isthmus.train.fitted import SCHEMA as FIT_SCHEMA
+
+T = TypeVar("T")
+
+PLAN_FILE = "plan.json"
+_TEMPLATE = "page.html.j2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One figure that matters, large."""
+
+    value: str
+    label: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One piece of a section.
+
+    Attributes:
+        kind: Says what ``content`` is.
+        content: A `Picture`, a `Figure` as `_drawn` returns it, a table as `_grid` does, or text.
+    """
+
+    kind: Literal["picture", "figure", "table", "text"]
+    content: Picture | dict[str, Any] | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+
+def page(
+    *,
+    title: str,
+    plan: Plan | None = None,
+    graph: Graph | None = None,
+    fit: FitRecord | None = None,
+    verification: Verification | None = None,
+    run: RunRecord | None = None,
+    rivals: Sequence[Rival] = (),
+) -> str:
+    """Return the page; whatever is not given is left out.
+
+    Args:
+        title: Of the document, and above its first heading.
+        plan: Which device computes what.
+        graph: The model, for the bytes at every cut.
+        fit: What training did.
+        verification: How far the bundle is from the model.
+        run: What was measured.
+        rivals: The cheap ways across.
+    """
+    sections = [
+        *([_plan_section(plan, graph)] if plan else []),
+        *([_rivals_section(plan, fit, run, rivals)] if plan and plan.crossings and fit else []),
+        *([_run_section(run)] if run else []),
+        *([_profile_section(graph, plan)] if graph else []),
+        *([_facts_section(fit, verification, run)] if fit or verification or run else []),
+    ]
+    template = resources.files("isthmus.report").joinpath(_TEMPLATE).read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        title=title,
+        statement=_statement(plan, graph, run),
+        tiles=_tiles(plan, fit, run),
+        sections=sections,
+        plotly=drawing_library(),
+        version=__version__,
+    )
+
+
+def write_profile(out: Path, graph: Graph, *, title: str) -> None:
+    """Write the page of a model alone: what crosses at every cut."""
+    write_bytes(out, page(title=title, graph=graph).encode())
+
+
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """Write the page of what fit, export and run left.
+
+    Args:
+        folders: In any order; each is known by its ``fit.json``, ``bundle.json``, ``run.json`` or
+            ``plan.json``.
+        out: The file to write.
+
+    Raises:
+        InputError: A folder is none of these, there are two of a kind, or they do not belong
+            together.
+        BundleError: A bundle is damaged.
+    """
+    for folder in folders:
+        markers = (RECORD_FILE, INDEX_FILE, RUN_FILE, PLAN_FILE)
+        if not any((folder / marker).is_file() for marker in markers):
+            raise InputError(
+                f"{folder}: found none of {', '.join(markers)}, expected a folder that "
+                "isthmus fit, export or run made"
+            )
+    for folder in _holding(folders, INDEX_FILE):
+        read_bundle(folder)
+    fits = _holding(folders, RECORD_FILE)
+    fit = _only([read_json(f / RECORD_FILE, FitRecord, schema=FIT_SCHEMA) for f in fits], "fits")
+    graphs = [
+        read_json(f / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA) for f in _holding(fits, GRAPH_FILE)
+    ]
+    holders = _holding(folders, PLAN_FILE)
+    plans = [read_json(f / PLAN_FILE, Plan, schema=PLAN_SCHEMA) for f in holders]
+    plan = _only([*([fit.plan] if fit else []), *plans], "plans")
+    runs = _holding(folders, RUN_FILE)
+    run = _only([read_json(f / RUN_FILE, RunRecord, schema=RUN_SCHEMA) for f in runs], "runs")
+    if run and plan and _codecs(run.crossings) != _codecs(plan.crossings):
+        raise InputError(f"{runs[0]}: is a run of another plan, expected one of the same bundle")
+    names = [fit.model.text if fit else "a model", plan.platform.name if plan else "this machine"]
+    text = page(title=" on ".join(names), plan=plan, graph=_only(graphs, ""), fit=fit, run=run)
+    write_bytes(out, text.encode())
+
+
+def _holding(folders: Iterable[Path], name: str) -> list[Path]:
+    return [folder for folder in folders if (folder / name).is_file()]
+
+
+def _only(values: Sequence[T], what: str) -> T | None:
+    """Return the one value that is given, any number of times; None where none is."""
+    if any(value != values[0] for value in values):
+        raise InputError(f"the folders hold {len(values)} different {what}; report one at a time")
+    return values[0] if values else None
+
+
+def _codecs(crossings: Sequence[Any]) -> list[tuple[str, str, str]]:
+    return [(crossing.link, crossing.after, crossing.codec) for crossing in crossings]
+
+
+def _statement(plan: Plan | None, graph: Graph | None, run: RunRecord | None) -> str:
+    if plan:
+        return headline(plan)
+    if run:
+        return f"{run.requests} requests, half of them within {quantity(run.latency_s.p50, 's')}"
+    if graph:
+        weights, macs = quantity(graph.weight_bytes, "byte"), quantity(graph.macs, "MAC")
+        return f"{graph.num_parameters:,} parameters, {weights} of weights, {macs} for one sample"
+    return "Nothing to report"
+
+
+def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> list[Tile]:
+    tiles = []
+    crossing = widest(plan) if plan else None
+    if crossing:
+        payload, raw = num_bytes(crossing.payload_bytes), num_bytes(raw_bytes(crossing))
+        label = "cross for each sample, payload"
+        tiles.append(Tile(value=f"{payload} bytes", label=label, note=f"{raw} as fp32"))
+    if run and run.accuracy is not None:
+        note = f"{percent(fit.accuracy_whole)} without a cut" if fit else ""
+        label = "accuracy of the run, measured"
+        tiles.append(Tile(value=percent(run.accuracy), label=label, note=note))
+    elif fit:
+        note = f"{percent(fit.accuracy_whole)} without a cut"
+        label = "accuracy through the codecs"
+        tiles.append(Tile(value=percent(fit.accuracy_split), label=label, note=note))
+    if run:
+        median = quantity(run.latency_s.p50, "s")
+        note = "links emulated, devices at this machine's speed"
+        tiles.append(Tile(value=median, label="median latency, measured", note=note))
+    if plan:
+        latency, energy = plan.predicted.latency_s, plan.predicted.energy_j
+        name = plan.platform.name
+        where = f"on {name}, not measured"
+        tiles.append(Tile(value=quantity(latency, "s"), label="latency, predicted", note=where))
+        label = "energy for a sample, predicted"
+        tiles.append(Tile(value=quantity(energy, "J"), label=label, note=where))
+    return tiles
+
+
+def _plan_section(plan: Plan, graph: Graph | None) -> Section:
+    memory = memory_figure(plan, graph)
+    parts = [Part(kind="picture", content=picture(plan))]
+    parts += [_drawn(memory)] if memory else []
+    parts += _shown(plan_tables(plan)[1:])
+    return Section(title=f"The plan for {plan.platform.name}", parts=tuple(parts))
+
+
+def _rivals_section(
+    plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
+) -> Section:
+    figure = accuracy_figure(plan, fit, rivals)
+    table = rivals_table(plan, fit, run, rivals)
+    return Section(title="Accuracy and bytes", parts=(_drawn(figure), *_shown([table])))
+
+
+def _run_section(run: RunRecord) -> Section:
+    figures = (timeline_figure(run), prediction_figure(run))
+    parts = (*map(_drawn, figures), *_shown(run_tables(run)))
+    return Section(title="The run, on emulated links", parts=parts)
+
+
+def _profile_section(graph: Graph, plan: Plan | None) -> Section:
+    table = _shown(profile_tables(graph, cuts(graph)))
+    return Section(title="The model", parts=(_drawn(bytes_figure(graph, plan)), *table))
+
+
+def _facts_section(
+    fit: FitRecord | None, verification: Verification | None, run: RunRecord | None
+) -> Section:
+    parts: list[Part] = []
+    if fit:
+        parts += _shown([fit_table(fit)])
+    if verification:
+        parts += _shown([verification_table(verification)])
+    facts = {"model": fit.model.text, "data": fit.data} if fit else {}
+    facts |= {key: str(value) for key, value in asdict(fit.config).items()} if fit else {}
+    for what, record in (("trained on", fit), ("run on", run)):
+        if record:
+            versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+            facts |= {what: record.machine, f"{what}, with": versions}
+    table = Table("", "", title="Recipe, machine and versions")
+    for key, value in facts.items():
+        table.add_row(Text(key), Text(value))
+    return Section(title="How it was made", parts=(*parts, *_shown([table])))
+
+
+def _drawn(figure: Figure) -> Part:
+    """Return a figure with plotly's own description of the chart."""
+    chart = json.loads(figure.chart.to_json())
+    words = {"name": figure.name, "title": figure.title, "text": figure.text}
+    return Part(kind="figure", content={**words, "chart": chart})
+
+
+def _shown(parts: Iterable[Table | Text]) -> list[Part]:
+    """Return what the command line prints, for the page."""
+    return [
+        Part(kind="table", content=_grid(part))
+        if isinstance(part, Table)
+        else Part(kind="text", content=part.plain)
+        for part in parts
+    ]
+
+
+def _grid(table: Table) -> dict[str, Any]:
+    """Return a table's texts, row by row, each with the side that its column is flush with."""
+    sides = [column.justify for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    return {
+        "title": str(table.title or ""),
+        "note": str(table.caption or ""),
+        "head": list(zip((str(column.header) for column in table.columns), sides, strict=True)),
+        "rows": [
+            (str(row.style or ""), list(zip(values, sides, strict=True)))
+            for row, values in zip(table.rows, zip(*cells, strict=True), strict=True)
+        ],
+    }
