@@ -5,6 +5,8 @@ The ``>>>`` blocks of README.md, docs and docstrings are run by pytest itself: s
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -56,3 +58,15 @@ def test_the_platform_file_of_the_documentation_can_be_read(tmp_path):
     file = tmp_path / "camera-and-hub.yaml"
     file.write_text(block)
     assert [device.name for device in load_platform(file).devices] == ["camera", "hub"]
+
+
+def test_the_chain_of_the_readme_runs(tmp_path):
+    (chain,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(chain.splitlines()) <= 15
+    command = [sys.executable, "-W", "error", "-c", chain]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    accuracy, payload_bytes, latency_s = map(float, done.stdout.split())
+    assert accuracy > 0.95
+    assert payload_bytes == 64
+    assert 0 < latency_s < 1
