@@ -147,11 +147,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         InputError: It cannot be read, is no npz file, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         pickled = "pickle" in str(error) or "Object arrays" in str(error)
         problem = "holds pickled objects" if pickled else "is no npz file"
         raise InputError(

@@ -1,8 +1,10 @@
 """One phase of training: seeded batches from memory, one loss, lightning around it."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,17 +120,15 @@ def run_phase(
         The record; the losses include epochs of an earlier sitting.
     """
     torch.manual_seed(seed)
-    training = _Training(module, phase, len(batches) * phase.epochs)
-    callbacks: list[Callback] = [_Epochs(batches, phase, progress)]
+    training = _Training(module, phase, batches, progress.say)
+    callbacks: list[Callback] = []
     last = None
     if progress.checkpoints is not None:
         folder = progress.checkpoints / phase.name
         callbacks.append(ModelCheckpoint(folder, save_top_k=0, save_last=True))
         last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else None
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        # The data are in memory: no workers are wanted, and a resumed folder is not empty.
-        warnings.filterwarnings("ignore", module="lightning|torch")
+    with _quiet():
         trainer = lightning.Trainer(
             max_epochs=phase.epochs,
             callbacks=callbacks,
@@ -149,32 +149,51 @@ def run_phase(
     return PhaseRecord(phase=phase.name, epochs=phase.epochs, losses=losses, seconds=seconds)
 
 
-class _Training(lightning.LightningModule):
-    """One loss, one optimizer, one schedule."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep lightning's notes from the user: no workers are wanted, as the data are in memory."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
-    def __init__(self, module: nn.Module, phase: Phase, num_steps: int) -> None:
+
+class _Training(lightning.LightningModule):
+    """One loss, one optimizer, one schedule; every epoch has its order and its report."""
+
+    def __init__(
+        self, module: nn.Module, phase: Phase, batches: Batches, say: Callable[[str], None]
+    ) -> None:
         super().__init__()
-        self.module = module
-        self.phase = phase
-        self.num_steps = num_steps
+        self.module, self.phase, self.batches, self.say = module, phase, batches, say
         self.losses: list[float] = []
-        self.sums: list[Tensor] = []
+        self.of_this_epoch: list[Tensor] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.batches.epoch = self.current_epoch
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = self.phase.loss(batch)
-        self.sums.append(loss.detach())
+        self.of_this_epoch.append(loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.losses.append(float(torch.stack(self.sums).mean()))
-        self.sums.clear()
+        self.losses.append(float(torch.stack(self.of_this_epoch).mean()))
+        self.of_this_epoch.clear()
+        done, loss = len(self.losses), self.losses[-1]
+        self.say(f"{self.phase.name}: epoch {done}/{self.phase.epochs}, loss {loss:.4f}")
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.phase.groups, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in self.phase.groups],
-            total_steps=self.num_steps,
+            total_steps=len(self.batches) * self.phase.epochs,
             pct_start=0.2,
         )
         return {
@@ -188,18 +207,3 @@ class _Training(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses = list(checkpoint["isthmus"]["losses"])
         torch.set_rng_state(checkpoint["isthmus"]["random"])
-
-
-class _Epochs(Callback):
-    """Gives each epoch its order, and reports it."""
-
-    def __init__(self, batches: Batches, phase: Phase, progress: Progress) -> None:
-        self.batches, self.phase, self.progress = batches, phase, progress
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.batches.epoch = trainer.current_epoch
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        loss = pl_module.losses[-1]
-        done = trainer.current_epoch + 1
-        self.progress.say(f"{self.phase.name}: epoch {done}/{self.phase.epochs}, loss {loss:.4f}")

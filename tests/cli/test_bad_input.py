@@ -1,0 +1,215 @@
+"""What a user can get wrong: one line says where and what to do, nothing is half-written."""
+
+import json
+import pickle
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+PLATFORM = """
+schema: isthmus.platform/1
+name: pair
+devices:
+  a: {memory: {weights: 1 MiB, activations: 1 MiB}, compute: {fp32: 1 MMAC/s}}
+  b: {memory: {weights: 1 MiB, activations: 1 MiB}, compute: {fp32: 1 MMAC/s}}
+links:
+  - {between: [a, b], bandwidth: 1 Mbit/s, latency: 1 ms}
+input: a
+output: b
+"""
+
+
+def one_line(result, *words):
+    assert result.code == 1, (result.out, result.err)
+    lines = [line for line in result.err.splitlines() if line.startswith("isthmus: ")]
+    assert len(lines) == 1, result.err
+    assert lines[0] == result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("bandwidth: 1 Mbit/s", "bandwidth: 1 MHz", ["bandwidth", "1 MHz", "byte/s"]),
+        ("bandwidth: 1 Mbit/s", "bandwidth: 125000", ["bandwidth", "125000"]),
+        ("bandwidth: 1 Mbit/s", "bandwidth: 0 Mbit/s", ["bandwidth", "0 Mbit/s"]),
+        ("between: [a, b]", "between: [a, c]", ["unknown device", "'c'"]),
+        ("input: a", "input: x", ["input", "'x'"]),
+        ("  - {between", "  - {between: [b, a], bandwidth: 1 Mbit/s}\n  - {between", ["a", "b"]),
+        (
+            "links:",
+            "  c: {memory: 1 MiB, compute: {fp32: 1 MMAC/s}}\nlinks:",
+            ["c"],
+        ),
+        ("schema: isthmus.platform/1", "schema: isthmus.platform/7", ["isthmus.platform/7"]),
+        ("name: pair", "nmae: pair", ["nmae"]),
+        ("compute: {fp32: 1 MMAC/s}}\n  b", "compute: {fp33: 1 MMAC/s}}\n  b", ["fp33"]),
+        ("name: pair", "name: [", ["mine.yaml"]),
+    ],
+)
+def test_platform_files(isthmus, mine, old, new, words):
+    assert old in PLATFORM
+    (mine / "mine.yaml").write_text(PLATFORM.replace(old, new, 1))
+    result = isthmus("plan", "digits-resnet", "mine.yaml", "--out", "plan.json")
+    one_line(result, "mine.yaml", *words)
+    assert not (mine / "plan.json").exists()
+
+
+def test_the_good_platform_file_is_good(isthmus, mine):
+    (mine / "mine.yaml").write_text(PLATFORM)
+    assert isthmus("plan", "digits-resnet", "mine.yaml").code == 0
+
+
+def test_a_platform_with_a_cycle(isthmus, mine):
+    cycle = (
+        PLATFORM.replace("links:", "  c: {memory: 1 MiB, compute: {fp32: 1 MMAC/s}}\nlinks:")
+        + "\n"
+    ).replace(
+        "input: a",
+        "  - {between: [b, c], bandwidth: 1 Mbit/s}\n"
+        "  - {between: [c, a], bandwidth: 1 Mbit/s}\ninput: a",
+    )
+    (mine / "mine.yaml").write_text(cycle)
+    one_line(isthmus("plan", "digits-resnet", "mine.yaml"), "mine.yaml", "cycle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("plan", "net.py:branching", "two-mcu-spi", "--input", "1x4"), ["traced", "torch.where"]),
+        (("plan", "net.py:absent", "two-mcu-spi", "--input", "1x4"), ["no function 'absent'"]),
+        (("plan", "resnet19", "two-mcu-spi"), ["resnet19", "resnet18"]),
+        (("plan", "net.py:make", "two-mcu-spi"), ["--input"]),
+        (("plan", "net.py:make", "two-mcu-spi", "--input", "3y4"), ["--input", "1x3x32x32"]),
+        (("plan", "net.py:make", "two-mcu-spi", "--input", "1x5x9x7"), ["batch of 2"]),
+        (("plan", "digits-resnet", "tow-mcu-spi"), ["tow-mcu-spi", "two-mcu-spi"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--codec", "zip"), ["zip", "bottleneck"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--codec", "uniform:bits=9"), ["bits"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--cut", "layer9"), ["layer9"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--objective", "speed"), ["speed", "latency"]),
+        (("profile", "digits-resnet", "--out", "x.pdf"), ["x.pdf", ".html"]),
+        (("fit", "net.py:make", "absent.json", "--data", "digits"), ["absent.json"]),
+        (("export", "absent"), ["absent"]),
+        (("run", "absent", "--data", "digits"), ["absent"]),
+        (("report", "absent"), ["absent"]),
+    ],
+)
+def test_arguments(isthmus, mine, arguments, words):
+    before = sorted(mine.iterdir())
+    one_line(isthmus(*arguments), *words)
+    assert sorted(mine.iterdir()) == before
+
+
+def test_a_network_that_fits_nowhere_says_what_is_missing(isthmus, mine):
+    result = isthmus("plan", "resnet18", "two-mcu-spi", "--out", "plan.json")
+    assert result.code == 1
+    assert "needs" in result.err
+    assert "has" in result.err
+    assert not (mine / "plan.json").exists()
+
+
+def test_weights_that_do_not_match_or_are_a_pickle(isthmus, mine):
+    torch.save({"stem.0.weight": torch.zeros(1)}, mine / "other.pt")
+    base = ("plan", "net.py:make", "two-mcu-spi", "--input", "1x2x9x7", "--weights")
+    one_line(isthmus(*base, "other.pt"), "other.pt", "missing", "stem.0.bias")
+    (mine / "evil.pt").write_bytes(pickle.dumps(print))
+    one_line(isthmus(*base, "evil.pt"), "evil.pt", "safetensors")
+
+
+@pytest.fixture
+def planned(isthmus, mine):
+    result = isthmus(
+        "plan", "net.py:make", "two-mcu-spi", "--input", "1x2x9x7", "--cut", "down",
+        "--out", "plan.json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    return mine
+
+
+def test_data_that_does_not_fit(isthmus, planned):
+    base = ("fit", "net.py:make", "plan.json", "--epochs", "1", "--data")
+    np.savez(planned / "small.npz", x_train=np.zeros((4, 2), "f4"), y_train=np.zeros(4, int),
+             x_test=np.zeros((4, 2), "f4"), y_test=np.zeros(4, int))  # fmt: skip
+    one_line(isthmus(*base, "npz:small.npz"), "small.npz", "does not take samples of 2")
+    np.savez(planned / "evil.npz", x_train=np.array([print], dtype=object))
+    one_line(isthmus(*base, "npz:evil.npz"), "evil.npz", "pickled objects")
+    one_line(isthmus(*base, "npz:absent.npz"), "absent.npz")
+    assert not (planned / "fitted").exists()
+
+
+def test_a_plan_that_is_damaged_or_of_another_version(isthmus, planned):
+    base = ("fit", "net.py:make", "plan.json", "--epochs", "1", "--data", "npz:data.npz")
+    content = json.loads((planned / "plan.json").read_text())
+    (planned / "plan.json").write_text(json.dumps({**content, "schema": "isthmus.plan/99"}))
+    one_line(isthmus(*base), "plan.json", "isthmus.plan/99", "isthmus.plan/1")
+    (planned / "plan.json").write_text(json.dumps({**content, "stages": "none"}))
+    one_line(isthmus(*base), "plan.json", "stages")
+    (planned / "plan.json").write_text("{")
+    one_line(isthmus(*base), "plan.json", "not JSON")
+
+
+def test_an_output_folder_that_is_not_ours(isthmus, planned):
+    (planned / "precious").mkdir()
+    (planned / "precious" / "thesis.txt").write_text("mine")
+    base = ("fit", "net.py:make", "plan.json", "--epochs", "1", "--data", "npz:data.npz")
+    one_line(isthmus(*base, "--out", "precious"), "precious", "not ours")
+    one_line(isthmus("demo", "--out", "precious"), "precious", "not ours")
+    assert (planned / "precious" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def bundle(isthmus, planned):
+    isthmus("fit", "net.py:make", "plan.json", "--epochs", "1", "--data", "npz:data.npz")
+    assert isthmus("export", "fitted", "--out", "bundle").code == 0
+    return planned / "bundle"
+
+
+def test_bundles(isthmus, bundle):
+    base = ("run", "bundle", "--data", "npz:data.npz", "--requests", "2")
+    index = bundle / "bundle.json"
+    content = index.read_text()
+    index.write_text(content.replace("isthmus.bundle/1", "isthmus.bundle/9"))
+    one_line(isthmus(*base), "isthmus.bundle/9")
+    index.write_text(content)
+
+    program = bundle / "mcu-a" / "program.onnx"
+    whole = program.read_bytes()
+    program.write_bytes(whole[:-1])
+    one_line(isthmus(*base), "program.onnx")
+    program.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    one_line(isthmus(*base), "program.onnx")
+    program.unlink()
+    one_line(isthmus(*base), "program.onnx")
+    program.write_bytes(whole)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        one_line(isthmus(*base, "--port", port), port)
+    one_line(isthmus(*base[:2], "--data", "digits"), "1x8x8")
+    assert isthmus(*base).code == 0
+
+
+def test_an_unknown_option_is_wrong_usage():
+    for arguments in (
+        ["plan", "--colour"],
+        ["paint"],
+        ["plan"],
+        ["run", "x", "--requests", "many"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "isthmus", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "Usage" in done.stderr

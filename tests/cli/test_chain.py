@@ -1,0 +1,132 @@
+"""The separate commands, on a model and data that are not ours."""
+
+import json
+
+import pytest
+
+
+def loads(result):
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
+    ours = ("net.py:make", "--weights", "w.safetensors")
+    profile = loads(isthmus("profile", *ours, "--input", "1x2x9x7", "--json"))
+    assert profile["schema"] == "isthmus.graph/1"
+    # stem: 9*7 positions x 24 outputs x 2*9 inputs
+    assert next(n for n in profile["nodes"] if n["op"] == "conv2d")["macs"] == 63 * 24 * 18
+
+    plan = loads(
+        isthmus(
+            "plan", "net.py:make", "two-mcu-spi", "--weights", "w.safetensors",
+            "--input", "1x2x9x7", "--codec", "bottleneck:ratio=8,bits=8", "--cut", "down",
+            "--out", "plan.json", "--json",
+        )
+    )  # fmt: skip
+    assert plan["schema"] == "isthmus.plan/1"
+    assert plan == json.loads((mine / "plan.json").read_text())
+    assert plan["crossings"][0]["codec"] == "bottleneck:ratio=8,bits=8"
+    assert plan["crossings"][0]["payload_bytes"] == 4 * 5 * 4  # 32 / 8 channels of 5 x 4
+
+    fitted = loads(
+        isthmus(
+            "fit", "net.py:make", "plan.json", "--data", "npz:data.npz", "--epochs", "3",
+            "--out", "fitted", "--json",
+        )
+    )  # fmt: skip
+    assert fitted["schema"] == "isthmus.fit/1"
+    assert [phase["phase"] for phase in fitted["phases"]] == ["base", "features", "distil"]
+
+    exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
+    assert exported["equal_predictions"] >= 0.99
+    assert exported["payload_bytes"] == [80]
+
+    run = loads(
+        isthmus(
+            "run", "bundle", "--data", "npz:data.npz", "--requests", "20", "--out", "run", "--json"
+        )
+    )
+    assert run == json.loads((mine / "run" / "run.json").read_text())
+    assert run["requests"] == 20
+    assert run["lost"] == 0
+    assert run["crossings"][0]["payload_bytes_measured"] == 80
+    assert run["crossings"][0]["wire_bytes"] <= 80 + 16
+
+    assert isthmus("report", "fitted", "bundle", "run", "--out", "report.html").code == 0
+    page = (mine / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "emulated" in page
+
+
+def test_a_model_with_weights_is_not_trained_from_nothing(isthmus, mine):
+    isthmus(
+        "plan", "net.py:make", "two-mcu-spi", "--input", "1x2x9x7", "--cut", "stem", "--codec",
+        "uniform:bits=5", "--out", "plan.json",
+    )  # fmt: skip
+    fitted = loads(
+        isthmus(
+            "fit", "net.py:make", "plan.json", "--weights", "w.safetensors",
+            "--data", "npz:data.npz", "--epochs", "1", "--out", "fitted", "--json",
+        )
+    )  # fmt: skip
+    assert [phase["phase"] for phase in fitted["phases"]] == ["distil"]
+    assert fitted["accuracy_whole"] < 0.7  # the untrained weights that were given
+
+
+def test_a_codec_left_out_is_chosen_and_named(isthmus, mine):
+    plan = loads(
+        isthmus("plan", "net.py:make", "two-mcu-spi", "--input", "1x2x9x7", "--cut", "down",
+                "--json")
+    )  # fmt: skip
+    assert plan["crossings"][0]["codec"].startswith("bottleneck:ratio=8")
+
+
+def test_plain_output_is_for_people(isthmus, mine):
+    text = isthmus("plan", "digits-resnet", "two-mcu-spi").out
+    assert "mcu-a" in text
+    assert "Traceback" not in text
+    assert isthmus("profile", "digits-resnet").code == 0
+    assert "camera-hub" in isthmus("platforms").out
+    assert "bandwidth" in isthmus("platforms", "camera-hub").out
+
+
+def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
+    assert isthmus("profile", "digits-resnet", "--out", "graph.json").code == 0
+    assert json.loads((mine / "graph.json").read_text())["schema"] == "isthmus.graph/1"
+    assert isthmus("profile", "digits-resnet", "--out", "plot.html").code == 0
+    assert (mine / "plot.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("demo", {"--seed", "--out", "--json"}),
+        ("profile", {"--weights", "--input", "--out", "--json"}),
+        ("platforms", {"--json"}),
+        ("plan", {"--weights", "--input", "--codec", "--cut", "--objective", "--out", "--json"}),
+        ("fit", {"--data", "--weights", "--epochs", "--seed", "--out", "--json"}),
+        ("export", {"--out", "--json"}),
+        (
+            "run",
+            {"--data", "--requests", "--throttle", "--no-throttle", "--port", "--out", "--json"},
+        ),
+        ("report", {"--out", "--json"}),
+    ],
+)
+def test_the_flags_are_these_and_every_help_has_an_example(isthmus, command, flags):
+    import click
+    import typer
+
+    from isthmus.cli import app
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    found = {
+        name
+        for parameter in group.commands[command].params
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert found - {"--help"} == flags
+    assert "Example" in isthmus(command, "--help").out

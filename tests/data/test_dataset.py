@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from isthmus.data import DATASETS, from_arrays, load_data, read_arrays
+from isthmus.errors import InputError
+
+
+def arrays(**changes):
+    good = {
+        "x_train": np.zeros((4, 1, 2, 2), np.uint8),
+        "y_train": np.array([0, 1, 2, 0]),
+        "x_test": np.full((2, 1, 2, 2), 255, np.uint8),
+        "y_test": np.array([1, 2], np.uint8),
+    }
+    return {**good, **changes}
+
+
+def test_digits_are_all_there_and_every_class_has_its_share():
+    data = load_data("digits")
+    assert len(data.y_train) + len(data.y_test) == 1797
+    assert np.bincount(data.y_test).min() >= 34
+    assert data.x_train[0].dtype == np.float32
+    assert (data.x_train[0].min(), data.x_train[0].max()) == (0, 1)
+    assert load_data("digits").x_test[0].tobytes() == data.x_test[0].tobytes()
+
+
+def test_digits_survive_being_sent_as_bytes():
+    x = load_data("digits").x_test[0]
+    assert np.array_equal(np.rint(x * 255).astype(np.uint8).astype(np.float32) / 255, x)
+
+
+def test_unsigned_bytes_are_divided_by_255_and_labels_become_int64():
+    data = from_arrays(arrays(), name="mine")
+    assert data.x_test[0].dtype == np.float32
+    assert data.x_test[0].max() == 1
+    assert data.y_test.dtype == np.int64
+    assert data.num_classes == 3
+
+
+def test_floats_are_fed_as_they_are_and_tokens_become_int64():
+    x = np.array([[-3.5], [7.25]], np.float32)
+    data = from_arrays(arrays(x_test=x, x_train=np.zeros((4, 1), np.float64)), name="mine")
+    assert np.array_equal(data.x_test[0], x)
+    tokens = arrays(x_train=np.ones((4, 5), np.int32), x_test=np.ones((2, 5), np.int32))
+    assert from_arrays(tokens, name="mine").x_train[0].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((3, 1, 2, 2), np.uint8)}, "x_train: found shape"),
+        ({"x_test": np.zeros((2, 1, 3, 3), np.uint8)}, "expected the same"),
+        ({"y_test": np.array([0.5, 1.0])}, "y_test: found float64"),
+        ({"y_test": np.array([[1], [2]])}, "expected integer labels"),
+        ({"y_test": np.array([-1, 1])}, "found label -1"),
+        ({"y_train": np.array([], np.int64)}, "y_train: found"),
+        ({"x_test": np.full((2, 1, 2, 2), np.nan, np.float32)}, "NaN"),
+        ({"x_test": np.array([["a"], ["b"]])}, "expected float32, uint8"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named_with_what_was_expected(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        from_arrays(arrays(**changes), name="mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_array_is_named_with_what_was_found(tmp_path):
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((1, 1)), y_train=np.zeros(1, int))
+    with pytest.raises(InputError, match=r"no x_test, y_test \(found x_train, y_train\)"):
+        load_data(f"npz:{tmp_path / 'd.npz'}")
+
+
+def test_pickled_objects_are_refused_and_nothing_in_them_runs(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    np.savez(tmp_path / "d.npz", x_train=np.array([Malicious()], dtype=object))
+    with pytest.raises(InputError, match="pickled objects"):
+        load_data(f"npz:{tmp_path / 'd.npz'}")
+    assert not marker.exists()
+
+
+def test_a_truncated_file_is_one_line(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="is no npz file"):
+        read_arrays(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_arrays(tmp_path / "absent.npz")
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(InputError, match="expected digits, npz:FILE"):
+        load_data("digit")
+    assert sorted(DATASETS) == ["digits"]
+
+
+def test_a_function_in_a_file_may_make_the_data(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def make():\n"
+        "    x = np.zeros((2, 3), np.float32)\n"
+        "    return dict(x_train=(x, x), y_train=[0, 1], x_test=(x, x), y_test=[1, 0])\n"
+        "def bad():\n"
+        "    return 3\n"
+    )
+    assert len(load_data(f"{path}:make").x_train) == 2
+    with pytest.raises(InputError, match="returned int"):
+        load_data(f"{path}:bad")
+    with pytest.raises(InputError, match="no function 'absent'"):
+        load_data(f"{path}:absent")
+    path.write_text("1 / 0\n")
+    with pytest.raises(InputError, match=r"failed when run \(ZeroDivisionError"):
+        load_data(f"{path}:make")

@@ -1,0 +1,143 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from isthmus.errors import InputError
+from isthmus.models import MODELS, example_inputs, load_model, read_weights, reference
+
+NET = """
+import torch
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3, bias=False)
+        self.b = nn.Linear(3, 3, bias=False)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+def make():
+    return nn.Linear(3, 2)
+
+def tied():
+    return Tied()
+
+def number():
+    return 5
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_named_model_takes_its_usual_input(name):
+    model = load_model(name)
+    with torch.no_grad():
+        assert model(*example_inputs([MODELS[name].input])).shape[0] == 1
+
+
+def test_a_function_in_a_file_makes_the_model(net):
+    model = load_model(f"{net}:make")
+    assert isinstance(model, nn.Linear)
+    assert not model.training
+
+
+def test_a_reference_does_not_depend_on_the_folder_and_notices_a_change(net, monkeypatch):
+    monkeypatch.chdir(net.parent)
+    ref = reference("net.py:make")
+    assert ref.text == f"{net}:make"
+    monkeypatch.chdir("/")
+    load_model(ref)
+    net.write_text(NET + "\n# changed\n")
+    with pytest.raises(InputError, match="has changed since"):
+        load_model(ref)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resnet19", "unknown; expected digits-resnet"),
+        ("absent.py:make", "no file"),
+        ("{net}:absent", "no function 'absent'"),
+        ("{net}:number", "returned int, expected a torch.nn.Module"),
+    ],
+)
+def test_a_model_that_is_not_there_says_what_is(net, text, message):
+    with pytest.raises(InputError, match=message):
+        load_model(text.format(net=net))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "th"])
+def test_weights_come_back_from_either_format(net, tmp_path, suffix):
+    state = nn.Linear(3, 2).state_dict()
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    loaded = load_model(f"{net}:make", weights=path).state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_weights_that_do_not_match_name_the_keys(net, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"weight": torch.zeros(2, 4), "other": torch.zeros(1)}, path)
+    with pytest.raises(InputError) as caught:
+        load_model(f"{net}:make", weights=path)
+    assert "missing bias" in str(caught.value)
+    assert "unexpected other" in str(caught.value)
+    assert "weight is (2, 4), expected (2, 3)" in str(caught.value)
+
+
+def test_tied_weights_may_be_stored_once(net, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"a.weight": torch.eye(3) * 2}, path)
+    model = load_model(f"{net}:tied", weights=path)
+    assert torch.equal(model(torch.ones(1, 3)), torch.full((1, 3), 4.0))
+
+
+def test_a_pickle_in_place_of_weights_is_refused_and_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    for name in ("w.pt", "w.safetensors", "w.pth"):
+        (tmp_path / name).write_bytes(pickle.dumps(Malicious()))
+        with pytest.raises(InputError, match="holds no plain weights"):
+            read_weights(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path):
+    torch.save([1, 2], tmp_path / "w.pt")
+    with pytest.raises(InputError, match="holds list, expected tensors by name"):
+        read_weights(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_weights(tmp_path / "absent.pt")
+
+
+def test_inputs_are_written_as_sizes_with_a_name_and_a_dtype():
+    image, tokens = example_inputs(["1x3x8x8", "ids:2x16:int64"])
+    assert image.shape == (1, 3, 8, 8)
+    assert image.dtype == torch.float32
+    assert tokens.shape == (2, 16)
+    assert tokens.dtype == torch.int64
+
+
+@pytest.mark.parametrize("text", ["", "3x", "1x0x3", "1x3:int128", "a b:1x3", "1x3x-1"])
+def test_an_input_of_another_form_shows_the_form(text):
+    with pytest.raises(InputError, match="like 1x3x32x32"):
+        example_inputs([text])

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+
+from isthmus.errors import InputError
+from isthmus.models import reference
+from isthmus.study.evaluate import fit_plan
+from isthmus.train import FitConfig, read_fitted
+
+NET = """
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(16, 16, 3, padding=1)
+        self.first = nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x):
+        x = self.inner(self.first(x).relu()).relu()
+        return self.head(self.inner(x).relu().flatten(1))
+
+def make():
+    return Tied()
+"""
+DATA = """
+import numpy as np
+
+def make():
+    rng = np.random.default_rng(0)
+    def half(n):
+        y = rng.integers(0, 3, n)
+        return (rng.normal(size=(n, 8, 4, 4)) * 0.1 + y[:, None, None, None]).astype("f4"), y
+    (x_train, y_train), (x_test, y_test) = half(64), half(40)
+    return dict(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+"""
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    from isthmus.graph import capture
+    from isthmus.models import load_model
+    from isthmus.plan import partition
+    from isthmus.platform import load_platform
+
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "data.py").write_text(DATA)
+    model = load_model(f"{tmp_path / 'net.py'}:make")
+    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    plan = partition(graph, load_platform("two-mcu-spi"), codec="bottleneck:ratio=4,bits=4", cut=4)
+    record = fit_plan(
+        f"{tmp_path / 'net.py'}:make",
+        plan,
+        f"{tmp_path / 'data.py'}:make",
+        tmp_path / "fitted",
+        weights=None,
+        config=FitConfig(epochs=2, base_epochs=2, batch_size=16),
+    )
+    return tmp_path, record
+
+
+def test_a_fit_comes_back_with_the_same_accuracy_and_leaves_nothing_else(fitted):
+    folder, record = fitted
+    back = read_fitted(folder / "fitted")
+    assert back.record == record
+    assert back.record.model == reference(f"{folder / 'net.py'}:make")
+    from isthmus.data import load_data
+    from isthmus.train import accuracy
+
+    data = load_data(record.data)
+    assert accuracy(back.split_model, data.x_test, data.y_test) == record.accuracy_split
+    assert sorted(p.name for p in (folder / "fitted").iterdir()) == [
+        "fit.json",
+        "graph.json",
+        "samples.npz",
+        "weights.safetensors",
+    ]
+    assert not [p for p in folder.iterdir() if p.name.startswith(".fitted")]
+
+
+def test_tied_weights_stay_one_after_loading(fitted):
+    folder, _ = fitted
+    back = read_fitted(folder / "fitted")
+    names = [name for name, _ in back.split_model.stages.named_parameters() if "inner" in name]
+    assert len(names) == 2  # weight and bias, once, though both stages use them
+
+
+def test_a_changed_model_or_another_schema_is_refused(fitted):
+    folder, _ = fitted
+    path = folder / "fitted" / "fit.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "schema": "isthmus.fit/9"}))
+    with pytest.raises(InputError, match=r"found schema 'isthmus\.fit/9', expected"):
+        read_fitted(folder / "fitted")
+    path.write_text(json.dumps(content))
+    (folder / "net.py").write_text(NET + "\n")
+    with pytest.raises(InputError, match="has changed since"):
+        read_fitted(folder / "fitted")
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(fitted):
+    folder, record = fitted
+    precious = folder / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds no fit\.json"):
+        fit_plan(
+            f"{folder / 'net.py'}:make",
+            record.plan,
+            record.data,
+            precious,
+            weights=None,
+            config=FitConfig(epochs=1),
+        )
+    assert (precious / "thesis.txt").read_text() == "mine"

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from isthmus.data import from_arrays
+from isthmus.errors import InputError
+from isthmus.graph import capture
+from isthmus.plan import partition
+from isthmus.platform import load_platform
+from isthmus.train import (
+    FitConfig,
+    Progress,
+    accuracy,
+    check_fits,
+    fit_base,
+    fit_crossings,
+    split_with_codecs,
+)
+
+
+def blobs(num=96, seed=0):
+    """Three classes of 8-channel 4x4 maps that a small network tells apart."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).normal(size=(3, 8, 1, 1))
+
+    def half(n):
+        y = rng.integers(0, 3, n)
+        x = centres[y] + 0.3 * rng.normal(size=(n, 8, 4, 4))
+        return x.astype(np.float32), y
+
+    (x_train, y_train), (x_test, y_test) = half(num), half(60)
+    return from_arrays(
+        {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}, name="blobs"
+    )
+
+
+def net():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 3),
+    )
+
+
+def plan_of(model, codec="bottleneck:ratio=8,bits=4"):
+    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    cut = next(i + 1 for i, node in enumerate(graph.nodes) if node.op == "relu")
+    return partition(graph, load_platform("two-mcu-spi"), codec=codec, cut=cut)
+
+
+def weights_of(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def test_base_training_learns_and_the_same_seed_gives_the_same_bits():
+    data = blobs()
+    config = FitConfig(base_epochs=3, batch_size=16, seed=5)
+    first, second = net(), net()
+    before = accuracy(first, data.x_test, data.y_test)
+    (record,) = fit_base(first, data, config)
+    (again,) = fit_base(second, data, config)
+    assert accuracy(first, data.x_test, data.y_test) > max(before, 0.9)
+    assert record.losses == again.losses
+    assert len(record.losses) == 3
+    assert record.losses[-1] < record.losses[0]
+    expected = weights_of(first)
+    assert all(torch.equal(v, expected[k]) for k, v in weights_of(second).items())
+    assert not first.training
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    data, orders = blobs(), []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            if self.training:
+                orders.append(x[:, 0, 0, 0].tolist())
+            return self.net(x)
+
+    fit_base(Watched(), data, FitConfig(base_epochs=2, batch_size=96))
+    assert len(orders) == 2
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_no_base_epochs_leave_the_weights_as_they_came():
+    model = net()
+    before = weights_of(model)
+    assert fit_base(model, blobs(), FitConfig()) == ()
+    assert all(torch.equal(v, before[k]) for k, v in weights_of(model).items())
+
+
+def test_crossings_are_calibrated_then_matched_then_distilled():
+    data, model, lines = blobs(), net(), []
+    fit_base(model, data, FitConfig(base_epochs=4, batch_size=16))
+    whole = accuracy(model, data.x_test, data.y_test)
+    split_model = split_with_codecs(model, plan_of(model))
+    records = fit_crossings(
+        split_model, data, FitConfig(epochs=4, batch_size=16), progress=Progress(say=lines.append)
+    )
+    assert [record.phase for record in records] == ["features", "distil"]
+    assert [record.epochs for record in records] == [1, 4]
+    assert records[1].losses[-1] < records[1].losses[0]
+    assert accuracy(split_model, data.x_test, data.y_test) >= whole - 0.05
+    assert sum(line.startswith("distil: epoch") for line in lines) == 4
+    assert not split_model.training
+
+
+def test_a_lossless_plan_needs_no_training_and_changes_no_weight():
+    data, model = blobs(), net()
+    before = weights_of(model)
+    split_model = split_with_codecs(model, plan_of(model, "raw"))
+    assert fit_crossings(split_model, data, FitConfig(epochs=1)) == ()
+    assert all(torch.equal(v, before[k]) for k, v in weights_of(model).items())
+
+
+def test_an_interrupted_fit_goes_on_and_ends_with_the_same_bits(tmp_path):
+    data = blobs()
+    config = FitConfig(base_epochs=4, batch_size=16)
+    whole = net()
+    fit_base(whole, data, config)
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(line):
+        if "epoch 3/4" in line:
+            raise StopError
+
+    broken = net()
+    with pytest.raises(StopError):
+        fit_base(broken, data, config, progress=Progress(say=interrupt, checkpoints=tmp_path))
+    resumed, lines = net(), []
+    (record,) = fit_base(
+        resumed, data, config, progress=Progress(say=lines.append, checkpoints=tmp_path)
+    )
+    assert lines[0].startswith("base: epoch 3/4")
+    assert len(record.losses) == 4
+    expected = weights_of(whole)
+    assert all(torch.equal(v, expected[k]) for k, v in weights_of(resumed).items())
+    # and once more, now that it is done: nothing is left to do
+    lines.clear()
+    done = net()
+    fit_base(done, data, config, progress=Progress(say=lines.append, checkpoints=tmp_path))
+    assert lines == []
+    assert all(torch.equal(v, expected[k]) for k, v in weights_of(done).items())
+
+
+def test_data_of_another_shape_or_with_more_classes_is_refused():
+    data = blobs()
+    with pytest.raises(InputError, match="does not take samples of 8x4x4"):
+        check_fits(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), data)
+    with pytest.raises(InputError, match="labels up to 2"):
+        check_fits(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), data)
+    with pytest.raises(InputError, match="expected 1 or more"):
+        FitConfig(epochs=0)
