@@ -2,10 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.run.bundles import FAST, write_chain
 
 from isthmus.bundle import SCHEMA, bundle_id, read_bundle, write_bundle
 from isthmus.errors import BundleError
+from tests.run.bundles import FAST, write_chain
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from tests.run.bundles import far_program, logits, merge, near_program, samples
 
 from isthmus.errors import RunError
 from isthmus.run.backends import BACKENDS, load_program
+from tests.run.bundles import far_program, logits, merge, near_program, samples
 
 
 @pytest.fixture

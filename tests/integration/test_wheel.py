@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.run.bundles import PAYLOAD_BYTES, logits, samples, write_chain
 
 from isthmus.platform import Link
+from tests.run.bundles import PAYLOAD_BYTES, logits, samples, write_chain
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ["torch", "lightning", "onnx", "sklearn", "plotly", "jinja2", "PIL"]

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.run.bundles import FAST, samples, write_chain
 
 from isthmus.errors import RunError
 from isthmus.run import start_workers
+from tests.run.bundles import FAST, samples, write_chain
 
 X = samples(1)[0]
 LAUNCHER = """

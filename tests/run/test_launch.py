@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.run.bundles import FAST, PAYLOAD_BYTES, logits, samples, write_chain
 
 from isthmus.bundle import write_bundle
 from isthmus.errors import BundleError, InputError, RunError
@@ -15,6 +14,7 @@ from isthmus.run import run_bundle, start_workers
 from isthmus.run.hop import locator, open_session
 from isthmus.run.record import SCHEMA
 from isthmus.wire import HEADER_BYTES
+from tests.run.bundles import FAST, PAYLOAD_BYTES, logits, samples, write_chain
 
 FRAME_BYTES = PAYLOAD_BYTES + HEADER_BYTES
 SLOW = Link(between=("near", "far"), bytes_per_s=FRAME_BYTES / 0.010)  # 10 ms a frame
