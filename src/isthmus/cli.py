@@ -351,12 +351,12 @@ def _capture(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
     from isthmus.graph import capture
     from isthmus.models import MODELS, example_inputs, load_model
 
+    loaded = load_model(model, weights=weights)
     if inputs is None and model in MODELS:
         inputs = [MODELS[model].input]
     if inputs is None:
         raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
-    example = example_inputs(inputs)
-    return capture(load_model(model, weights=weights), example)
+    return capture(loaded, example_inputs(inputs))
 
 
 def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:

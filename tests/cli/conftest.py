@@ -21,9 +21,9 @@ class Odd(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(2, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU())
-        self.mix = nn.Conv2d(24, 24, 3, padding=1, groups=3)
-        self.down = nn.Conv2d(24, 32, 3, stride=2, padding=1)
+        self.stem = nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU())
+        self.mix = nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.down = nn.Conv2d(12, 32, 3, stride=2, padding=1)
         self.head = nn.Linear(32, 5)
 
     def forward(self, x):

@@ -39,7 +39,7 @@ def one_line(result, *words):
         ("bandwidth: 1 Mbit/s", "bandwidth: 1 MHz", ["bandwidth", "1 MHz", "byte/s"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 125000", ["bandwidth", "125000"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 0 Mbit/s", ["bandwidth", "0 Mbit/s"]),
-        ("between: [a, b]", "between: [a, c]", ["unknown device", "'c'"]),
+        ("between: [a, b]", "between: [a, c]", ["between", "'c'", "a, b"]),
         ("input: a", "input: x", ["input", "'x'"]),
         ("  - {between", "  - {between: [b, a], bandwidth: 1 Mbit/s}\n  - {between", ["a", "b"]),
         (
@@ -76,7 +76,7 @@ def test_a_platform_with_a_cycle(isthmus, mine):
         "  - {between: [c, a], bandwidth: 1 Mbit/s}\ninput: a",
     )
     (mine / "mine.yaml").write_text(cycle)
-    one_line(isthmus("plan", "digits-resnet", "mine.yaml"), "mine.yaml", "cycle")
+    one_line(isthmus("plan", "digits-resnet", "mine.yaml"), "mine.yaml", "c-b-a", "remove a link")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_bundles(isthmus, bundle):
         taken.listen()
         port = str(taken.getsockname()[1])
         one_line(isthmus(*base, "--port", port), port)
-    one_line(isthmus(*base[:2], "--data", "digits"), "1x8x8")
+    one_line(isthmus(*base[:2], "--data", "digits"), "1, 8, 8", "2, 9, 7")
     assert isthmus(*base).code == 0
 
 

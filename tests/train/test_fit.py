@@ -46,7 +46,7 @@ def net():
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(256, 3),
-    )
+    ).eval()
 
 
 def plan_of(model, codec="bottleneck:ratio=8,bits=4"):

@@ -125,8 +125,8 @@ def run_phase(
     last = None
     if progress.checkpoints is not None:
         folder = progress.checkpoints / phase.name
-        callbacks.append(ModelCheckpoint(folder, save_top_k=0, save_last=True))
-        last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else None
+        callbacks.append(ModelCheckpoint(folder, filename="state", enable_version_counter=False))
+        last = folder / "state.ckpt" if (folder / "state.ckpt").is_file() else None
     started = time.perf_counter()
     with _quiet():
         trainer = lightning.Trainer(
