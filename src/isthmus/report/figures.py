@@ -15,7 +15,17 @@ from plotly.subplots import make_subplots
 from isthmus.graph import Cut, Graph, cuts, live_bytes
 from isthmus.plan import Crossing, Plan
 from isthmus.report.labels import Spot, heights
-from isthmus.report.words import Room, num_bytes, percent, quantity, raw_bytes, rooms, way, widest
+from isthmus.report.words import (
+    Room,
+    accuracy_across,
+    num_bytes,
+    percent,
+    quantity,
+    raw_bytes,
+    rooms,
+    way,
+    widest,
+)
 from isthmus.run import RunRecord
 from isthmus.study.rivals import Rival
 from isthmus.train import FitRecord
@@ -110,19 +120,14 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
         _mark(chart, crossing, len(places))
     chart.update_yaxes(title="bytes per sample", type="log", **_POWERS, row=1, col=1)
     chart.update_yaxes(title="MACs done, %", range=[0, 105], tickvals=[0, 50, 100], row=2, col=1)
-    ticks = _ticks(places)
+    ticks = _ticks(graph, places)
     chart.update_xaxes(tickvals=[cut.index for cut in ticks], range=[-0.5, len(places) - 0.5])
     names = [_plain(cut.after) for cut in ticks]
     chart.update_xaxes(ticktext=names, title="cut after", row=2, col=1)
-    widest_cut, narrowest = (
-        choose((cut for cut in places[1:-1] if not cut.obstacle), key=_size, default=None)
-        for choose in (max, min)
-    )
-    span = ""
-    if widest_cut and narrowest:
-        span = f": from {num_bytes(_size(narrowest))} to {num_bytes(_size(widest_cut))} bytes"
-    crossing = widest(plan) if plan else None
-    chosen = f"; the plan sends {num_bytes(crossing.payload_bytes)}" if crossing else ""
+    sizes = [cut.num_bytes for cut in places[1:-1] if not cut.obstacle]
+    span = f": from {num_bytes(min(sizes))} to {num_bytes(max(sizes))} bytes" if sizes else ""
+    planned = widest(plan) if plan else None
+    chosen = f"; the plan sends {num_bytes(planned.payload_bytes)}" if planned is not None else ""
     return Figure(
         name="bytes",
         title=f"How much is alive at each cut{span}{chosen}",
@@ -134,17 +139,20 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
     )
 
 
-def accuracy_figure(plan: Plan, fit: FitRecord, rivals: Sequence[Rival]) -> Figure:
+def accuracy_figure(
+    plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
+) -> Figure:
     """Draw accuracy against bytes: the cut as it was, as it is, and the rivals."""
     crossing = widest(plan)
     assert crossing is not None
     before, after = raw_bytes(crossing), crossing.payload_bytes
+    across = accuracy_across(fit, run)
     points = [
         _Point(name="uncut, fp32", payload_bytes=before, accuracy=fit.accuracy_whole, color=INK),
         _Point(
             name="Isthmus",
             payload_bytes=after,
-            accuracy=fit.accuracy_split,
+            accuracy=across,
             color=ORANGE,
             symbol="diamond",
         ),
@@ -168,7 +176,7 @@ def accuracy_figure(plan: Plan, fit: FitRecord, rivals: Sequence[Rival]) -> Figu
     _label(chart, points)
     chart.update_xaxes(title="payload, bytes per sample", type="log", **_POWERS)
     chart.update_yaxes(title="accuracy on the test set, %")
-    lost = 100 * (fit.accuracy_whole - fit.accuracy_split)
+    lost = 100 * (fit.accuracy_whole - across)
     change = f"{abs(lost):.1f} points of accuracy {'less' if lost >= 0 else 'more'}"
     return Figure(
         name="accuracy",
@@ -305,7 +313,8 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
     if alone:
         _memory_bars(chart, alone, "the whole model on this device", GREY, LIGHT)
     chart.add_vline(x=100, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
-    chart.update_xaxes(title="% of the device's limit", range=[0, 130 * _MAX_SHARE])
+    top = max(1.0, *(_share(room) for _, room in alone), *(_share(room) for _, room, _ in rows))
+    chart.update_xaxes(title="% of the device's limit", range=[0, 125 * min(top, _MAX_SHARE)])
     chart.update_xaxes(tickvals=[0, 50, 100, 150, 200])
     chart.update_yaxes(autorange="reversed")
     over = {label.partition(":")[0] for label, room in alone if _share(room) > 1}
@@ -363,15 +372,15 @@ def _mark(chart: go.Figure, crossing: Crossing, num_cuts: int) -> None:
         marker={"color": ORANGE, "opacity": 1, "size": [9, 13], "symbol": ["circle", "diamond"]},
         hovertext=[
             f"<b>after {_plain(crossing.after)}</b><br>{num_bytes(raw)} bytes as fp32",
-            f"<b>{_plain(crossing.codec)}</b><br>{num_bytes(payload)} bytes on the wire",
+            f"<b>{_plain(crossing.codec)}</b><br>{num_bytes(payload)} bytes of payload",
         ],
         hoverinfo="text",
         row=1,
         col=1,
     )
-    for value, words in (
-        (raw, f"after {_plain(crossing.after)}: {num_bytes(raw)}"),
-        (payload, f"on the wire: {num_bytes(payload)}"),
+    for value, words, down in (
+        (raw, f"after {_plain(crossing.after)}: {num_bytes(raw)}", 16),
+        (payload, f"payload: {num_bytes(payload)}", 0),
     ):
         chart.add_annotation(
             x=crossing.cut,
@@ -383,6 +392,7 @@ def _mark(chart: go.Figure, crossing: Crossing, num_cuts: int) -> None:
             xanchor="left" if right else "right",
             yanchor="middle",
             xshift=10 if right else -10,
+            yshift=-down,
             row=1,
             col=1,
         )
@@ -451,18 +461,15 @@ def _shares(graph: Graph) -> list[float]:
     return shares
 
 
-def _ticks(places: Sequence[Cut]) -> list[Cut]:
+def _ticks(graph: Graph, places: Sequence[Cut]) -> list[Cut]:
     """Return the cuts to name on the axis: where outer modules end, well apart."""
+    outer = {"input", *(node.module.partition(".")[0] for node in graph.nodes)}
     apart = max(1, -(-len(places) // _MAX_TICKS))
     chosen: list[Cut] = []
-    for cut in sorted(places, key=lambda cut: (cut.after.count("."), cut.index)):
+    for cut in sorted(places, key=lambda cut: (cut.after not in outer, cut.index)):
         if all(abs(cut.index - other.index) >= apart for other in chosen):
             chosen.append(cut)
     return sorted(chosen, key=lambda cut: cut.index)
-
-
-def _size(cut: Cut) -> int:
-    return cut.num_bytes
 
 
 def _sentence(text: str) -> str:

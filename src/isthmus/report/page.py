@@ -200,7 +200,7 @@ def _statement(plan: Plan | None, graph: Graph | None, run: RunRecord | None) ->
 def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> list[Tile]:
     tiles = []
     crossing = widest(plan) if plan else None
-    if crossing:
+    if crossing is not None:
         payload, raw = num_bytes(crossing.payload_bytes), num_bytes(raw_bytes(crossing))
         label = "cross for each sample, payload"
         tiles.append(Tile(value=f"{payload} bytes", label=label, note=f"{raw} as fp32"))
@@ -237,7 +237,7 @@ def _plan_section(plan: Plan, graph: Graph | None) -> Section:
 def _rivals_section(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Section:
-    figure = accuracy_figure(plan, fit, rivals)
+    figure = accuracy_figure(plan, fit, run, rivals)
     table = rivals_table(plan, fit, run, rivals)
     return Section(title="Accuracy and bytes", parts=(_drawn(figure), *_shown([table])))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from isthmus.report.words import (
+    accuracy_across,
     headline,
     num_bytes,
     num_nodes,
@@ -49,23 +49,21 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
     """
     table = _table(
         "What each operation costs, and what crosses when the model is cut after it (per sample)",
-        ("cut", "r"), ("after", "l"), ("operation", "l"), ("MACs", "r"), ("weights", "r"),
-        ("output", "r"), ("crossing, bytes", "r"), ("tensors", "r"), ("MACs before", "r"),
+        ("after", "l"), ("MACs", "r"), ("weights", "r"), ("output", "r"),
+        ("crossing,\nbytes", "r"), ("in\ntensors", "r"), ("MACs\nbefore", "r"),
     )  # fmt: skip
     done, total = 0, graph.macs or 1
     for cut in cuts:
         node = graph.nodes[cut.index - 1] if cut.index else None
         done += (node.macs or 0) if node else 0
-        macs = "unknown" if node and node.macs is None else _some(node.macs if node else 0, "MAC")
+        unknown = node is not None and node.macs is None
         _row(
             table,
-            str(cut.index),
-            cut.after,
-            node.op if node else "",
-            macs,
+            f"{cut.after} ({node.op})" if node else cut.after,
+            "unknown" if unknown else _some(node.macs if node else 0, "MAC"),
             _some(node.weight_bytes if node else 0, "byte"),
             _some(node.output_bytes if node else 0, "byte"),
-            num_bytes(cut.num_bytes) if not cut.obstacle else "no cut here",
+            num_bytes(cut.num_bytes) if not cut.obstacle else "no cut",
             str(len(cut.tensors)),
             percent(done / total),
             style="dim" if cut.obstacle else "",
@@ -156,16 +154,16 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
 
 def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     """Return what a run measured, beside what was predicted."""
-    stages = _table("Stages", ("device", "l"), ("compute here, measured median", "r"))
+    stages = _table("Stages", ("device", "l"), ("compute here,\nmeasured median", "r"))
     for stage in record.stages:
         _row(stages, stage.device, _seconds(stage.compute_s))
     crossings = _table(
         "Crossings, bytes per sample",
-        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload predicted", "r"),
-        ("payload measured", "r"), ("on the wire", "r"),
+        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload\npredicted", "r"),
+        ("payload\nmeasured", "r"), ("on the wire", "r"),
     )  # fmt: skip
     links = _table(
-        "Emulated links, median time of one sample", ("link", "l"), ("asked", "r"),
+        "Emulated links, median", ("link", "l"), ("asked", "r"),
         ("observed", "r"),
     )  # fmt: skip
     for crossing in record.crossings:
@@ -185,7 +183,7 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     )
     latency = _table(
         "Latency, one request in flight",
-        ("predicted before the run", "r"), ("measured median", "r"), ("measured 95th", "r"),
+        ("predicted\nbefore the run", "r"), ("measured\nmedian", "r"), ("measured\n95th", "r"),
     )  # fmt: skip
     measured = (record.latency_s.p50, record.latency_s.p95)
     _row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
@@ -199,7 +197,7 @@ def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
     plan = record.plan
     first = plan.runner_ups[:_RUNNER_UPS]
     lost = [
-        Text(f"  {other.what}: {_short(other)}", no_wrap=True, overflow="ellipsis")
+        Text(f"  {other.what}: {other.reason}", no_wrap=True, overflow="ellipsis")
         for other in first
     ]
     return (
@@ -216,23 +214,24 @@ def rivals_table(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Table:
     """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
-    source = "predicted" if run is None else f"{run.requests} test samples, bytes are means"
+    samples = "" if run is None else f" ({run.requests} test samples, bytes are means)"
     table = _table(
-        f"What crosses for one sample ({source})",
+        f"What crosses for one sample{samples}",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),
     )  # fmt: skip
     crossing = widest(plan)
     if crossing is not None:
         inner = 0 < crossing.cut < num_nodes(plan)
-        words = f"what is alive after {crossing.after}, as it is" if inner else "not narrowed"
+        words = f"all that is needed after {crossing.after}" if inner else "not narrowed"
         whole = percent(fit.accuracy_whole)
         _row(table, "whole network, uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
-        name, payload, accuracy = "Isthmus", crossing.payload_bytes, fit.accuracy_split
+        sent = crossing.payload_bytes
         if run is not None:
-            measured = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
-            name, payload, accuracy = "Isthmus, measured", measured, run.accuracy or 0.0
-        narrow = f"the same, through {crossing.codec}"
-        _row(table, name, num_bytes(payload), percent(accuracy), narrow, style="bold green")
+            sent = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
+        name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"
+        score = percent(accuracy_across(fit, run))
+        words = f"the same, through {crossing.codec}"
+        _row(table, name, num_bytes(sent), score, words, style="bold green")
     for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
         payload = num_bytes(rival.payload_bytes)
@@ -252,23 +251,18 @@ def _hindrance(rival: Rival, plan: Plan) -> str:
     same = [runner_up for runner_up in plan.runner_ups if set(runner_up.cuts) == {cut}]
     if not same or any(runner_up.fits for runner_up in same):
         return ""
-    return f"does not fit; {_short(same[0])}"
-
-
-def _short(other: RunnerUp) -> str:
-    """Return why a plan lost, without the remedy."""
-    return other.reason.partition(";")[0]
+    return same[0].reason
 
 
 def _latency_table(record: Record) -> Table:
     run, plan = record.run, record.plan
     table = _table(
-        "Latency of one request", ("where", "l"), ("predicted", "r"), ("measured median", "r"),
-        ("measured 95th", "r"),
+        "Latency of one request", ("where", "l"), ("predicted", "r"), ("measured\nmedian", "r"),
+        ("measured\n95th", "r"),
     )  # fmt: skip
     here = "this machine's speed, links emulated"
     platform = f"{plan.platform.name} (energy predicted: {quantity(plan.predicted.energy_j, 'J')})"
-    _row(table, platform, _seconds(plan.predicted.latency_s), "not measured", "not measured")
+    _row(table, platform, _seconds(plan.predicted.latency_s), "-", "-")
     latency = run.latency_s
     _row(table, here, *map(_seconds, (run.predicted_here_s, latency.p50, latency.p95)))
     return table
@@ -289,7 +283,7 @@ def _stages_table(plan: Plan) -> Table:
     table = _table(
         "Stages",
         ("device", "l"), ("computes", "l"), ("MACs", "r"), ("format", "l"), ("memory", "l"),
-        ("predicted compute", "r"),
+        ("predicted\ncompute", "r"),
     )  # fmt: skip
     for index, stage in enumerate(plan.stages):
         memory = plan.platform.device(stage.device).memory
@@ -308,8 +302,8 @@ def _stages_table(plan: Plan) -> Table:
 def _crossings_table(plan: Plan) -> Table:
     table = _table(
         "Crossings, per sample",
-        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload, bytes", "r"),
-        ("as fp32, bytes", "r"), ("predicted transfer", "r"),
+        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload,\nbytes", "r"),
+        ("as fp32,\nbytes", "r"), ("predicted\ntransfer", "r"),
     )  # fmt: skip
     for crossing in plan.crossings:
         payload = num_bytes(crossing.payload_bytes)
@@ -328,8 +322,8 @@ def _crossings_table(plan: Plan) -> Table:
 def _runner_ups_table(plan: Plan) -> Table:
     table = _table(
         "Other plans, best first",
-        ("plan", "l"), ("payload, bytes", "r"), ("predicted latency", "r"),
-        ("predicted energy", "r"), ("why it loses", "l"),
+        ("plan", "l"), ("payload,\nbytes", "r"), ("predicted\nlatency", "r"),
+        ("predicted\nenergy", "r"), ("why it loses", "l"),
     )  # fmt: skip
     for other in plan.runner_ups:
         _row(
@@ -356,7 +350,7 @@ def _sensitivity_table(plan: Plan) -> Table:
 
 
 def _cost(other: RunnerUp, value: float, unit: str) -> str:
-    return quantity(value, unit) if other.fits else "does not fit"
+    return quantity(value, unit) if other.fits else ""
 
 
 def _written(out: Path | None) -> str:
@@ -379,16 +373,24 @@ def _seconds(value: float) -> str:
     return quantity(value, "s")
 
 
-def _some(value: float, unit: str) -> str:
+def _some(value: float | None, unit: str) -> str:
     return quantity(value, unit) if value else ""
 
 
 def _table(title: str, *columns: tuple[str, str]) -> Table:
-    """Return an empty table; each column is its head and l or r, the side it is flush with."""
+    """Return an empty table.
+
+    Args:
+        title: What it shows.
+        columns: Their heads, each with l or r, the side it is flush with. Numbers are flush right
+            and never broken.
+    """
     table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     for head, side in columns:
-        justify: JustifyMethod = "right" if side == "r" else "left"
-        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=not table.columns)
+        if side == "r":
+            table.add_column(Text(head), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(head), overflow="fold")
     return table
 
 

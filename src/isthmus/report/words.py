@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from isthmus.plan import Crossing, Plan, Stage
     from isthmus.platform import Memory
     from isthmus.run import RunRecord
+    from isthmus.train import FitRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,13 @@ def raw_bytes(crossing: Crossing) -> float:
 def widest(plan: Plan) -> Crossing | None:
     """Return the crossing with most bytes before its codec; None where nothing crosses."""
     return max(plan.crossings, key=raw_bytes, default=None)
+
+
+def accuracy_across(fit: FitRecord, run: RunRecord | None) -> float:
+    """Return the accuracy over the crossings, 0..1: measured by the run, else the fit's."""
+    if run is None or run.accuracy is None:
+        return fit.accuracy_split
+    return run.accuracy
 
 
 def num_nodes(plan: Plan) -> int:
