@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from isthmus.graph import Graph, Node, Tensor, Weight
 from isthmus.platform import Device, Link, Memory, Platform
 
+ROOMY = Memory()
+
 
 def weight(name, num_bytes):
     return Weight(name=name, num_elements=num_bytes // 4, num_bytes=num_bytes, trainable=True)
@@ -29,9 +31,7 @@ def chain(*layers, image=(1, 8, 8)):
     return Graph(inputs=(Tensor(name="x", shape=image),), nodes=tuple(nodes), outputs=(before,))
 
 
-def pair(
-    *, first=1e6, second=1e6, rate=125_000.0, latency=0.001, memories=(Memory(), Memory()), **link
-):
+def pair(*, first=1e6, second=1e6, rate=125_000.0, latency=0.001, memories=(ROOMY, ROOMY), **link):
     """Return two devices joined by a link."""
     return Platform(
         name="pair",
@@ -104,6 +104,4 @@ def platforms(draw):
         )
         for k in range(count - 1)
     )
-    return Platform(
-        name="chain", devices=devices, links=links, input="d0", output=f"d{count - 1}"
-    )
+    return Platform(name="chain", devices=devices, links=links, input="d0", output=f"d{count - 1}")

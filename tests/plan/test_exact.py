@@ -63,9 +63,8 @@ def test_no_assignment_is_better_than_the_plan(graph, platform, objective, codec
     costs = brute_force(graph, platform, objective, choices)
     try:
         plan = partition(graph, platform, objective=objective, codec=codec)
-    except InfeasibleError as error:
+    except InfeasibleError:
         assert not costs
-        assert error.violations
         return
     found = getattr(plan.predicted, OBJECTIVES[objective])
     assert isclose(found, min(costs.values()), rel_tol=1e-9)

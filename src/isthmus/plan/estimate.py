@@ -112,9 +112,16 @@ def stage_j(device: Device, load: Load) -> Amount:
 def excess_bytes(device: Device, load: Load) -> Amount:
     """Return by how much a stage overflows its device's memories."""
     memory = device.memory
-    over = np.maximum(load.weight_bytes + load.peak_bytes - (memory.shared_bytes or inf), 0.0)
-    over = over + np.maximum(load.weight_bytes - (memory.weights_bytes or inf), 0.0)
-    return over + np.maximum(load.peak_bytes - (memory.activations_bytes or inf), 0.0)
+    pairs = (
+        (load.weight_bytes, memory.weights_bytes),
+        (load.peak_bytes, memory.activations_bytes),
+        (load.weight_bytes + load.peak_bytes, memory.shared_bytes),
+    )
+    over: Amount = load.weight_bytes * 0.0
+    for need, room in pairs:
+        if room is not None:
+            over = over + np.maximum(need - room, 0.0)
+    return over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +203,11 @@ def violations(devices: Sequence[Device], loads: Sequence[Load]) -> tuple[Violat
 def _stage_violations(device: Device, load: Load) -> list[Violation]:
     memory = device.memory
     both = float(load.weight_bytes) + float(load.peak_bytes)
-    smaller = "a narrower codec (bottleneck:ratio=16) or a smaller input"
+    narrower = "a narrower codec such as bottleneck:ratio=16"
     limits = [
         ("weights", float(load.weight_bytes), memory.weights_bytes, "one more device on the way"),
-        ("activations", float(load.peak_bytes), memory.activations_bytes, smaller),
-        ("memory", both, memory.shared_bytes, "one more device on the way, or a smaller input"),
+        ("activations", float(load.peak_bytes), memory.activations_bytes, narrower),
+        ("memory", both, memory.shared_bytes, "one more device on the way"),
     ]
     broken = [
         Violation(
@@ -209,7 +216,7 @@ def _stage_violations(device: Device, load: Load) -> list[Violation]:
             need=need,
             limit=limit,
             unit="byte",
-            remedy=f"use a device with >= {ceil(need / 1024)} KiB for it, {other}",
+            remedy=f"use a device with >= {ceil(need / 1024)} KiB for it, or {other}",
         )
         for what, need, limit, other in limits
         if limit is not None and need > limit

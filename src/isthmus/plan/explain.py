@@ -49,6 +49,12 @@ class Outcome:
         return tuple(choice.cut.index for choice in self.route)
 
     @property
+    def work(self) -> tuple[float, ...]:
+        """MACs of each stage and payload of each hop: equal in cuts with only views between."""
+        macs = (float(load.macs) for load in self.estimate.loads)
+        return (*macs, *(choice.spec.payload_bytes for choice in self.route))
+
+    @property
     def payload_bytes(self) -> float:
         """Payload over all links, one sample."""
         return sum(choice.spec.payload_bytes for choice in self.route)
@@ -89,17 +95,21 @@ def find_runner_ups(problem: Problem, best: Outcome) -> tuple[RunnerUp, ...]:
         best: What was chosen.
 
     Returns:
-        The best plan through each of some eight other cuts; all on the first and on the last
-        device; and what would win if memories were larger.
+        The best plan through each of some eight other cuts, cuts with nothing computed between
+        them counted as one; all on the first and on the last device; and what would win if
+        memories were larger.
     """
     if not problem.links:
         return ()
     costs, free = make_costs(problem), make_costs(problem, limited=False)
     rivals: dict[tuple[int, ...], Outcome] = {best.cuts: best}
+    alike = {best.work}
     for outcome in _ranked(problem, costs):
         if len(rivals) > _MOST_RUNNER_UPS:
             break
-        rivals.setdefault(outcome.cuts, outcome)
+        if outcome.work not in alike:
+            rivals.setdefault(outcome.cuts, outcome)
+            alike.add(outcome.work)
     for outcome in _unsplit_and_free(problem, costs, free):
         rivals.setdefault(outcome.cuts, outcome)
     del rivals[best.cuts]
@@ -111,10 +121,13 @@ def _ranked(problem: Problem, costs: Costs) -> Iterator[Outcome]:
     """Yield the best plan through each choice on each link, cheapest first."""
     totals = np.concatenate(through(costs))
     covered: set[tuple[int, int]] = set()
-    for index in np.argsort(totals, kind="stable"):
-        if isinf(totals[index]):
-            return
-        link, pick = divmod(int(index), len(problem.choices))
+    # In steps of what rounding may do, so that of equal ones the preferred choice comes first.
+    order = sorted(
+        (float(f"{total:.9e}"), index % len(problem.choices), index // len(problem.choices))
+        for index, total in enumerate(totals.tolist())
+        if not isinf(total)
+    )
+    for _, pick, link in order:
         if (link, pick) not in covered:
             picks = cheapest_and_fastest(problem, bound(costs, link, [pick])).picks
             covered |= set(enumerate(picks))
@@ -171,15 +184,32 @@ def _slowest(problem: Problem, outcome: Outcome) -> str:
 
 
 def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
-    energy = problem.objective == "energy"
-    hops = [(o.estimate.link_j if energy else o.estimate.transfer_s) for o in (other, best)]
-    stages = [(o.estimate.stage_j if energy else o.estimate.compute_s) for o in (other, best)]
-    more = [a - b for a, b in zip(*stages, strict=True)]
-    if sum(hops[0]) - sum(hops[1]) >= max(more):
-        return f"{other.payload_bytes / best.payload_bytes:.2g}x the bytes cross"
-    worst = int(np.argmax(more))
-    amount = format_quantity(more[worst], _UNITS[problem.objective])
-    return f"{problem.devices[worst].name} computes for {amount} more"
+    """Name the part that grows most: what crosses, what is computed, or how long all stay on."""
+    old, new = best.estimate, other.estimate
+    later_s = new.prediction.latency_s - old.prediction.latency_s
+    if problem.objective == "energy":
+        link = sum(new.link_j) - sum(old.link_j)
+        stages = [after - before for before, after in zip(old.stage_j, new.stage_j, strict=True)]
+        idle = new.static_w * later_s
+    else:
+        link = sum(new.transfer_s) - sum(old.transfer_s)
+        stages = [
+            after - before for before, after in zip(old.compute_s, new.compute_s, strict=True)
+        ]
+        idle = 0.0
+    most = max(link, sum(stages), idle)
+    if most == link:
+        ratio = other.payload_bytes / max(best.payload_bytes, 1)
+        return f"{ratio:.2g}x the bytes cross" if ratio > 1 else "slower links carry more"
+    if most == idle:
+        return f"all devices stay on for {format_quantity(later_s, 's')} longer"
+    unit = _UNITS[problem.objective]
+    parts = [
+        f"{device.name} {'+' if amount > 0 else '-'}{format_quantity(abs(amount), unit)}"
+        for device, amount in zip(problem.devices, stages, strict=True)
+        if amount
+    ]
+    return f"computing takes {format_quantity(sum(stages), unit)} more ({', '.join(parts)})"
 
 
 def make_notes(
@@ -189,7 +219,10 @@ def make_notes(
     return (
         *_split_notes(problem, best, runner_ups),
         *_gaps(graph, problem.devices),
-        *(_break_even(link, device) for link, device in zip(problem.links, problem.devices[:-1], strict=True)),
+        *(
+            _break_even(link, device)
+            for link, device in zip(problem.links, problem.devices[:-1], strict=True)
+        ),
     )
 
 
@@ -197,12 +230,16 @@ def _split_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]
     if not problem.links:
         yield f"nothing to split: {best.what}, where the input arises and the answer is wanted"
         return
-    if not best.what.startswith("all on "):
+    fitting = [rival for rival in runner_ups if rival.fits]
+    figure = OBJECTIVES[problem.objective]
+    forced = any(getattr(rival.predicted, figure) < best.cost for rival in fitting)
+    if forced or not best.what.startswith("all on "):
         return
     amount = format_quantity(best.cost, _UNITS[problem.objective])
-    splits = [rival for rival in runner_ups if rival.fits and not rival.what.startswith("all on ")]
-    why = f"the best split, {splits[0].what}, is {splits[0].reason}" if splits else "no split fits"
-    yield f"do not split: {best.what} costs {amount} ({OBJECTIVES[problem.objective]}); {why}"
+    takes = "answers every" if problem.objective == "throughput" else "takes"
+    splits = [rival for rival in fitting if not rival.what.startswith("all on ")]
+    why = f"the best split, {splits[0].what}: {splits[0].reason}" if splits else "no split fits"
+    yield f"do not split: {best.what} {takes} {amount}; {why}"
 
 
 def _gaps(graph: Graph, devices: Iterable[Device]) -> Iterator[str]:
@@ -222,5 +259,5 @@ def _break_even(link: Link, sender: Device) -> str:
         text += f" on {sender.name}"
     text += f", and {format_quantity(link.j_per_byte, 'J')}"
     if sender.j_per_mac.get(FORMAT):
-        text += f", as much as {link.j_per_byte / sender.j_per_mac[FORMAT]:.3g}"
+        text += f", as much as {link.j_per_byte / sender.j_per_mac[FORMAT]:.3g} of them"
     return text

@@ -12,7 +12,7 @@ shifts all of them alike.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isinf, log, sqrt
+from math import inf, isinf, log, sqrt
 
 from isthmus.plan.estimate import FORMAT, Load, estimate
 from isthmus.plan.explain import Outcome, make_outcome
@@ -102,7 +102,11 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     for room in _rooms(problem, costs):
         changes = [_larger(room, best), _smaller(room, best)]
         found += [_entry(room, best, *change) for change in changes if change]
-    return tuple(sorted(found, key=lambda entry: abs(log(entry.changes_at / entry.now))))
+    return tuple(sorted(found, key=_distance))
+
+
+def _distance(entry: Sensitivity) -> float:
+    return abs(log(entry.changes_at / entry.now)) if entry.now else inf
 
 
 def _rates(problem: Problem, costs: Costs) -> Iterator[_Figure]:
