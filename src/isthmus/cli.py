@@ -62,9 +62,11 @@ def demo(
 
     Example: `isthmus demo`
     """
+    from isthmus.progress import shown
     from isthmus.report.demo import write_demo
 
-    outcome = write_demo(out, seed=seed, say=_say)
+    with shown() as progress:
+        outcome = write_demo(out, seed=seed, report=progress)
     if json_:
         _print_json(outcome.summary)
     else:
@@ -208,20 +210,22 @@ def fit(
     from isthmus.files import read_json, to_json
     from isthmus.plan import Plan
     from isthmus.plan import plan as plans
+    from isthmus.progress import shown
     from isthmus.report.tables import fit_table
     from isthmus.study import fit_plan
     from isthmus.train import FitConfig
     from isthmus.train.fitted import SCHEMA
 
-    record = fit_plan(
-        model,
-        read_json(plan, Plan, schema=plans.SCHEMA),
-        data,
-        out,
-        weights=weights,
-        config=FitConfig(epochs=epochs, base_epochs=0 if weights else epochs, seed=seed),
-        say=_say,
-    )
+    with shown() as progress:
+        record = fit_plan(
+            model,
+            read_json(plan, Plan, schema=plans.SCHEMA),
+            data,
+            out,
+            weights=weights,
+            config=FitConfig(epochs=epochs, base_epochs=0 if weights else epochs, seed=seed),
+            report=progress,
+        )
     if json_:
         print(to_json(record, schema=SCHEMA))
     else:
@@ -276,6 +280,7 @@ def run(
     """
     from isthmus.data import load_data
     from isthmus.files import check_ours, new_folder, to_json, write_json
+    from isthmus.progress import shown
     from isthmus.report.tables import run_tables
     from isthmus.run import run_bundle
     from isthmus.run.record import RUN_FILE, SCHEMA
@@ -283,15 +288,17 @@ def run(
     if out is not None:
         check_ours(out, marker=RUN_FILE)
     samples = load_data(data)
-    record = run_bundle(
-        bundle,
-        samples.x_test,
-        samples.y_test,
-        requests=requests,
-        warmup_inputs=samples.x_train,
-        throttle=throttle,
-        port=port,
-    )
+    with shown() as progress:
+        record = run_bundle(
+            bundle,
+            samples.x_test,
+            samples.y_test,
+            requests=requests,
+            warmup_inputs=samples.x_train,
+            throttle=throttle,
+            port=port,
+            progress=lambda done, total: progress("requests", done, total),
+        )
     if out is not None:
         with new_folder(out, marker=RUN_FILE) as folder:
             write_json(folder / RUN_FILE, record, schema=SCHEMA)
@@ -362,11 +369,6 @@ def _capture(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
 def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path is not None and path.suffix not in suffixes:
         raise InputError(f"--out {path}: expected a name that ends in {' or '.join(suffixes)}")
-
-
-def _say(line: str) -> None:
-    """Report long work: one line that replaces the last on a terminal, plain lines elsewhere."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -107,13 +107,16 @@ def test_crossings_are_calibrated_then_matched_then_distilled():
     whole = accuracy(model, data.x_test, data.y_test)
     split_model = split_with_codecs(model, plan_of(model))
     records = fit_crossings(
-        split_model, data, FitConfig(epochs=4, batch_size=16), progress=Progress(say=lines.append)
+        split_model,
+        data,
+        FitConfig(epochs=4, batch_size=16),
+        progress=Progress(report=lambda *report: lines.append(report)),
     )
     assert [record.phase for record in records] == ["features", "distil"]
     assert [record.epochs for record in records] == [1, 4]
     assert records[1].losses[-1] < records[1].losses[0]
     assert accuracy(split_model, data.x_test, data.y_test) >= whole - 0.05
-    assert sum(line.startswith("distil: epoch") for line in lines) == 4
+    assert [done for step, done, total in lines if step.startswith("distil, loss")] == [1, 2, 3, 4]
     assert not split_model.training
 
 
@@ -134,25 +137,33 @@ def test_an_interrupted_fit_goes_on_and_ends_with_the_same_bits(tmp_path):
     class StopError(Exception):
         pass
 
-    def interrupt(line):
-        if "epoch 3/4" in line:
+    def interrupt(step, done, total):
+        if done == 3:
             raise StopError
 
     broken = net()
     with pytest.raises(StopError):
-        fit_base(broken, data, config, progress=Progress(say=interrupt, checkpoints=tmp_path))
+        fit_base(broken, data, config, progress=Progress(report=interrupt, checkpoints=tmp_path))
     resumed, lines = net(), []
     (record,) = fit_base(
-        resumed, data, config, progress=Progress(say=lines.append, checkpoints=tmp_path)
+        resumed,
+        data,
+        config,
+        progress=Progress(report=lambda *report: lines.append(report), checkpoints=tmp_path),
     )
-    assert lines[0].startswith("base: epoch 3/4")
+    assert [done for _, done, _ in lines] == [3, 4]
     assert len(record.losses) == 4
     expected = weights_of(whole)
     assert all(torch.equal(v, expected[k]) for k, v in weights_of(resumed).items())
     # and once more, now that it is done: nothing is left to do
     lines.clear()
     done = net()
-    fit_base(done, data, config, progress=Progress(say=lines.append, checkpoints=tmp_path))
+    fit_base(
+        done,
+        data,
+        config,
+        progress=Progress(report=lambda *report: lines.append(report), checkpoints=tmp_path),
+    )
     assert lines == []
     assert all(torch.equal(v, expected[k]) for k, v in weights_of(done).items())
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
+from isthmus.progress import Report, silent
 from isthmus.report.page import page
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
@@ -35,15 +36,13 @@ class Demo:
     report: Path
 
 
-def write_demo(
-    out: Path, *, seed: int = 0, say: Callable[[str], None] = lambda line: None
-) -> Demo:
+def write_demo(out: Path, *, seed: int = 0, report: Report = silent) -> Demo:
     """Run the demo and write its folder: the page, the records, the fit and the bundle.
 
     Args:
         out: The folder to make; an older demo there is replaced.
         seed: Of everything.
-        say: Receives a line for each step.
+        report: Told of every step.
 
     Returns:
         The figures.
@@ -55,7 +54,9 @@ def write_demo(
     torch.set_num_threads(1)  # the network is small: more threads only wait for each other
     recipe = demo()
     with new_folder(out, marker=SUMMARY_FILE) as folder:
-        record = evaluate(replace(recipe, fit=replace(recipe.fit, seed=seed)), folder, say=say)
+        record = evaluate(
+            replace(recipe, fit=replace(recipe.fit, seed=seed)), folder, report=report
+        )
         text = page(
             title="Isthmus: a network on two microcontrollers",
             plan=record.plan,

@@ -9,7 +9,6 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from isthmus.machine import describe_machine, library_versions
 from isthmus.models import ModelReference, load_model, reference
 from isthmus.plan import Plan, partition
 from isthmus.platform import load_platform
+from isthmus.progress import Report, silent
 from isthmus.run import RunRecord, run_bundle
 from isthmus.study.recipes import Recipe
 from isthmus.study.rivals import Rival, png_bytes, rivals
@@ -74,15 +74,13 @@ class Record:
         return self.fit.plan
 
 
-def evaluate(
-    recipe: Recipe, folder: Path, *, say: Callable[[str], None] = lambda line: None
-) -> Record:
+def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record:
     """Walk the whole chain.
 
     Args:
         recipe: What to do.
         folder: Receives ``fitted/`` and ``bundle/``.
-        say: Receives a line for each step.
+        report: Told of every step.
 
     Returns:
         The record.
@@ -94,19 +92,24 @@ def evaluate(
     data = load_data(recipe.data)
     torch.manual_seed(recipe.fit.seed)
     model = load_model(recipe.model)
-    say(f"train {recipe.model} on {recipe.data}: {len(data.y_train)} samples")
-    phases = fit_base(model, data, recipe.fit, progress=Progress(say=say))
+    phases = fit_base(model, data, recipe.fit, progress=Progress(report=report))
     plan = make_plan(model, recipe, data)
-    say(f"plan for {plan.platform.name}: cut after {', '.join(c.after for c in plan.crossings)}")
-    others = (*rivals(model, plan, data), *_smaller(recipe, data, say))
+    report(f"plan for {plan.platform.name}", 1, 1)
+    others = (*rivals(model, plan, data), *_smaller(recipe, data))
+    report("rivals", 1, 1)
     fitted = fit_model(
-        model, plan, data, reference(recipe.model), recipe.fit, phases, Progress(say=say)
+        model, plan, data, reference(recipe.model), recipe.fit, phases, Progress(report=report)
     )
     write_fitted(folder / "fitted", fitted)
-    say("export the bundle and verify it against the model")
     verification = export(fitted.split_model, plan, folder / "bundle", samples=data.x_test)
-    say(f"run {len(plan.stages)} processes over emulated links: {len(data.y_test)} requests")
-    run = run_bundle(folder / "bundle", data.x_test, data.y_test, warmup_inputs=data.x_train)
+    report("export and verify", 1, 1)
+    run = run_bundle(
+        folder / "bundle",
+        data.x_test,
+        data.y_test,
+        warmup_inputs=data.x_train,
+        progress=lambda done, total: report(f"run {len(plan.stages)} processes", done, total),
+    )
     return Record(
         recipe=recipe,
         fit=fitted.record,
@@ -126,7 +129,7 @@ def fit_plan(
     *,
     weights: Path | None,
     config: FitConfig,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = silent,
 ) -> FitRecord:
     """Fit a plan that was made before, and write the folder ``isthmus fit`` leaves.
 
@@ -140,7 +143,7 @@ def fit_plan(
         out: The folder to make.
         weights: The model's trained weights; without them the base model is trained too.
         config: Epochs, rates, seed.
-        say: Receives a line for each epoch.
+        report: Told of every epoch.
 
     Returns:
         The facts, as written to ``fit.json``.
@@ -156,7 +159,7 @@ def fit_plan(
     check_fits(model, data)
     asked = repr((source, plan, data_text, weights and sha256(weights), config))
     state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
-    progress = Progress(say=say, checkpoints=state)
+    progress = Progress(report=report, checkpoints=state)
     phases = fit_base(model, data, config, progress=progress)
     fitted = fit_model(model, plan, data, source, config, phases, progress)
     write_fitted(out, fitted)
@@ -229,11 +232,10 @@ def make_plan(model: nn.Module, recipe: Recipe, data: Dataset) -> Plan:
     )
 
 
-def _smaller(recipe: Recipe, data: Dataset, say: Callable[[str], None]) -> tuple[Rival, ...]:
+def _smaller(recipe: Recipe, data: Dataset) -> tuple[Rival, ...]:
     """Train the smaller whole network with the same recipe: what one device alone could do."""
     if recipe.smaller is None:
         return ()
-    say(f"train the rival {recipe.smaller}")
     torch.manual_seed(recipe.fit.seed)
     model = load_model(recipe.smaller)
     fit_base(model, data, recipe.fit)

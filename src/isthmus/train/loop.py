@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
+from isthmus.progress import Report, silent
+
 Batch = tuple[tuple[Tensor, ...], Tensor, Tensor]  # inputs, labels, what a teacher says
 
 
@@ -39,13 +41,11 @@ class Progress:
     """Where training reports and keeps its state.
 
     Attributes:
-        say: Receives one line per epoch.
-        bar: Whether lightning draws its progress bar.
+        report: Told of every epoch.
         checkpoints: Folder for the state of each phase, to go on from; None keeps none.
     """
 
-    say: Callable[[str], None] = lambda line: None
-    bar: bool = False
+    report: Report = silent
     checkpoints: Path | None = None
 
 
@@ -120,7 +120,7 @@ def run_phase(
         The record; the losses include epochs of an earlier sitting.
     """
     torch.manual_seed(seed)
-    training = _Training(module, phase, batches, progress.say)
+    training = _Training(module, phase, batches, progress.report)
     callbacks: list[Callback] = []
     last = None
     if progress.checkpoints is not None:
@@ -138,7 +138,7 @@ def run_phase(
             logger=False,
             enable_checkpointing=progress.checkpoints is not None,
             enable_model_summary=False,
-            enable_progress_bar=progress.bar,
+            enable_progress_bar=False,
             use_distributed_sampler=False,
         )
         loader = torch.utils.data.DataLoader(batches, batch_size=None)
@@ -166,11 +166,9 @@ def _quiet() -> Iterator[None]:
 class _Training(lightning.LightningModule):
     """One loss, one optimizer, one schedule; every epoch has its order and its report."""
 
-    def __init__(
-        self, module: nn.Module, phase: Phase, batches: Batches, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, module: nn.Module, phase: Phase, batches: Batches, report: Report) -> None:
         super().__init__()
-        self.module, self.phase, self.batches, self.say = module, phase, batches, say
+        self.module, self.phase, self.batches, self.report = module, phase, batches, report
         self.losses: list[float] = []
         self.of_this_epoch: list[Tensor] = []
 
@@ -185,8 +183,8 @@ class _Training(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.losses.append(float(torch.stack(self.of_this_epoch).mean()))
         self.of_this_epoch.clear()
-        done, loss = len(self.losses), self.losses[-1]
-        self.say(f"{self.phase.name}: epoch {done}/{self.phase.epochs}, loss {loss:.4f}")
+        step = f"{self.phase.name}, loss {self.losses[-1]:.4f}"
+        self.report(step, len(self.losses), self.phase.epochs)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.phase.groups, weight_decay=1e-4)
