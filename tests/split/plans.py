@@ -23,9 +23,7 @@ def plan_at(graph: Graph, *indices: int, codec: str = "raw") -> Plan:
         )
         for name, start, end in zip(names, edges, edges[1:], strict=False)
     )
-    links = tuple(
-        Link(between=(a, b), bytes_per_s=1e6) for a, b in pairwise(names)
-    )
+    links = tuple(Link(between=(a, b), bytes_per_s=1e6) for a, b in pairwise(names))
     crossings = tuple(
         Crossing(
             link=link.name,

@@ -29,6 +29,7 @@ from torch.utils._pytree import TreeSpec
 from isthmus.errors import CaptureError, InputError
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 
 
@@ -228,7 +229,7 @@ def _explain(error: Exception, model: nn.Module) -> str:
             "the model fixes the batch size: dimension 0 of its inputs must be free; replace "
             "numbers that stand for the batch, e.g. x.view(8, -1), by x.shape[0]"
         )
-    if "data-dependent" in text or "nonzero" in text:
+    if "data-dependent" in text:
         return (
             f"{place}: control flow or a size depends on the values of a tensor, which cannot be "
             "traced; use torch.where or masks in place of if, or cut this part off the model"
@@ -295,12 +296,12 @@ def _is_tensors(value: object) -> bool:
 def _refuse_data_dependent_sizes(nodes: list[fx.Node], batch: torch.SymInt) -> None:
     for node in nodes:
         value = node.meta.get("val")
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and (
-            value.node.expr.free_symbols - {batch.node.expr}
-        ):
+        sizes = [value] if isinstance(value, _SYMBOLIC) else getattr(value, "shape", ())
+        symbols = [size.node.expr.free_symbols for size in sizes if isinstance(size, _SYMBOLIC)]
+        if set().union(*symbols) - {batch.node.expr}:
             raise CaptureError(
                 f"{where(node)}: a size depends on the values of a tensor, which cannot be "
-                "divided; make it constant, or cut this part off the model"
+                "divided; use torch.where or masks, or cut this part off the model"
             )
 
 
@@ -340,16 +341,18 @@ def _needs(
                 writers[memory[target]].append(node)
         value = node.meta["val"]
         if isinstance(value, Tensor):
-            source = node.args[0] if node.args else None
-            aliases = op_name(node) in DROPOUTS and isinstance(source, fx.Node)
-            memory[node] = memory[source] if aliases else value.untyped_storage()._cdata  # type: ignore[index]
+            memory[node] = value.untyped_storage()._cdata
+            if op_name(node) in DROPOUTS:  # returns its input itself in evaluation
+                memory[node] = memory[arguments(node)["input"]]
+            elif op_name(node) == "lift_fresh_copy":  # a copy, though the trace shares its memory
+                members[memory[node]].clear()
             members[memory[node]].append(node)
     return needs
 
 
 def written(node: fx.Node) -> list[fx.Node]:
-    """Return the tensors that a node changes in place."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    """Return the tensors whose values a node changes in place."""
+    if not isinstance(node.target, torch._ops.OpOverload) or op_name(node) == "detach_":
         return []
     given = arguments(node)
     return [
@@ -377,8 +380,9 @@ def _check_no_view(
 
     What later reads the target itself, `torch.export` has already pointed at the result.
     """
+    end = node.graph.output_node()
     for other in sharing:
-        later = any(order.get(user, len(order)) > order[node] for user in other.users)
+        later = any(user is end or order.get(user, -1) > order[node] for user in other.users)
         if other is not target and later:
             raise CaptureError(
                 f"{where(node)}: changes {target.name!r} in place while {other.name!r}, which "
