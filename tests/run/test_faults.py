@@ -70,7 +70,7 @@ def test_a_killed_second_stage_is_named_within_five_seconds(folder):
 
 
 def test_a_worker_that_hangs_is_named(folder):
-    with start_workers(folder, timeout_s=1.0) as workers:
+    with start_workers(folder, timeout_s=4.0) as workers:
         pid = workers.processes[0].pid
         os.kill(pid, signal.SIGSTOP)
         try:
