@@ -463,13 +463,14 @@ def _shares(graph: Graph) -> list[float]:
 
 def _ticks(graph: Graph, places: Sequence[Cut]) -> list[Cut]:
     """Return the cuts to name on the axis: where outer modules end, well apart."""
-    outer = {"input", *(node.module.partition(".")[0] for node in graph.nodes)}
+    modules = {"input", *(node.module.partition(".")[0] for node in graph.nodes)}
+    outer = [cut for cut in places if cut.after in modules]
     apart = max(1, -(-len(places) // _MAX_TICKS))
     chosen: list[Cut] = []
-    for cut in sorted(places, key=lambda cut: (cut.after not in outer, cut.index)):
+    for cut in outer if len(outer) > 3 else places:
         if all(abs(cut.index - other.index) >= apart for other in chosen):
             chosen.append(cut)
-    return sorted(chosen, key=lambda cut: cut.index)
+    return chosen
 
 
 def _sentence(text: str) -> str:

@@ -42,7 +42,7 @@ from isthmus.report.tables import (
     run_tables,
     verification_table,
 )
-from isthmus.report.words import headline, num_bytes, percent, quantity, raw_bytes, widest
+from isthmus.report.words import headline, num_bytes, percent, quantity, totals
 from isthmus.run import RunRecord
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
@@ -199,9 +199,8 @@ def _statement(plan: Plan | None, graph: Graph | None, run: RunRecord | None) ->
 
 def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> list[Tile]:
     tiles = []
-    crossing = widest(plan) if plan else None
-    if crossing is not None:
-        payload, raw = num_bytes(crossing.payload_bytes), num_bytes(raw_bytes(crossing))
+    if plan and plan.crossings:
+        payload, raw = map(num_bytes, totals(plan))
         label = "cross for each sample, payload"
         tiles.append(Tile(value=f"{payload} bytes", label=label, note=f"{raw} as fp32"))
     if run and run.accuracy is not None:

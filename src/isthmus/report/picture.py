@@ -35,7 +35,7 @@ class Box:
     x: int
     device: str
     kind: str
-    computes: str
+    computes: tuple[str, ...]
     macs: str
     time: str
     bars: tuple[Bar, ...]
@@ -91,11 +91,12 @@ def _box(plan: Plan, index: int, x: int) -> Box:
         full = share is not None and share > 1
         share = None if share is None else min(share, 1.0)
         bars.append(Bar(label=f"{room.what} {room}", share=share, over=full))
+    begin, dots, end = span(plan, index).partition(" .. ")
     return Box(
         x=x,
         device=device.name,
         kind=device.kind,
-        computes=span(plan, index),
+        computes=(f"{begin} ..", end) if dots else (begin,),
         macs=f"{quantity(stage.macs, 'MAC')}, {stage.format}" if stage.nodes else "no MACs",
         time=f"predicted compute {quantity(stage.compute_s, 's')}",
         bars=tuple(bars),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from isthmus.train import FitRecord
 
 _RUNNER_UPS = 5
+_SENSITIVE = 8
 _LOSSY_IMAGES = ("input jpeg", "input webp")
 
 
@@ -340,10 +341,10 @@ def _runner_ups_table(plan: Plan) -> Table:
 
 def _sensitivity_table(plan: Plan) -> Table:
     table = _table(
-        "What would change the answer",
+        "What would change the answer, nearest first",
         ("figure", "l"), ("now", "r"), ("changes at", "r"), ("then best", "l"),
     )  # fmt: skip
-    for item in plan.sensitivity:
+    for item in plan.sensitivity[:_SENSITIVE]:
         now, then = (quantity(value, item.unit) for value in (item.now, item.changes_at))
         _row(table, item.figure, now, then, item.then)
     return table

@@ -20,7 +20,7 @@ class Room:
     """How much of one memory a stage takes.
 
     Attributes:
-        what: weights, activations, or both.
+        what: weights, activations, or memory for a memory that holds both.
         used_bytes: What the stage takes.
         limit_bytes: What the device has; None where the platform names no limit.
     """
@@ -97,9 +97,7 @@ def rooms(stage: Stage, memory: Memory) -> tuple[Room, ...]:
     weights, activations = stage.weight_bytes, stage.peak_memory_bytes
     if memory.shared_bytes is not None:
         both = weights + activations
-        return (
-            Room(what="weights + activations", used_bytes=both, limit_bytes=memory.shared_bytes),
-        )
+        return (Room(what="memory", used_bytes=both, limit_bytes=memory.shared_bytes),)
     return (
         Room(what="weights", used_bytes=weights, limit_bytes=memory.weights_bytes),
         Room(what="activations", used_bytes=activations, limit_bytes=memory.activations_bytes),
@@ -109,7 +107,8 @@ def rooms(stage: Stage, memory: Memory) -> tuple[Room, ...]:
 def span(plan: Plan, index: int) -> str:
     """Return which part of the model a stage computes, e.g. ``"input .. layer2"``."""
     if not plan.stages[index].nodes:
-        return "nothing" if 0 < index < len(plan.stages) - 1 else _end_of_the_way(index)
+        idle = {0: "only sends the input", len(plan.stages) - 1: "only receives"}
+        return idle.get(index, "only passes on")
     first = plan.crossings[index - 1] if index else None
     last = plan.crossings[index] if index < len(plan.crossings) else None
     begin = "input" if first is None or first.cut == 0 else f"after {first.after}"
@@ -117,23 +116,29 @@ def span(plan: Plan, index: int) -> str:
     return "the whole model" if (begin, end) == ("input", "output") else f"{begin} .. {end}"
 
 
+def totals(plan: Plan) -> tuple[float, float]:
+    """Return the payload of all crossings together, and the same as fp32."""
+    return (
+        sum(crossing.payload_bytes for crossing in plan.crossings),
+        sum(raw_bytes(crossing) for crossing in plan.crossings),
+    )
+
+
 def headline(plan: Plan) -> str:
     """Return the plan's answer in one sentence, with the numbers that matter."""
-    computing = [stage.device for stage in plan.stages if stage.nodes]
-    crossing = widest(plan)
+    computing = ", ".join(stage.device for stage in plan.stages if stage.nodes)
+    payload, raw = map(num_bytes, totals(plan))
     if not plan.split:
-        answer = f"Do not split: {', '.join(computing)} computes the whole model"
-        if crossing is None:
+        answer = f"Do not split: {computing} computes the whole model"
+        if not plan.crossings:
             return f"{answer}, and nothing crosses"
+        crossing = plan.crossings[0]
         what = "input" if crossing.cut == 0 else "output"
-        payload = num_bytes(crossing.payload_bytes)
         return f"{answer}, and the {what} crosses as {crossing.codec}, {payload} bytes"
-    assert crossing is not None
-    payload, raw = num_bytes(crossing.payload_bytes), num_bytes(raw_bytes(crossing))
-    where = f"from {computing[0]} to {computing[-1]}"
-    if payload == raw:
-        return f"{payload} bytes cross {where} for each sample"
-    return f"{payload} bytes cross {where} for each sample, instead of {raw}"
+    ends = f"from {plan.stages[0].device} to {plan.stages[-1].device}"
+    links = ends if len(plan.crossings) == 1 else f"{len(plan.crossings)} links {ends}"
+    instead = "" if payload == raw else f", instead of {raw}"
+    return f"{payload} bytes cross {links} for each sample{instead}"
 
 
 def way(run: RunRecord) -> list[Step]:
@@ -154,7 +159,3 @@ def way(run: RunRecord) -> list[Step]:
             steps.append(Step(where=f"{stage.device}: pack", kind="codec", seconds=seconds))
     rest = max(0.0, run.breakdown.remainder_s)
     return [*steps, Step(where="everything else", kind="rest", seconds=rest)]
-
-
-def _end_of_the_way(index: int) -> str:
-    return "nothing; it only receives" if index else "nothing; it only sends the input"
