@@ -292,11 +292,12 @@ def _shown(parts: Iterable[Table | Text]) -> list[Part]:
 def _grid(table: Table) -> dict[str, Any]:
     """Return a table's texts, row by row, each with the side that its column is flush with."""
     sides = [column.justify for column in table.columns]
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     return {
         "title": str(table.title or ""),
         "note": str(table.caption or ""),
-        "head": list(zip((str(column.header) for column in table.columns), sides, strict=True)),
+        "head": list(zip(heads, sides, strict=True)),
         "rows": [
             (str(row.style or ""), list(zip(values, sides, strict=True)))
             for row, values in zip(table.rows, zip(*cells, strict=True), strict=True)

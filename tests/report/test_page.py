@@ -1,0 +1,148 @@
+import re
+from dataclasses import replace
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from isthmus.errors import BundleError, InputError
+from isthmus.files import write_json
+from isthmus.report.page import page, write_profile, write_report
+from tests.report.examples import FIT, GRAPH, PLAN, RIVALS, RUN, VERIFICATION
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>&{{ 7*7 }}'
+
+
+def ours(text):
+    """The page without plotly's own source."""
+    assert text.count(get_plotlyjs()) == 1
+    return text.replace(get_plotlyjs(), "")
+
+
+@pytest.fixture(scope="module")
+def full():
+    return ours(
+        page(
+            title="digits on two microcontrollers",
+            plan=PLAN,
+            graph=GRAPH,
+            fit=FIT,
+            verification=VERIFICATION,
+            run=RUN,
+            rivals=RIVALS,
+        )
+    )
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    write_json(tmp_path / "fitted" / "fit.json", FIT, schema="isthmus.fit/1")
+    write_json(tmp_path / "fitted" / "graph.json", GRAPH, schema="isthmus.graph/1")
+    return tmp_path / "fitted"
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_json(tmp_path / "run" / "run.json", RUN, schema="isthmus.run/1")
+    return tmp_path / "run"
+
+
+def test_the_page_opens_with_the_finding(full):
+    assert "<h1>32 bytes cross from mcu-a to mcu-b for each sample, instead of 2,048</h1>" in full
+
+
+def test_the_page_loads_nothing_and_forbids_it(full):
+    assert "default-src &#39;none&#39;" in full or "default-src 'none'" in full
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", full)
+    assert not re.findall(r"https?://", full)
+
+
+def test_every_energy_is_called_predicted(full):
+    texts = re.sub(r"<[^>]+>", " ", full).split("\n")
+    lines = [line for line in texts if "energy" in line.lower() and "{" not in line]
+    assert len(lines) >= 3
+    assert all("predict" in line.lower() for line in lines)
+
+
+def test_the_page_says_what_is_emulated_and_what_made_it(full):
+    for expected in (
+        "The run, on emulated links",
+        "links emulated, devices at this machine&#39;s speed",
+        "Some Processor 3000, 2 cores, Linux 6.1",
+        "torch 2.13.0",
+        "digits-resnet",
+        "learning_rate",
+    ):
+        assert expected in full
+
+
+def test_what_is_not_given_is_left_out():
+    text = ours(page(title="run only", run=RUN))
+    assert "360 requests, half of them within 1.62 ms" in text
+    assert 'id="timeline"' in text
+    for name in ("plan", "accuracy", "bytes", "memory"):
+        assert f'id="{name}"' not in text
+
+
+def test_hostile_names_stay_text():
+    crossing = replace(PLAN.crossings[0], after=HOSTILE)
+    device = replace(PLAN.platform.devices[0], kind=HOSTILE)
+    platform = replace(PLAN.platform, name=HOSTILE, devices=(device, PLAN.platform.devices[1]))
+    plan = replace(PLAN, crossings=(crossing,), platform=platform, notes=(HOSTILE,))
+    run = replace(RUN, emulated=HOSTILE, machine=HOSTILE)
+    rivals = (replace(RIVALS[0], name=HOSTILE, what=HOSTILE),)
+    text = ours(page(title=HOSTILE, plan=plan, graph=GRAPH, fit=FIT, run=run, rivals=rivals))
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "49" not in re.findall(r"&amp;(.{0,8})", text)
+    assert "&lt;script&gt;alert" in text
+
+
+def test_a_profile_is_a_page_of_the_model_alone(tmp_path):
+    write_profile(tmp_path / "profile.html", GRAPH, title="net.py:make")
+    text = ours((tmp_path / "profile.html").read_text())
+    assert "42,266 parameters, 169 kB of weights, 968 kMAC for one sample" in text
+    assert 'id="bytes"' in text
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_report_takes_the_folders_in_any_order(fitted, run, tmp_path, backwards):
+    folders = [run, fitted] if backwards else [fitted, run]
+    write_report(folders, tmp_path / "report.html")
+    text = ours((tmp_path / "report.html").read_text())
+    for name in ("plan", "bytes", "accuracy", "timeline", "predicted", "memory"):
+        assert f'id="{name}"' in text
+    assert "digits-resnet on two-mcu-spi" in text
+
+
+def test_a_folder_that_is_none_of_ours_is_refused(fitted, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InputError, match=r"photos: found none of fit\.json"):
+        write_report([fitted, tmp_path / "photos"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_of_another_plan_is_refused(fitted, tmp_path):
+    other = replace(RUN, crossings=(replace(RUN.crossings[0], codec="raw"),))
+    write_json(tmp_path / "other" / "run.json", other, schema="isthmus.run/1")
+    with pytest.raises(InputError, match="is a run of another plan"):
+        write_report([fitted, tmp_path / "other"], tmp_path / "report.html")
+
+
+def test_two_different_plans_are_refused(fitted, tmp_path):
+    other = replace(PLAN, objective="energy")
+    write_json(tmp_path / "other" / "plan.json", other, schema="isthmus.plan/1")
+    with pytest.raises(InputError, match="2 different plans"):
+        write_report([fitted, tmp_path / "other"], tmp_path / "report.html")
+
+
+def test_a_damaged_bundle_is_refused(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    with pytest.raises(BundleError):
+        write_report([tmp_path / "bundle"], tmp_path / "report.html")
+
+
+def test_a_record_of_another_version_is_refused(tmp_path):
+    write_json(tmp_path / "run" / "run.json", RUN, schema="isthmus.run/99")
+    with pytest.raises(InputError, match=r"found schema 'isthmus\.run/99'"):
+        write_report([tmp_path / "run"], tmp_path / "report.html")

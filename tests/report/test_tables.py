@@ -1,0 +1,195 @@
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from isthmus.graph import cuts
+from isthmus.platform import PRESETS, load_platform
+from isthmus.report.tables import (
+    demo_tables,
+    fit_table,
+    plan_tables,
+    platforms_table,
+    profile_tables,
+    run_tables,
+    verification_table,
+)
+from tests.report.examples import FIT, GRAPH, PLAN, RECORD, RIVALS, RUN, VERIFICATION
+
+REPORT = Path("isthmus-demo/report.html")
+ALL = {
+    "profile": profile_tables(GRAPH, cuts(GRAPH)),
+    "platforms": (platforms_table([load_platform(name) for name in PRESETS]),),
+    "plan": plan_tables(PLAN),
+    "fit": (fit_table(FIT, Path("fitted")),),
+    "verification": (verification_table(VERIFICATION, Path("bundle")),),
+    "run": run_tables(RUN),
+    "demo": demo_tables(RECORD, REPORT),
+}
+
+
+def printed(parts, width=100):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    for part in parts:
+        console.print(part)
+    return console.file.getvalue()
+
+
+def words(parts, width=200):
+    """What is printed, without the line breaks and runs of blanks."""
+    return " ".join(printed(parts, width).split())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", ALL)
+def test_no_line_is_longer_than_the_terminal(name, width):
+    assert max(len(line.rstrip()) for line in printed(ALL[name], width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", ALL)
+def test_no_number_is_broken_or_cut_short(name, width):
+    text = printed(ALL[name], width)
+    for part in ALL[name]:
+        for column in part.columns if isinstance(part, Table) else ():
+            if column.justify == "right":
+                assert all(str(cell) in text for cell in column.cells)
+
+
+def test_the_tables_load_neither_torch_nor_plotly():
+    code = (
+        "import sys, isthmus.report.tables; "
+        "print({'torch', 'plotly', 'jinja2', 'lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_profile_states_what_crosses_at_every_cut_and_the_totals():
+    text = words(ALL["profile"])
+    assert "layer1 (conv2d) 590 kMAC 73.7 kB 2.05 kB 2,048 1 61.9 %" in text
+    assert "42,266 parameters, 169 kB of weights, 968 kMAC for one sample" in text
+
+
+def test_the_profile_says_where_no_cut_is_possible_and_why():
+    places = list(cuts(GRAPH))
+    places[2] = replace(places[2], obstacle="it depends on the batch")
+    text = words(profile_tables(GRAPH, places))
+    assert "relu (relu) 4.1 kB no cut" in text
+    assert "No cut: it depends on the batch" in text
+
+
+def test_the_platforms_are_listed_with_units():
+    text = words(ALL["platforms"])
+    assert "mcu-a: mcu 98.3 kB weights 12 MMAC/s int8" in text
+    assert "mcu-a - mcu-b 1 Mbit/s, full duplex 300 us" in text
+    assert "100 Gbit/s, 4 pins x 25 GHz 20 ns" in text
+
+
+def test_the_plan_begins_with_its_answer():
+    assert words(ALL["plan"]).startswith(
+        "32 bytes cross from mcu-a to mcu-b for each sample, instead of 2,048."
+    )
+
+
+def test_the_plan_lists_stages_crossings_cost_runner_ups_and_sensitivity():
+    text = words(ALL["plan"])
+    for expected in (
+        "mcu-a input .. layer1 599 kMAC fp32 74.8 kB of 98.3 kB weights 833 ms",
+        "mcu-a-mcu-b layer1 bottleneck: ratio=8, bits=4 32 2,048 716 us",
+        "Predicted for one sample, best latency: latency 1.35 s, energy 144 mJ",
+        "cut after layer2 16 1.35 s 145 mJ +1.1 ms: computing takes 1.1 ms more",
+        "all on mcu-a 1 does not fit: mcu-a weights needs 169.1 kB, has 98.3 kB",
+        "mcu-a memory (weights) 98.3 kB 169 kB all on mcu-a",
+    ):
+        assert expected in text
+
+
+def test_a_plan_on_one_device_says_do_not_split():
+    first, second = PLAN.stages
+    crossing = replace(
+        PLAN.crossings[0], cut=0, after="input", codec="pixels", shapes=((1, 8, 8),),
+        payload_bytes=64,
+    )  # fmt: skip
+    stages = (replace(first, nodes=()), replace(second, nodes=first.nodes + second.nodes))
+    text = words(plan_tables(replace(PLAN, split=False, stages=stages, crossings=(crossing,))))
+    assert text.startswith(
+        "Do not split: mcu-b computes the whole model, and the input crosses as pixels, 64 bytes."
+    )
+    assert "mcu-a only sends the input" in text
+    assert "mcu-b the whole model" in text
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are():
+    crossing = replace(PLAN.crossings[0], after="[bold]layer[/nonsense]")
+    assert "[bold]layer[/nonsense]" in words(plan_tables(replace(PLAN, crossings=(crossing,))))
+
+
+def test_the_fit_and_its_verification_say_what_was_found_and_where_it_stands():
+    text = words(ALL["fit"])
+    assert "distil 3 0.5 0.2 12 s" in text
+    assert "97.5 % through the codecs, 98.1 % without a cut" in text
+    assert text.endswith("Written: fitted")
+    text = words(ALL["verification"])
+    assert "equal predictions 100.0 %" in text
+    assert text.endswith("Written: bundle")
+
+
+def test_a_run_never_puts_measured_and_predicted_into_one_column():
+    heads = [
+        " ".join(str(column.header).split())
+        for part in ALL["run"]
+        if isinstance(part, Table)
+        for column in part.columns
+    ]
+    assert "payload predicted" in heads
+    assert "payload measured" in heads
+    assert not any("predicted" in head and "measured" in head for head in heads)
+
+
+def test_a_run_states_bytes_latency_its_parts_and_what_was_emulated():
+    text = words(ALL["run"])
+    for expected in (
+        "bottleneck: ratio=8, bits=4 32 32 48",
+        "mcu-a-mcu-b 716 us 731 us",
+        "1.58 ms 1.62 ms 2.13 ms",
+        "compute 380 us, emulated links 731 us (asked 716 us), codecs 70 us, remainder 439 us",
+        "360 requests answered, 0 lost, 0 frames sent again; accuracy 97.2 %",
+        "Links emulated by delays",
+    ):
+        assert expected in text
+
+
+def test_the_demo_fits_on_one_screen():
+    assert len(printed(ALL["demo"]).splitlines()) <= 40
+
+
+def test_the_demo_sets_the_split_beside_every_rival():
+    text = words(ALL["demo"])
+    for expected in (
+        "whole network, uncut, fp32 2,048 98.1 % all that is needed after layer1",
+        "Isthmus, measured 32 97.2 %",
+        "input raw 64 98.1 % does not fit: mcu-b weights needs 169.1 kB, has 98.3 kB",
+        "int8 + zlib 287.3 98.1 %",
+        "label 1 98.1 % does not fit: mcu-a weights needs 169.1 kB, has 98.3 kB",
+        "smaller network 1 95.1 %",
+        "two-mcu-spi (energy predicted: 144 mJ) 1.35 s - -",
+        "this machine's speed, links emulated 1.58 ms 1.62 ms 2.13 ms",
+        "cut after layer2: +1.1 ms",
+        str(REPORT),
+    ):
+        assert expected in text
+
+
+def test_the_demo_leaves_out_lossy_images_only_where_they_are_larger_than_png():
+    assert "input webp" not in words(ALL["demo"])
+    smaller = [
+        replace(rival, payload_bytes=60) if rival.name == "input webp" else rival
+        for rival in RIVALS
+    ]
+    assert "input webp 60" in words(demo_tables(replace(RECORD, rivals=tuple(smaller)), REPORT))
