@@ -192,7 +192,7 @@ RUN = RunRecord(
     requests=360,
     lost=0,
     retries=0,
-    emulated="Links emulated by delays; devices run at this machine's speed.",
+    emulated="devices run at this machine's speed; links are loopback TCP, throttled",
     machine=MACHINE,
     versions=VERSIONS,
 )

@@ -34,10 +34,11 @@ ALL = {
 
 
 def printed(parts, width=100):
-    console = Console(width=width, file=io.StringIO(), color_system=None)
+    file = io.StringIO()
+    console = Console(width=width, file=file, color_system=None)
     for part in parts:
         console.print(part)
-    return console.file.getvalue()
+    return file.getvalue()
 
 
 def words(parts, width=200):
@@ -160,7 +161,7 @@ def test_a_run_states_bytes_latency_its_parts_and_what_was_emulated():
         "1.58 ms 1.62 ms 2.13 ms",
         "compute 380 us, emulated links 731 us (asked 716 us), codecs 70 us, remainder 439 us",
         "360 requests answered, 0 lost, 0 frames sent again; accuracy 97.2 %",
-        "Links emulated by delays",
+        "Emulated: devices run at this machine's speed; links are loopback TCP, throttled.",
     ):
         assert expected in text
 
@@ -172,7 +173,7 @@ def test_the_demo_fits_on_one_screen():
 def test_the_demo_sets_the_split_beside_every_rival():
     text = words(ALL["demo"])
     for expected in (
-        "whole network, uncut, fp32 2,048 98.1 % all that is needed after layer1",
+        "uncut, fp32 2,048 98.1 % all that is needed after layer1",
         "Isthmus, measured 32 97.2 %",
         "input raw 64 98.1 % does not fit: mcu-b weights needs 169.1 kB, has 98.3 kB",
         "int8 + zlib 287.3 98.1 %",
@@ -180,10 +181,21 @@ def test_the_demo_sets_the_split_beside_every_rival():
         "smaller network 1 95.1 %",
         "two-mcu-spi (energy predicted: 144 mJ) 1.35 s - -",
         "this machine's speed, links emulated 1.58 ms 1.62 ms 2.13 ms",
-        "cut after layer2: +1.1 ms",
+        "cut after layer2 +1.1 ms",
         str(REPORT),
     ):
         assert expected in text
+
+
+def test_the_demo_names_every_rival_that_beats_the_split():
+    text = words(ALL["demo"])
+    assert "No more bytes than Isthmus and no less accurate: label (does not fit)." in text
+    smaller = [
+        replace(rival, accuracy=0.98) if rival.name == "smaller network" else rival
+        for rival in RIVALS
+    ]
+    text = words(demo_tables(replace(RECORD, rivals=tuple(smaller)), REPORT))
+    assert "no less accurate: label (does not fit), smaller network." in text
 
 
 def test_the_demo_leaves_out_lossy_images_only_where_they_are_larger_than_png():

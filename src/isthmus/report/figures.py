@@ -229,9 +229,9 @@ def timeline_figure(run: RunRecord) -> Figure:
     return Figure(
         name="timeline",
         title=f"{words} {share} of the {quantity(run.latency_s.p50, 's')} of a request",
-        text=f"Medians of {run.requests} requests, one in flight. {_sentence(run.emulated)} The "
-        "last bar is what is left of the median: transport between processes, scheduling, the "
-        "client's own hops.",
+        text=f"Medians of {run.requests} requests, one in flight. Emulated: "
+        f"{run.emulated.rstrip('.')}. The last bar is what is left of the median: transport "
+        "between processes, scheduling, the client's own hops.",
         chart=_styled(chart, height=130 + 34 * len(steps)),
     )
 
@@ -471,11 +471,6 @@ def _ticks(graph: Graph, places: Sequence[Cut]) -> list[Cut]:
         if all(abs(cut.index - other.index) >= apart for other in chosen):
             chosen.append(cut)
     return chosen
-
-
-def _sentence(text: str) -> str:
-    """Return text as a sentence: a capital first, a full stop last."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _plain(text: str) -> str:

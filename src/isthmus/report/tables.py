@@ -188,7 +188,7 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     )  # fmt: skip
     measured = (record.latency_s.p50, record.latency_s.p95)
     _row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
-    emulated = Text(f"{record.emulated} Machine: {record.machine}", "dim")
+    emulated = Text(f"Emulated: {record.emulated.rstrip('.')}. Machine: {record.machine}.", "dim")
     words = (Text(_breakdown(record)), Text(totals), emulated)
     return stages, crossings, links, latency, *words
 
@@ -196,18 +196,15 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
 def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
     """Return the demo's outcome for a stranger, on one screen."""
     plan = record.plan
-    first = plan.runner_ups[:_RUNNER_UPS]
-    lost = [
-        Text(f"  {other.what}: {other.reason}", no_wrap=True, overflow="ellipsis")
-        for other in first
-    ]
+    lost = _table("Other plans, and why they lose", ("plan", "l"), ("why", "l"))
+    for other in plan.runner_ups[:_RUNNER_UPS]:
+        _row(lost, other.what, other.reason)
     return (
         rivals_table(plan, record.fit, record.run, _shown(record.rivals)),
         _latency_table(record),
-        Text(_breakdown(record.run)),
-        Text("\nOther plans, and why they lose:" if lost else ""),
-        *lost,
-        Text(f"\n{headline(plan)}. All figures: {report}", "bold"),
+        Text(f"{_breakdown(record.run)}\n"),
+        *([lost] if plan.runner_ups else []),
+        Text(f"{headline(plan)}. All figures: {report}", "bold"),
     )
 
 
@@ -225,14 +222,18 @@ def rivals_table(
         inner = 0 < crossing.cut < num_nodes(plan)
         words = f"all that is needed after {crossing.after}" if inner else "not narrowed"
         whole = percent(fit.accuracy_whole)
-        _row(table, "whole network, uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
-        sent = crossing.payload_bytes
+        _row(table, "uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
+        sent, score = crossing.payload_bytes, accuracy_across(fit, run)
         if run is not None:
             sent = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
         name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"
-        score = percent(accuracy_across(fit, run))
         words = f"the same, through {crossing.codec}"
-        _row(table, name, num_bytes(sent), score, words, style="bold green")
+        _row(table, name, num_bytes(sent), percent(score), words, style="bold green")
+        better = [r for r in rivals if r.payload_bytes <= sent and r.accuracy >= score]
+        names = [r.name + (" (does not fit)" if _hindrance(r, plan) else "") for r in better]
+        if names:
+            line = f"No more bytes than Isthmus and no less accurate: {', '.join(names)}."
+            table.caption = Text(line)
     for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
         payload = num_bytes(rival.payload_bytes)
