@@ -93,7 +93,8 @@ def text(rows: list[dict[str, float]], name: str) -> str:
             f"Latency predicted on this machine over measured p50: {min(ratios):.2f} to "
             f"{max(ratios):.2f} (wanted: 0.8 to 1.2).",
             f"Time: at most {max(row['seconds'] for row in rows):g} s (wanted: under 120). "
-            f"Memory of the largest process: {max(row['largest_process_peak_bytes'] for row in rows) / 1e9:.2f} GB "
+            "Memory of the largest process: "
+            f"{max(row['largest_process_peak_bytes'] for row in rows) / 1e9:.2f} GB "
             "(wanted: under 4).",
             "",
             "| seed | whole | split | payload | predicted here, s | measured p50, s | time, s |",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -371,8 +372,8 @@ def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise InputError(f"--out {path}: expected a name that ends in {' or '.join(suffixes)}")
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=1))
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(dict(value), indent=1))
 
 
 def _print(*parts: Any) -> None:

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def mine(tmp_path, monkeypatch):
     """A folder with net.py, w.safetensors and data.npz; the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
-    namespace: dict = {}
+    namespace: dict[str, Any] = {}
     exec(NET, namespace)
     torch.manual_seed(0)
     save_file(namespace["make"]().state_dict(), tmp_path / "w.safetensors")
