@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._pytree import tree_map, tree_unflatten
 
 from isthmus.errors import CaptureError, InputError
 from isthmus.graph.modes import Modes, compare, in_eval_form
@@ -28,23 +28,24 @@ class SplitModel(nn.Module):
             (the first: the model's inputs) and returns those of the crossing after it as a tuple
             (the last: the model's outputs, flattened).
         codecs: One for each crossing: from a tuple of tensors to a tuple of tensors.
-        output_spec: How the model nests its outputs.
+        output_form: What the model returns, with the position among the last stage's tensors in
+            place of each tensor.
     """
 
     def __init__(
-        self, stages: Iterable[nn.Module], codecs: Iterable[nn.Module], output_spec: TreeSpec
+        self, stages: Iterable[nn.Module], codecs: Iterable[nn.Module], output_form: Any
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.codecs = nn.ModuleList(codecs)
-        self._output_spec = output_spec
+        self.output_form = output_form
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what the model returns for these inputs, but for what the codecs lose."""
         tensors = self.stages[0](*inputs)
         for codec, stage in zip(self.codecs, self.stages[1:], strict=True):
             tensors = stage(*codec(tensors))
-        return tree_unflatten(tensors, self._output_spec)
+        return tree_map(lambda position: tensors[position], self.output_form)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SplitModel":
         """Convert each tensor once: a buffer that two stages share stays one buffer."""
@@ -117,8 +118,8 @@ def split(
         )
         for index in range(len(plan.stages))
     )
-    halves = _codecs_in_use(plan, codecs)
-    return SplitModel(stages, halves, evaluation.output_spec).train(model.training)
+    form = tree_unflatten(range(len(evaluation.outputs)), evaluation.output_spec)
+    return SplitModel(stages, _codecs_in_use(plan, codecs), form).train(model.training)
 
 
 def _zeros(inputs: tuple[InputSpec, ...], model: nn.Module) -> tuple[Tensor, ...]:

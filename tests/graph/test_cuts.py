@@ -113,10 +113,16 @@ def test_live_bytes_count_what_is_read_made_and_still_needed():
     assert live_bytes(graph) == (4 * 11, 4 * 110, 4 * 1110, 4 * 11110)
 
 
-def test_a_module_path_that_is_also_another_nodes_name_is_passed_over():
+def test_a_name_that_means_a_module_and_another_node_means_the_module():
     graph = Graph(
         inputs=(made("x", 1),),
-        nodes=(node("first", 1, "x", module="relu.inner"), node("relu", 1, "first")),
-        outputs=("relu",),
+        nodes=(
+            node("first", 1, "x", module="relu.inner"),
+            node("relu", 1, "first"),
+            node("input", 1, "relu"),
+        ),
+        outputs=("input",),
     )
-    assert [cut.after for cut in cuts(graph)] == ["input", "relu.inner", "relu"]
+    assert [cut.after for cut in cuts(graph)] == ["input", "relu", "relu()", "input()"]
+    assert [find_cut(graph, place).index for place in ("input", "relu", "relu()")] == [0, 1, 2]
+    assert find_cut(graph, "relu.inner").index == 1

@@ -1,5 +1,6 @@
 """Stages together compute what the model computes, at every cut that can be used."""
 
+import copy
 import warnings
 from itertools import pairwise
 
@@ -103,9 +104,22 @@ def test_constants_are_no_part_of_the_state():
 
     model, x = Shifted(), torch.rand(2, 4)
     divided = split(model, plan_at(capture(model, (x,)), 1, 2))
-    for _ in range(2):
-        torch.testing.assert_close(divided(x), model(x))
-    assert not divided.state_dict()
+    for net in (divided, divided, copy.deepcopy(divided)):
+        torch.testing.assert_close(net(x), model(x))
+        assert not net.state_dict()
+
+
+def test_a_copy_shares_nothing_and_trains_like_the_original():
+    model = Attention()
+    divided = split_at(model, *usable_cuts(model, images())[4:-1:5])
+    copied = copy.deepcopy(divided)
+    assert copied.state_dict().keys() == divided.state_dict().keys()
+    assert not {*map(id, copied.parameters())} & {*map(id, divided.parameters())}
+    torch.manual_seed(0)
+    expected = divided(images())
+    torch.manual_seed(0)
+    assert torch.equal(copied(images()), expected)
+    assert torch.equal(copied.eval()(images()), divided.eval()(images()))
 
 
 def test_masks_and_sizes_are_made_anew_in_every_stage_that_needs_them():
@@ -124,6 +138,7 @@ def test_masks_and_sizes_are_made_anew_in_every_stage_that_needs_them():
     indices = [cut.index for cut in cuts(graph) if not cut.obstacle]
     divided = split(model, plan_at(graph, *indices))
     torch.testing.assert_close(divided(x), model(x))
+    assert divided.to("meta")(x.to("meta")).is_meta  # they follow the stage's inputs
 
 
 def test_random_numbers_cross_as_they_were_drawn():

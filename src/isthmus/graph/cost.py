@@ -129,6 +129,7 @@ _RULES: dict[str, Rule] = {
     "mv": _product("self"),
     "bmm": _product("self"),
     "dot": _product("self"),
+    "vdot": _product("self"),
     "addmm": _product("mat1"),
     "addmv": _product("mat"),
     "baddbmm": _product("batch1"),
@@ -151,14 +152,14 @@ _ELEMENTWISE = """
     ones_like outer polar positive pow prelu rad2deg rand rand_like randint randn randn_like
     random reciprocal relu relu6 remainder round rrelu rrelu_with_noise rsqrt rsub selu sgn
     sigmoid sign silu sin sinc sinh softplus softshrink sqrt square sub subtract tan tanh
-    tanhshrink threshold true_divide trunc uniform where xlogy zero zeros_like
+    threshold true_divide trunc uniform where xlogy zero zeros_like
 """
 _NORMALIZATION = """
     all amax amin any argmax argmin batch_norm channel_shuffle cosine_similarity count_nonzero
     cummax cumprod cumsum frobenius_norm group_norm instance_norm layer_norm linalg_norm
-    linalg_vector_norm local_response_norm log_softmax logcumsumexp logsumexp max mean median min
-    nansum norm normalize prod rms_norm softmax softmin std std_mean sum var var_mean
-    weight_norm _weight_norm
+    linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min
+    nansum norm prod rms_norm softmax std std_mean sum var var_mean
+    _weight_norm
 """
 _POOLING = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d

@@ -42,18 +42,16 @@ def find_cut(graph: Graph, after: str) -> Cut:
     Raises:
         InputError: Nothing has that name; lists near ones.
     """
-    if after == _START:
-        return cuts(graph)[0]
-    ends = _module_ends(graph)
-    nodes = {node.name: k for k, node in enumerate(graph.nodes)}
-    index = ends.get(after, nodes.get(after))
-    if index is None:
-        known = [_START, *ends, *nodes]
-        near = get_close_matches(after, known, n=5, cutoff=0.4) or known[:5]
+    every = cuts(graph)
+    nodes = {node.name: k + 1 for k, node in enumerate(graph.nodes)}
+    modules = {path: k + 1 for path, k in _module_ends(graph).items()}
+    known = nodes | modules | {cut.after: cut.index for cut in every}
+    if after not in known:
+        near = get_close_matches(after, known, n=5, cutoff=0.4) or list(known)[:5]
         raise InputError(
             f"no module or node {after!r} to cut after; near names: {', '.join(near)}"
         )
-    return cuts(graph)[index + 1]
+    return every[known[after]]
 
 
 def live_bytes(graph: Graph) -> tuple[int, ...]:
@@ -96,12 +94,13 @@ def _module_ends(graph: Graph) -> dict[str, int]:
 def _places(graph: Graph) -> list[str]:
     """Name each cut by the outermost module that ends there, else by the node before it.
 
-    A module whose path is also the name of a node elsewhere is passed over.
+    A node whose name is taken by a module that ends elsewhere is written with parentheses.
     """
-    names = [_START, *(node.name for node in graph.nodes)]
-    taken = {name: k for k, name in enumerate(names)}
-    places = list(names)
-    for path, end in reversed(_module_ends(graph).items()):
-        if taken.get(path, end + 1) == end + 1:
-            places[end + 1] = path
+    ends = {path: end for path, end in _module_ends(graph).items() if path != _START}
+    places = [_START]
+    for k, node in enumerate(graph.nodes):
+        taken = node.name == _START or ends.get(node.name, k) != k
+        places.append(f"{node.name}()" if taken else node.name)
+    for path, end in reversed(ends.items()):
+        places[end + 1] = path
     return places

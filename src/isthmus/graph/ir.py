@@ -66,7 +66,7 @@ class Node:
         module: Path of the module that called it, e.g. ``"layer1.0.conv1"``; empty at the top.
         inputs: Names of the tensors it reads.
         outputs: The tensors it makes.
-        weights: The weights it reads.
+        weights: The weights it reads, itself or through what is made of weights alone.
         macs: Multiply-accumulates for one sample; None where no cost rule is known.
     """
 

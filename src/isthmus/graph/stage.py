@@ -103,6 +103,24 @@ class BatchNormSwitch(nn.Module):
         )
 
 
+class Held(nn.Module):
+    """A constant, which is no part of the state; a copy of a torch.fx module would make it one.
+
+    Args:
+        tensor: The constant.
+    """
+
+    tensor: Tensor
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("tensor", tensor, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return the constant."""
+        return self.tensor
+
+
 @dataclass(frozen=True, slots=True)
 class _Draft:
     """A stage in the making: nodes of the trace and their copies; the first that arrived."""
@@ -214,8 +232,11 @@ def _tensor(draft: _Draft, path: str) -> fx.Node:
     tensor = draft.modes.trace.tensors[path]
     if isinstance(tensor, nn.Parameter):
         owner.register_parameter(name, tensor)
+    elif path in draft.model.state_dict():
+        owner.register_buffer(name, tensor)
     else:
-        owner.register_buffer(name, tensor, persistent=path in draft.model.state_dict())
+        owner.add_module(f"held_{name}", Held(tensor))
+        return draft.graph.call_module(_join(path.rpartition(".")[0], f"held_{name}"))
     return draft.graph.get_attr(path)
 
 
