@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from isthmus.bundle import read_bundle
+from isthmus.errors import BundleError, CaptureError, InputError
+from isthmus.export import export
+from isthmus.graph import capture, cuts
+from isthmus.plan import partition
+from isthmus.platform import load_platform
+from isthmus.run import start_workers
+from isthmus.train import calibrate, split_with_codecs
+from tests.nets import NETS, images
+
+CHAIN = """
+schema: isthmus.platform/1
+name: three
+devices:
+  a: {memory: 1 MiB, compute: {fp32: 1 MMAC/s}}
+  b: {memory: 1 KiB, compute: {fp32: 1 MMAC/s}}
+  c: {memory: 1 MiB, compute: {fp32: 1 GMAC/s}}
+links:
+  - {between: [a, b], bandwidth: 10 Mbit/s}
+  - {between: [b, c], bandwidth: 10 Mbit/s}
+input: a
+output: c
+"""
+
+
+def fitted(model, example, platform, codec, cut):
+    graph = capture(model, example)
+    plan = partition(graph, platform, codec=codec, cut=cut(graph))
+    split_model = split_with_codecs(model, plan)
+    calibrate(split_model, example)
+    return split_model, plan
+
+
+@pytest.mark.parametrize("codec", ["raw", "raw:bits=16", "uniform:bits=5", "bottleneck:ratio=2"])
+def test_a_bundle_predicts_what_the_split_model_does(tmp_path, codec):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)
+    ).eval()
+    example = (torch.rand(16, 3, 8, 8),)
+    split_model, plan = fitted(
+        model, example, load_platform("two-mcu-spi"), codec, lambda graph: 3
+    )
+    verification = export(
+        split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example]
+    )
+    assert verification.samples == 16
+    assert verification.equal_predictions == 1
+    assert verification.payload_bytes == (plan.crossings[0].payload_bytes,)
+    if codec == "raw":
+        assert verification.largest_difference < 1e-5
+    bundle = read_bundle(tmp_path / "bundle")
+    assert [device.program for device in bundle.devices] == [
+        "mcu-a/program.onnx",
+        "mcu-b/program.onnx",
+    ]
+    assert set(bundle.files) == {
+        "mcu-a/program.onnx", "mcu-b/program.onnx", "plan.json", "platform.yaml",
+    }  # fmt: skip
+
+
+def test_programs_end_in_integers_and_take_any_batch(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
+    example = (torch.rand(4, 3, 8, 8),)
+    split_model, plan = fitted(
+        model, example, load_platform("two-mcu-spi"), "bottleneck:ratio=4,bits=3", lambda g: 2
+    )
+    export(split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example])
+    program = onnx.load(tmp_path / "bundle" / "mcu-a" / "program.onnx")
+    output = program.graph.output[0].type.tensor_type
+    assert output.elem_type == onnx.TensorProto.UINT8
+    assert output.shape.dim[0].dim_param
+
+
+def test_a_device_that_only_passes_on_has_no_program_and_runs(tmp_path):
+    (tmp_path / "three.yaml").write_text(CHAIN)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    example = (torch.rand(8, 40),)
+    split_model, plan = fitted(
+        model, example, load_platform(tmp_path / "three.yaml"), "uniform:bits=6", lambda g: 2
+    )
+    assert [len(stage.nodes) for stage in plan.stages] == [2, 0, 1]
+    export(split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example])
+    bundle = read_bundle(tmp_path / "bundle")
+    assert [device.program is None for device in bundle.devices] == [False, True, False]
+    with start_workers(tmp_path / "bundle") as workers, torch.no_grad():
+        (output,) = workers.ask([example[0][0].numpy()])
+        assert np.allclose(output, split_model(example[0][:1]).numpy(), atol=1e-5)
+
+
+def test_a_bundle_that_differs_from_the_model_is_not_left_behind(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    example = (torch.randn(32, 6),)
+    split_model, plan = fitted(
+        model, example, load_platform("two-mcu-spi"), "raw", lambda graph: 1
+    )
+
+    class Drifting(nn.Module):
+        """Gives other answers to torch than to the exporter."""
+
+        def forward(self, x):
+            sign = 1.0 if torch.compiler.is_exporting() else -1.0
+            return (x * sign,)
+
+    split_model.stages[0] = Drifting()
+    with pytest.raises(BundleError, match="of the predictions differ"):
+        export(split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_cannot_be_written_names_the_device(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    example = (torch.randn(4, 6),)
+    split_model, plan = fitted(
+        model, example, load_platform("two-mcu-spi"), "raw", lambda graph: 1
+    )
+
+    class Odd(nn.Module):
+        def forward(self, x):
+            return (torch.linalg.eigvals(x.reshape(-1, 1, 1) + torch.eye(6)).real[:6],)
+
+    split_model.stages[1] = Odd()
+    with pytest.raises(CaptureError, match="stage on mcu-b") as caught:
+        export(split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    example = (torch.randn(4, 6),)
+    split_model, plan = fitted(
+        model, example, load_platform("two-mcu-spi"), "raw", lambda graph: 1
+    )
+    samples = [x.numpy() for x in example]
+    export(split_model, plan, tmp_path / "bundle", samples=samples)
+    first = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    export(split_model, plan, tmp_path / "bundle", samples=samples)
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text()) == first
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").write_text("dear")
+    with pytest.raises(InputError, match="not ours"):
+        export(split_model, plan, tmp_path / "home", samples=samples)
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_every_small_network_survives_the_way_to_a_bundle(tmp_path, name):
+    torch.manual_seed(0)
+    model = NETS[name]().eval()
+    split_model, plan = fitted(
+        model,
+        (images(16),),
+        load_platform("chiplets-4"),
+        "uniform:bits=8",
+        lambda graph: next(c.index for c in cuts(graph)[3:] if not c.obstacle),
+    )
+    verification = export(
+        split_model, plan, tmp_path / "bundle", samples=[images(16, seed=1).numpy()]
+    )
+    assert verification.equal_predictions == 1
