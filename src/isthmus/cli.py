@@ -169,13 +169,18 @@ def plan(
 
     target = load_platform(platform)
     graph = _capture(model, weights, input_)
-    found = partition(
-        graph,
-        target,
-        objective=objective,
-        codec=codec,
-        cut=None if cut is None else find_cut(graph, cut).index,
-    )
+    try:
+        found = partition(
+            graph,
+            target,
+            objective=objective,
+            codec=codec,
+            cut=None if cut is None else find_cut(graph, cut).index,
+        )
+    except InfeasibleError as error:
+        if json_:
+            print(to_json(error.nearest, schema=SCHEMA))
+        raise
     text = to_json(found, schema=SCHEMA) + "\n"
     if out is not None:
         write_bytes(out, text.encode())
@@ -364,7 +369,7 @@ def _capture(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
         inputs = [MODELS[model].input]
     if inputs is None:
         raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
-    return capture(loaded, example_inputs(inputs))
+    return capture(loaded, example_inputs(inputs, loaded))
 
 
 def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:

@@ -35,11 +35,13 @@ class InfeasibleError(IsthmusError):
 
     Args:
         violations: Every limit that the nearest plan breaks; objects whose ``str`` is one line.
+        nearest: That plan.
     """
 
-    def __init__(self, violations: Sequence[object]) -> None:
+    def __init__(self, violations: Sequence[object], *, nearest: object = None) -> None:
         super().__init__("no plan fits: " + "; ".join(str(violation) for violation in violations))
         self.violations = tuple(violations)
+        self.nearest = nearest
 
 
 class BundleError(IsthmusError):

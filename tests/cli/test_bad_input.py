@@ -112,6 +112,12 @@ def test_a_network_that_fits_nowhere_says_what_is_missing(isthmus, mine):
     assert "needs" in result.err
     assert "has" in result.err
     assert not (mine / "plan.json").exists()
+    programs = isthmus("plan", "resnet18", "two-mcu-spi", "--json")
+    assert programs.code == 1
+    nearest = json.loads(programs.out)
+    assert nearest["schema"] == "isthmus.plan/1"
+    assert all(broken["need"] > broken["limit"] for broken in nearest["violations"])
+    assert nearest["violations"]
 
 
 def test_weights_that_do_not_match_or_are_a_pickle(isthmus, mine):

@@ -44,7 +44,7 @@ def net(tmp_path):
 def test_every_named_model_takes_its_usual_input(name):
     model = load_model(name)
     with torch.no_grad():
-        assert model(*example_inputs([MODELS[name].input])).shape[0] == 1
+        assert model(*example_inputs([MODELS[name].input], model)).shape[0] == 1
 
 
 def test_a_function_in_a_file_makes_the_model(net):
@@ -129,15 +129,28 @@ def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path):
         read_weights(tmp_path / "absent.pt")
 
 
+class TwoInputs(nn.Module):
+    def forward(self, image, ids):
+        return image.flatten(1).sum(1) + ids.sum(1)
+
+
 def test_inputs_are_written_as_sizes_with_a_name_and_a_dtype():
-    image, tokens = example_inputs(["1x3x8x8", "ids:2x16:int64"])
-    assert image.shape == (1, 3, 8, 8)
-    assert image.dtype == torch.float32
-    assert tokens.shape == (2, 16)
-    assert tokens.dtype == torch.int64
+    for texts in (["1x3x8x8", "1x16:int64"], ["ids:1x16:int64", "image:1x3x8x8"]):
+        image, tokens = example_inputs(texts, TwoInputs())
+        assert image.shape == (1, 3, 8, 8)
+        assert image.dtype == torch.float32
+        assert tokens.shape == (1, 16)
+        assert tokens.dtype == torch.int64
 
 
 @pytest.mark.parametrize("text", ["", "3x", "1x0x3", "1x3:int128", "a b:1x3", "1x3x-1"])
 def test_an_input_of_another_form_shows_the_form(text):
     with pytest.raises(InputError, match="like 1x3x32x32"):
-        example_inputs([text])
+        example_inputs([text], TwoInputs())
+
+
+def test_an_input_that_forward_does_not_take_names_those_that_it_does():
+    with pytest.raises(InputError, match="forward takes image, ids"):
+        example_inputs(["picture:1x3"], TwoInputs())
+    with pytest.raises(InputError, match="image is given twice"):
+        example_inputs(["1x3", "image:1x3"], TwoInputs())

@@ -4,6 +4,7 @@ A ``.py`` file runs when it is loaded: trusted local files only. Weights never r
 torch checkpoints read with ``weights_only=True``.
 """
 
+import inspect
 import pickle
 import re
 import warnings
@@ -199,37 +200,52 @@ def _from_timm(name: str) -> nn.Module:
     return model
 
 
-def example_inputs(texts: Sequence[str]) -> tuple[Tensor, ...]:
+def example_inputs(texts: Sequence[str], model: nn.Module) -> tuple[Tensor, ...]:
     """Make example inputs from what ``--input`` takes.
 
     Args:
         texts: One per input: ``1x3x32x32``, ``1x16:int64`` or ``NAME:1x16:int64``; the batch
-            comes first, float32 where no dtype is named.
+            comes first, float32 where no dtype is named. Named inputs may stand in any order.
+        model: Its forward says which names there are.
 
     Returns:
-        Zeros for integers, seeded uniform numbers in [0, 1) for floats.
+        Zeros for integers, seeded uniform numbers in [0, 1) for floats, in forward's order.
 
     Raises:
-        InputError: A text is not of that form.
+        InputError: A text is not of that form, or forward has no argument of that name.
 
     Example:
-        >>> [tuple(x.shape) for x in example_inputs(["1x3x32x32", "mask:1x7:int64"])]
-        [(1, 3, 32, 32), (1, 7)]
+        >>> [tuple(x.shape) for x in example_inputs(["1x3x32x32"], nn.Identity())]
+        [(1, 3, 32, 32)]
     """
+    arguments = list(inspect.signature(model.forward).parameters)
     generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for text in texts:
-        match = re.fullmatch(r"(?:[A-Za-z_]\w*:)?(\d+(?:x\d+)*)(?::(\w+))?", text)
-        shape = tuple(map(int, match[1].split("x"))) if match else ()
-        name = (match and match[2]) or "float32"
-        if 0 in shape or not shape or name not in _INPUT_DTYPES:
-            raise InputError(
-                f"--input {text!r}: expected sizes with the batch first, like 1x3x32x32, "
-                f"NAME:1x16:int64 (dtypes: {', '.join(_INPUT_DTYPES)})"
-            )
-        dtype: torch.dtype = getattr(torch, name)
-        if dtype.is_floating_point:
-            inputs.append(torch.rand(shape, generator=generator).to(dtype))
-        else:
-            inputs.append(torch.zeros(shape, dtype=dtype))
-    return tuple(inputs)
+    inputs: dict[str, Tensor] = {}
+    for position, text in enumerate(texts):
+        name, example = _example(text, generator)
+        if name is None:
+            name = arguments[position] if position < len(arguments) else str(position)
+        elif name not in arguments:
+            known = ", ".join(arguments)
+            raise InputError(f"--input {text!r}: forward takes {known}; use one of these names")
+        if name in inputs:
+            raise InputError(f"--input {text!r}: {name} is given twice; name each input once")
+        inputs[name] = example
+    order = [name for name in arguments if name in inputs]
+    return tuple(inputs[name] for name in [*order, *(n for n in inputs if n not in order)])
+
+
+def _example(text: str, generator: torch.Generator) -> tuple[str | None, Tensor]:
+    """Return the name, where one is given, and an input of the shape and dtype."""
+    match = re.fullmatch(r"(?:([A-Za-z_]\w*):)?(\d+(?:x\d+)*)(?::(\w+))?", text)
+    shape = tuple(map(int, match[2].split("x"))) if match else (0,)
+    dtype_name = (match and match[3]) or "float32"
+    if match is None or 0 in shape or dtype_name not in _INPUT_DTYPES:
+        raise InputError(
+            f"--input {text!r}: expected sizes with the batch first, like 1x3x32x32 or "
+            f"NAME:1x16:int64 (dtypes: {', '.join(_INPUT_DTYPES)})"
+        )
+    dtype: torch.dtype = getattr(torch, dtype_name)
+    if dtype.is_floating_point:
+        return match[1], torch.rand(shape, generator=generator).to(dtype)
+    return match[1], torch.zeros(shape, dtype=dtype)

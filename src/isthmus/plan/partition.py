@@ -1,5 +1,6 @@
 """From a graph and a platform to a plan."""
 
+from dataclasses import replace
 from typing import Protocol
 
 from isthmus.errors import InfeasibleError, InputError
@@ -73,5 +74,5 @@ def partition(
     plan = method(graph, platform, objective=objective, codec=codec, cut=cut, png_bytes=png_bytes)
     broken = check(plan, graph, platform)
     if broken:
-        raise InfeasibleError(broken)
+        raise InfeasibleError(broken, nearest=replace(plan, violations=broken))
     return plan
