@@ -233,6 +233,15 @@ def test_memory_that_is_shared_holds_weights_and_activations_together():
         assert (plan.crossings[0].cut == 0) is fits
 
 
+def test_a_cut_can_be_forced_on_every_link():
+    platform = row(1e6, 1e6, 1e6)
+    plan = partition(DIGITS, platform, cut=(1, 3), codec="uniform:bits=4")
+    assert [crossing.cut for crossing in plan.crossings] == [1, 3]
+    assert [len(stage.nodes) for stage in plan.stages] == [1, 2, len(DIGITS.nodes) - 3]
+    with pytest.raises(InputError, match="found 1 cuts, expected one for each of 2 links"):
+        partition(DIGITS, platform, cut=(1,))
+
+
 def test_a_cut_can_be_forced_and_the_better_plans_are_runner_ups():
     platform = pair(first=1e6, second=1e9, rate=1_000.0)
     plan = partition(DIGITS, platform, cut=3, codec="uniform:bits=4")

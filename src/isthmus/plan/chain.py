@@ -1,6 +1,6 @@
 """The best plan of a graph on the chain of devices from input to output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, isinf
 
@@ -22,7 +22,7 @@ def plan_chain(
     *,
     objective: str,
     codec: str | None,
-    cut: int | None,
+    cut: int | Sequence[int] | None,
     png_bytes: float | None,
 ) -> Plan:
     """Return the best plan that fits; where none does, the one that overflows by least.
@@ -34,7 +34,7 @@ def plan_chain(
     if links and not choices.all:
         raise InputError(f"nothing of this model can cross a link: {choices.notes[0]}")
     problem = make_problem(graph, choices.all, devices=devices, links=links, objective=objective)
-    must = None if cut is None else _picks_at(cut, choices, problem)
+    must = None if cut is None else _asked(cut, choices, problem)
     route = _best(problem, make_costs(problem), must)
     fits = not isinf(route.cost)
     if not fits:
@@ -73,14 +73,30 @@ def _picks_at(cut: int, choices: Choices, problem: Problem) -> list[int]:
     return [k for k, choice in enumerate(problem.choices) if choice.cut.index == cut]
 
 
-def _best(problem: Problem, costs: Costs, must: Sequence[int] | None) -> Route:
-    """Return the best route; with ``must`` the best on which some link carries one of these."""
-    if must is None:
-        return cheapest_and_fastest(problem, costs)
-    routes = [
-        cheapest_and_fastest(problem, bound(costs, link, must))
-        for link in range(len(problem.links))
-    ]
+def _asked(
+    cut: int | Sequence[int], choices: Choices, problem: Problem
+) -> tuple[dict[int, list[int]], ...]:
+    """Return the ways to do what the user asks for: for each, what some links have to carry."""
+    if isinstance(cut, int):
+        picks = _picks_at(cut, choices, problem)
+        return tuple({link: picks} for link in range(len(problem.links)))
+    if len(cut) != len(problem.links):
+        raise InputError(
+            f"found {len(cut)} cuts, expected one for each of {len(problem.links)} links"
+        )
+    return ({link: _picks_at(index, choices, problem) for link, index in enumerate(cut)},)
+
+
+def _best(
+    problem: Problem, costs: Costs, must: Sequence[Mapping[int, Sequence[int]]] | None
+) -> Route:
+    """Return the best route; with ``must`` the best in which links carry what they must."""
+    routes = []
+    for picks_of in must or ({},):
+        limited = costs
+        for link, picks in picks_of.items():
+            limited = bound(limited, link, picks)
+        routes.append(cheapest_and_fastest(problem, limited))
     return min(routes, key=lambda route: route.cost)
 
 

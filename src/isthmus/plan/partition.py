@@ -1,5 +1,6 @@
 """From a graph and a platform to a plan."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,7 +23,7 @@ class Partitioner(Protocol):
         *,
         objective: str,
         codec: str | None,
-        cut: int | None,
+        cut: int | Sequence[int] | None,
         png_bytes: float | None,
     ) -> Plan:
         """Return a plan; it need not fit, `partition` checks it."""
@@ -37,7 +38,7 @@ def partition(
     *,
     objective: str = "latency",
     codec: str | None = None,
-    cut: int | None = None,
+    cut: int | Sequence[int] | None = None,
     png_bytes: float | None = None,
     method: str | Partitioner = "chain",
 ) -> Plan:
@@ -53,7 +54,8 @@ def partition(
             a full pipeline (``"throughput"``), or ``"energy"``.
         codec: What carries a cut inside the network, e.g. ``"uniform:bits=4"``; None for a
             sensible narrow one.
-        cut: Index of a cut that some link has to carry; None leaves it free.
+        cut: Index of a cut that some link has to carry, or one index for each link; None leaves
+            it free.
         png_bytes: Mean size of the inputs as PNG, where it was measured; without it PNG competes
             with its upper bound.
         method: A key of ``METHODS``, or your own partitioner.
