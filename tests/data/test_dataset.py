@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from isthmus.data import DATASETS, from_arrays, load_data, read_arrays
+from isthmus.data import DATASETS, from_arrays, load_data, load_images, read_arrays
 from isthmus.errors import InputError
 
 
@@ -29,6 +29,23 @@ def test_digits_survive_being_sent_as_bytes():
     assert np.array_equal(np.rint(x * 255).astype(np.uint8).astype(np.float32) / 255, x)
 
 
+def test_images_are_the_bytes_of_which_a_data_set_is_made(tmp_path):
+    x, images = load_data("digits").x_test[0], load_images("digits", "test")
+    assert np.array_equal(images.x.astype(np.float32) / np.float32(255), x)
+    np.savez(tmp_path / "d.npz", **arrays())
+    own = load_images(f"npz:{tmp_path / 'd.npz'}", "test")
+    assert own.x.dtype == np.uint8
+    assert (own.x.shape, own.num_classes) == ((2, 1, 2, 2), 3)
+    assert own.y.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("x", [np.zeros((2, 1, 2, 2)), np.zeros((2, 4), np.uint8), b""])
+def test_only_bytes_in_the_shape_of_images_are_images(x, tmp_path):
+    np.savez(tmp_path / "d.npz", **arrays(x_test=x))
+    with pytest.raises(InputError, match=r"x_test: found .*, expected uint8 images"):
+        load_images(f"npz:{tmp_path / 'd.npz'}", "test")
+
+
 def test_unsigned_bytes_are_divided_by_255_and_labels_become_int64():
     data = from_arrays(arrays(), name="mine")
     assert data.x_test[0].dtype == np.float32
@@ -53,6 +70,7 @@ def test_floats_are_fed_as_they_are_and_tokens_become_int64():
         ({"y_test": np.array([0.5, 1.0])}, "y_test: found float64"),
         ({"y_test": np.array([[1], [2]])}, "expected integer labels"),
         ({"y_test": np.array([-1, 1])}, "found label -1"),
+        ({"y_train": [[0], [1, 2]]}, "y_train: .*; expected integer labels"),
         ({"y_train": np.array([], np.int64)}, "y_train: found"),
         ({"x_test": np.full((2, 1, 2, 2), np.nan, np.float32)}, "NaN"),
         ({"x_test": np.array([["a"], ["b"]])}, "expected float32, uint8"),
@@ -94,9 +112,9 @@ def test_a_truncated_file_is_one_line(tmp_path):
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(InputError, match="expected digits, npz:FILE"):
+    with pytest.raises(InputError, match="cifar100, digits, fashion-mnist, npz:FILE"):
         load_data("digit")
-    assert sorted(DATASETS) == ["digits"]
+    assert sorted(DATASETS) == ["cifar10", "cifar100", "digits", "fashion-mnist"]
 
 
 def test_a_function_in_a_file_may_make_the_data(tmp_path):

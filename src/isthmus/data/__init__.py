@@ -1,5 +1,25 @@
 """Data sets as plain arrays."""
 
-from isthmus.data.dataset import DATASETS, Dataset, from_arrays, load_data, read_arrays
+from isthmus.data.dataset import (
+    DATASETS,
+    Dataset,
+    Reader,
+    from_arrays,
+    load_data,
+    load_images,
+    read_arrays,
+)
+from isthmus.data.images import Images
+from isthmus.data.published import Search
 
-__all__ = ["DATASETS", "Dataset", "from_arrays", "load_data", "read_arrays"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Images",
+    "Reader",
+    "Search",
+    "from_arrays",
+    "load_data",
+    "load_images",
+    "read_arrays",
+]

@@ -1,20 +1,37 @@
 """A data set as plain arrays, and how one is found by name.
 
-Shapes: N samples; the rest is the model's own business. Images are (N, C, H, W) in [0, 1].
+Shapes: N samples; the rest is the model's own business. Images are (N, C, H, W): float32 in [0, 1]
+in a `Dataset`, 8-bit in `Images`.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from isthmus.data.cifar import cifar10, cifar100
+from isthmus.data.idx import fashion_mnist
+from isthmus.data.images import Images, Part, as_float, check_labels
+from isthmus.data.published import Search
 from isthmus.errors import InputError
 from isthmus.files import load_function
+from isthmus.progress import Report, silent
 
 Arrays = tuple[np.ndarray, ...]
+
+
+class Reader(Protocol):
+    """Reads one part of an image data set that others publish; the other part stays unread."""
+
+    def __call__(self, part: Part, search: Search) -> Images:
+        """Return the part.
+
+        Raises:
+            InputError: A file is missing or damaged; says where it was looked for.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,32 +58,98 @@ class Dataset:
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
 
-def load_data(reference: str) -> Dataset:
+def load_data(
+    reference: str,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    progress: Report = silent,
+) -> Dataset:
     """Load a data set.
 
     Args:
         reference: A key of ``DATASETS``, ``npz:FILE``, or ``path/to/file.py:function`` whose
             function returns a mapping with the keys of the npz file. A ``.py`` file runs: trusted
             files only.
+        data_dir: Where published data sets lie; ``$ISTHMUS_DATA`` where it is left out.
+        download: Whether to fetch a published data set that is not there.
+        progress: Told of a download, in mebibytes.
 
     Returns:
         The arrays; uint8 images are divided by 255, labels are int64.
 
     Raises:
-        InputError: Nothing has that name, or what was found does not fit.
+        InputError: Nothing has that name, what was found does not fit, or a download failed.
 
     Example:
         >>> data = load_data("digits")
         >>> data.x_train[0].shape, data.x_test[0].shape
         ((1437, 1, 8, 8), (360, 1, 8, 8))
     """
+    if reference not in DATASETS:
+        return from_arrays(_own_arrays(reference), name=reference)
+    read, search = DATASETS[reference], Search(data_dir, download=download, progress=progress)
+    train, test = read("train", search), read("test", search)
+    return Dataset(
+        name=reference,
+        x_train=(as_float(train.x),),
+        y_train=train.y,
+        x_test=(as_float(test.x),),
+        y_test=test.y,
+    )
+
+
+def load_images(
+    reference: str,
+    part: Part,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    progress: Report = silent,
+) -> Images:
+    """Load one part of an image data set as it is published, a byte for each value.
+
+    Args:
+        reference: As for `load_data`; an own data set must hold uint8 images, (N, C, H, W).
+        part: ``"train"`` or ``"test"``; of a published data set, the other is not read.
+        data_dir: As for `load_data`.
+        download: As for `load_data`.
+        progress: As for `load_data`.
+
+    Returns:
+        The images, their labels, and what the files say of the classes.
+
+    Raises:
+        InputError: As for `load_data`.
+
+    Example:
+        >>> images = load_images("digits", "test")
+        >>> images.x.shape, images.x.dtype, images.num_classes
+        ((360, 1, 8, 8), dtype('uint8'), 10)
+    """
     if reference in DATASETS:
-        return DATASETS[reference]()
+        return DATASETS[reference](part, Search(data_dir, download=download, progress=progress))
+    arrays = _own_arrays(reference)
+    _check_keys(arrays, name=reference)
+    labels = {
+        half: check_labels(arrays[half], where=f"{reference}: {half}")
+        for half in ("y_train", "y_test")
+    }
+    x, y = np.asarray(arrays[f"x_{part}"]), labels[f"y_{part}"]
+    if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(y):
+        raise InputError(
+            f"{reference}: x_{part}: found {x.dtype} of shape {x.shape}, expected uint8 images "
+            f"of shape (N, C, H, W) with N = {len(y)} as in the labels"
+        )
+    return Images(x=x, y=y, num_classes=int(max(half.max() for half in labels.values())) + 1)
+
+
+def _own_arrays(reference: str) -> Mapping[str, Any]:
     kind, _, rest = reference.partition(":")
     if kind == "npz" and rest:
-        return from_arrays(read_arrays(Path(rest)), name=reference)
+        return read_arrays(Path(rest))
     if kind.endswith(".py") and rest:
-        return from_arrays(_call(Path(kind), rest), name=reference)
+        return _call(Path(kind), rest)
     known = ", ".join(sorted(DATASETS))
     raise InputError(
         f"data {reference!r}: unknown; expected {known}, npz:FILE or path/to/file.py:function"
@@ -87,16 +170,10 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
     Raises:
         InputError: A key is missing, or a shape, dtype or value does not fit.
     """
-    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
-    if missing:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise InputError(
-            f"{name}: no {', '.join(missing)} (found {found}); "
-            "expected x_train, y_train, x_test, y_test"
-        )
+    _check_keys(arrays, name=name)
     halves: dict[str, Any] = {}
     for part in ("train", "test"):
-        y = _labels(arrays[f"y_{part}"], where=f"{name}: y_{part}")
+        y = check_labels(arrays[f"y_{part}"], where=f"{name}: y_{part}")
         given = arrays[f"x_{part}"]
         xs = given if isinstance(given, tuple | list) else (given,)
         halves[f"y_{part}"] = y
@@ -110,16 +187,14 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
     return Dataset(name=name, **halves)
 
 
-def _labels(y: Any, *, where: str) -> np.ndarray:
-    y = np.asarray(y)
-    if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu":
+def _check_keys(arrays: Mapping[str, Any], *, name: str) -> None:
+    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
+    if missing:
+        found = ", ".join(sorted(arrays)) or "nothing"
         raise InputError(
-            f"{where}: found {y.dtype} of shape {y.shape}, expected integer labels of shape (N,)"
+            f"{name}: no {', '.join(missing)} (found {found}); "
+            "expected x_train, y_train, x_test, y_test"
         )
-    y = y.astype(np.int64)
-    if y.min() < 0:
-        raise InputError(f"{where}: found label {y.min()}, expected 0 or more")
-    return y
 
 
 def _samples(x: Any, num: int, *, where: str) -> np.ndarray:
@@ -129,7 +204,7 @@ def _samples(x: Any, num: int, *, where: str) -> np.ndarray:
             f"{where}: found shape {x.shape}, expected (N, ...) with N = {num} as in the labels"
         )
     if x.dtype == np.uint8:
-        return x.astype(np.float32) / np.float32(255)
+        return as_float(x)
     if x.dtype.kind in "iu":
         return x.astype(np.int64)
     if x.dtype.kind != "f":
@@ -169,13 +244,19 @@ def _call(path: Path, function: str) -> Mapping[str, Any]:
     return arrays
 
 
-def _digits() -> Dataset:
-    """Return scikit-learn's digits as 8-bit images, see `isthmus.data.digits`."""
+def _digits(part: Part, search: Search) -> Images:
+    """Return a part of scikit-learn's digits, see `isthmus.data.digits`."""
+    del search  # they come with the library
     try:
-        from isthmus.data.digits import arrays  # noqa: PLC0415  (optional dependency)
+        from isthmus.data.digits import digits  # noqa: PLC0415  (optional dependency)
     except ImportError as error:
         raise InputError('data digits: needs scikit-learn; pip install "isthmus[fit]"') from error
-    return from_arrays(arrays(), name="digits")
+    return digits(part)
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": _digits}
+DATASETS: dict[str, Reader] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "digits": _digits,
+    "fashion-mnist": fashion_mnist,
+}
