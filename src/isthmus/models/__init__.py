@@ -10,13 +10,15 @@ from isthmus.models.load import (
     read_weights,
     reference,
 )
-from isthmus.models.resnet import resnet
+from isthmus.models.resnet import RATIOS, Wire, resnet, wires
 from isthmus.models.small import digits_resnet
 
 __all__ = [
     "MODELS",
+    "RATIOS",
     "KnownModel",
     "ModelReference",
+    "Wire",
     "digits_resnet",
     "example_inputs",
     "load_model",
@@ -24,4 +26,5 @@ __all__ = [
     "read_weights",
     "reference",
     "resnet",
+    "wires",
 ]

@@ -1,12 +1,41 @@
-"""Residual networks of 18 to 152 layers.
+"""Residual networks of 18 to 152 layers, narrowed by a ratio r at one of two places.
+
+.. code-block:: none
+
+    placement "block", inside every block: what passes between blocks stays as wide as before
+
+        x (C) --+--> conv1 --> y (C / r) --> conv2 --> (C) --+--> relu --> (C)
+                +------------------- shortcut ---------------+
+
+    placement "cut", between stages or between blocks: all that crosses is narrow, skip included
+
+        block --> (C) --> narrow --> (C / r) ==[cut]==> widen --> (C) --> block
+
+Where the paper on the bottleneck ratio can be read in more than one way, this was chosen:
+
+* It lists the sum, then batch norm and ReLU. Here each branch ends with its own batch norm, then
+  come the sum and the ReLU, as in He et al.; a norm after the sum would not be the standard
+  network at r = 1.
+* It does not say which convolution carries the stride. Here it is the first 3x3 convolution of
+  either block. In a bottleneck block He et al. stride in the 1x1 convolution before it; almost
+  all networks since do not.
+* A standard bottleneck block narrows by 4 already. Here r divides that middle once more, so that
+  r = 1 is the standard network at every depth.
+* The shortcut is never narrowed, and of C channels ``C // r`` remain.
+
+Narrow and widen are a 1x1 convolution and a batch norm each, without a ReLU: together an affine
+map of rank ``C // r``, which keeps the path of the shortcuts linear.
 
 References:
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016,
-    https://arxiv.org/abs/1512.03385. As is usual since, a bottleneck block strides in its 3x3
-    convolution, not in its first.
+    https://arxiv.org/abs/1512.03385.
+    Lin, Zhu, Eshraghian, "Reducing Data Bottlenecks in Distributed, Heterogeneous Neural
+    Networks", 2024, https://arxiv.org/abs/2410.09650 (the ratio; placement "block").
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018,
+    https://arxiv.org/abs/1801.04381 (no ReLU in so few channels, where it would lose most).
 """
 
-from typing import Literal
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -19,6 +48,24 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+RATIOS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """What passes from one block of a network to the next.
+
+    Attributes:
+        after: The module to cut after, as `isthmus.graph.find_cut` takes it.
+        channels: Of the block's output.
+        wire_channels: Of the tensor that crosses; fewer where a narrow layer stands.
+        between_stages: Whether the block is the last of its stage.
+    """
+
+    after: str
+    channels: int
+    wire_channels: int
+    between_stages: bool
 
 
 def resnet(
@@ -26,9 +73,12 @@ def resnet(
     *,
     num_classes: int = 100,
     width: int = 64,
-    stem: Literal["cifar", "imagenet"] = "cifar",
+    stem: str = "cifar",
+    ratio: int = 1,
+    placement: str = "block",
+    narrow_after: str = "stage",
 ) -> "ResNet":
-    """Make a standard residual network.
+    """Make a residual network, the standard one or a narrowed one.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -36,42 +86,133 @@ def resnet(
         width: Channels of the first stage; each later one has twice as many.
         stem: ``"cifar"`` keeps the resolution (a 3x3 convolution); ``"imagenet"`` quarters it
             (a 7x7 convolution and a maximum pool, both of stride 2).
+        ratio: Channels before / channels of the narrow layer, rounded down; 1 narrows nothing,
+            `RATIOS` are the paper's.
+        placement: ``"block"`` narrows the middle of every block; ``"cut"`` what crosses from one
+            to the next.
+        narrow_after: With placement ``"cut"``: every ``"stage"`` or every ``"block"`` but the
+            last, behind which nothing crosses: the pool and the head stay with it, as the stem
+            stays with the first.
 
     Returns:
         A network that takes images (B, 3, H, W) and returns logits (B, num_classes).
 
     Raises:
-        InputError: There is no such depth or stem.
+        InputError: There is no such depth, stem or place, or a layer is left without a channel.
+
+    Example:
+        >>> narrow = resnet(18, width=16, ratio=8, placement="cut").layer1.narrow
+        >>> narrow[0]
+        Conv2d(16, 2, kernel_size=(1, 1), stride=(1, 1), bias=False)
     """
-    if depth not in BLOCKS:
-        raise InputError(f"no ResNet of depth {depth}; there are {', '.join(map(str, BLOCKS))}")
     if stem not in ("cifar", "imagenet"):
         raise InputError(f"no stem {stem!r}; there are cifar, imagenet")
-    return ResNet(depth, num_classes=num_classes, width=width, stem=stem)
+    crossings = wires(
+        depth, width=width, ratio=ratio, placement=placement, narrow_after=narrow_after
+    )
+    return ResNet(
+        depth,
+        num_classes=num_classes,
+        width=width,
+        stem=stem,
+        block_ratio=ratio if placement == "block" else 1,
+        crossings=crossings,
+    )
+
+
+def wires(
+    depth: int,
+    *,
+    width: int = 64,
+    ratio: int = 1,
+    placement: str = "block",
+    narrow_after: str = "stage",
+) -> tuple[Wire, ...]:
+    """List what passes between the blocks of the network that `resnet` makes.
+
+    Args:
+        depth: As for `resnet`, like all that follow.
+        width: Channels of the first stage.
+        ratio: Channels before / channels of the narrow layer.
+        placement: ``"block"`` or ``"cut"``.
+        narrow_after: ``"stage"`` or ``"block"``.
+
+    Returns:
+        One entry for every two neighbouring blocks, in order.
+
+    Raises:
+        InputError: As `resnet`.
+
+    Example:
+        >>> stages = [wire for wire in wires(18, ratio=8) if wire.between_stages]
+        >>> [(wire.after, wire.wire_channels) for wire in stages]
+        [('layer1', 64), ('layer2', 128), ('layer3', 256)]
+        >>> wires(50, ratio=8, placement="cut", narrow_after="block")[0].after
+        'layer1.narrow0'
+    """
+    _check(depth, width, ratio, placement, narrow_after)
+    found = []
+    for stage, num_blocks in enumerate(BLOCKS[depth]):
+        layer, channels = f"layer{stage + 1}", (width << stage) * _block(depth).expansion
+        for index in range(num_blocks):
+            last = index == num_blocks - 1
+            narrow = placement == "cut" and ratio > 1 and (last or narrow_after == "block")
+            inner = f"{layer}.narrow{index}" if narrow else f"{layer}.{index}"
+            wire = Wire(
+                after=layer if last else inner,
+                channels=channels,
+                wire_channels=channels // ratio if narrow else channels,
+                between_stages=last,
+            )
+            found.append(wire)
+    return tuple(found[:-1])
 
 
 class ResNet(nn.Module):
     """A residual network: stem, four stages of blocks, pool, linear head.
+
+    A stage that passes on a narrow tensor ends with ``narrow``, and the next one begins with
+    ``widen``; between the blocks of a stage they carry the number of the block beside them.
 
     Args:
         depth: A key of `BLOCKS`.
         num_classes: Logits that it returns.
         width: Channels of the first stage.
         stem: ``"cifar"`` or ``"imagenet"``.
+        block_ratio: Narrows the middle of every block.
+        crossings: What passes between the blocks.
     """
 
-    def __init__(self, depth: int, *, num_classes: int, width: int, stem: str) -> None:
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int,
+        width: int,
+        stem: str,
+        block_ratio: int,
+        crossings: tuple[Wire, ...],
+    ) -> None:
         super().__init__()
-        block = BasicBlock if depth < 50 else BottleneckBlock
+        block = _block(depth)
         self.stem = cifar_stem(3, width) if stem == "cifar" else _imagenet_stem(width)
-        channels = width
+        channels = wire_channels = width
+        following = iter(crossings)
         for stage, num_blocks in enumerate(BLOCKS[depth]):
-            blocks: list[nn.Module] = []
+            layer = nn.Sequential()
             for index in range(num_blocks):
+                if wire_channels < channels:
+                    layer.add_module(f"widen{index or ''}", _widen(wire_channels, channels))
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, width << stage, stride=stride))
-                channels = (width << stage) * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+                made = block(channels, width << stage, stride=stride, ratio=block_ratio)
+                layer.add_module(str(index), made)
+                channels = wire_channels = (width << stage) * block.expansion
+                wire = next(following, None)
+                if wire is not None and wire.wire_channels < channels:
+                    wire_channels = wire.wire_channels
+                    name = "narrow" if wire.between_stages else f"narrow{index}"
+                    layer.add_module(name, _narrow(channels, wire_channels))
+            self.add_module(f"layer{stage + 1}", layer)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(channels, num_classes)
@@ -90,15 +231,19 @@ class BasicBlock(nn.Module):
         in_channels: Channels of the input.
         channels: Channels of the output.
         stride: Of the first convolution and of the shortcut.
+        ratio: The first convolution returns ``channels // ratio`` channels.
     """
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int = 1, ratio: int = 1
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        middle = channels // ratio
+        self.conv1 = nn.Conv2d(in_channels, middle, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(in_channels, channels, stride)
 
@@ -114,20 +259,23 @@ class BottleneckBlock(nn.Module):
 
     Args:
         in_channels: Channels of the input.
-        channels: Channels of the 3x3 convolution; the output has four times as many.
+        channels: A quarter of the channels of the output.
         stride: Of the 3x3 convolution and of the shortcut.
+        ratio: The 3x3 convolution works on ``channels // ratio`` channels.
     """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int = 1, ratio: int = 1
+    ) -> None:
         super().__init__()
-        out_channels = channels * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        middle, out_channels = channels // ratio, channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, middle, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
@@ -157,3 +305,38 @@ def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
         return nn.Identity()
     projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
     return nn.Sequential(projection, nn.BatchNorm2d(channels))
+
+
+def _narrow(channels: int, wire_channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, wire_channels, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(wire_channels))
+
+
+def _widen(wire_channels: int, channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(wire_channels, channels, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels))
+
+
+def _block(depth: int) -> type[BasicBlock] | type[BottleneckBlock]:
+    return BasicBlock if depth < 50 else BottleneckBlock
+
+
+def _check(depth: int, width: int, ratio: int, placement: str, narrow_after: str) -> None:
+    if depth not in BLOCKS:
+        raise InputError(f"no ResNet of depth {depth}; there are {', '.join(map(str, BLOCKS))}")
+    if placement not in ("block", "cut"):
+        raise InputError(f"no placement {placement!r}; there are block, cut")
+    if narrow_after not in ("stage", "block"):
+        raise InputError(f"narrow_after {narrow_after!r}: expected stage or block")
+    if width < 1 or ratio < 1:
+        raise InputError(f"ResNet-{depth}: width {width}, ratio {ratio}; expected at least 1 each")
+    if placement == "block":
+        layer, channels = "layer1.0.conv1", width
+    else:
+        layer = "layer1.narrow" if narrow_after == "stage" else "layer1.narrow0"
+        channels = width * _block(depth).expansion
+    if ratio > channels:  # the first stage has the fewest
+        raise InputError(
+            f"ResNet-{depth} of width {width}: ratio {ratio} leaves {layer} none of {channels} "
+            f"channels; expected a ratio of at most {channels}, or a larger width"
+        )
