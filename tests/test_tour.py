@@ -7,6 +7,7 @@ import torch
 from isthmus.data import load_data
 from isthmus.export import export
 from isthmus.graph import capture, cuts
+from isthmus.links import Codec
 from isthmus.models import digits_resnet
 from isthmus.plan import check, partition
 from isthmus.platform import load_platform
@@ -30,8 +31,8 @@ def test_the_tour(tmp_path):
 
     # ON WHAT: two microcontrollers, neither of which can hold the weights.
     platform = load_platform("two-mcu-spi")
-    rooms = [device.memory.weights_bytes for device in platform.devices]
-    assert all(room is not None and room < graph.weight_bytes < sum(rooms) for room in rooms)
+    rooms = [device.memory.weights_bytes or 0 for device in platform.devices]
+    assert max(rooms) < graph.weight_bytes < sum(rooms)
 
     # WHO computes what, and what crosses: the best plan, its rivals, and nothing it breaks.
     plan = partition(graph, platform, codec="bottleneck:ratio=8,bits=4")
@@ -45,8 +46,9 @@ def test_the_tour(tmp_path):
     # HOW it crosses: the model in stages, a codec between them, trained together.
     split_model = split_with_codecs(model, plan)
     fit_crossings(split_model, digits, FitConfig(epochs=3))
-    payload = split_model.codecs[0].compress(split_model.stages[0](torch.zeros(1, 1, 8, 8)))[0]
-    assert len(payload) == 32
+    (codec,) = split_model.codecs
+    assert isinstance(codec, Codec)
+    assert len(codec.compress(split_model.stages[0](torch.zeros(1, 1, 8, 8)))[0]) == 32
 
     # A bundle on disk, equal to the model it came from.
     verification = export(split_model, plan, tmp_path / "bundle", samples=digits.x_test)

@@ -38,7 +38,17 @@ Inputs = Annotated[
 ]
 Data = Annotated[
     str,
-    typer.Option(help="digits, npz:FILE (x_train, y_train, x_test, y_test), or file.py:function."),
+    typer.Option(
+        help="digits, cifar10, cifar100, fashion-mnist, npz:FILE (x_train, y_train, x_test, "
+        "y_test), or file.py:function, which runs: trusted local files only."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the published files of data sets lie; or set $ISTHMUS_DATA."),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a missing data set from its publisher.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -196,6 +206,8 @@ def fit(
     plan: Annotated[Path, typer.Argument(help="plan.json, as `isthmus plan` wrote it.")],
     *,
     data: Data,
+    data_dir: DataDir = None,
+    download: Download = False,
     weights: Weights = None,
     epochs: Annotated[
         int,
@@ -213,6 +225,7 @@ def fit(
 
     Example: `isthmus fit net.py:make plan.json --weights w.safetensors --data npz:data.npz`
     """
+    from isthmus.data import load_data
     from isthmus.files import read_json, to_json
     from isthmus.plan import Plan
     from isthmus.plan import plan as plans
@@ -226,7 +239,7 @@ def fit(
         record = fit_plan(
             model,
             read_json(plan, Plan, schema=plans.SCHEMA),
-            data,
+            load_data(data, data_dir=data_dir, download=download, progress=progress),
             out,
             weights=weights,
             config=FitConfig(epochs=epochs, base_epochs=0 if weights else epochs, seed=seed),
@@ -266,6 +279,8 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="The folder that `isthmus export` made.")],
     *,
     data: Data,
+    data_dir: DataDir = None,
+    download: Download = False,
     requests: Annotated[
         int | None, typer.Option(help="How many test samples to send; all where left out.")
     ] = None,
@@ -293,8 +308,8 @@ def run(
 
     if out is not None:
         check_ours(out, marker=RUN_FILE)
-    samples = load_data(data)
     with shown() as progress:
+        samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         record = run_bundle(
             bundle,
             samples.x_test,

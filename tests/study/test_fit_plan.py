@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from isthmus.data import load_data
 from isthmus.errors import InputError
 from isthmus.models import reference
 from isthmus.study.evaluate import fit_plan
@@ -53,7 +54,7 @@ def fitted(tmp_path):
     record = fit_plan(
         f"{tmp_path / 'net.py'}:make",
         plan,
-        f"{tmp_path / 'data.py'}:make",
+        load_data(f"{tmp_path / 'data.py'}:make"),
         tmp_path / "fitted",
         weights=None,
         config=FitConfig(epochs=2, base_epochs=2, batch_size=16),
@@ -66,7 +67,6 @@ def test_a_fit_comes_back_with_the_same_accuracy_and_leaves_nothing_else(fitted)
     back = read_fitted(folder / "fitted")
     assert back.record == record
     assert back.record.model == reference(f"{folder / 'net.py'}:make")
-    from isthmus.data import load_data
     from isthmus.train import accuracy
 
     data = load_data(record.data)
@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(fitted):
         fit_plan(
             f"{folder / 'net.py'}:make",
             record.plan,
-            record.data,
+            load_data(record.data),
             precious,
             weights=None,
             config=FitConfig(epochs=1),

@@ -124,7 +124,7 @@ def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record
 def fit_plan(
     model_text: str,
     plan: Plan,
-    data_text: str,
+    data: Dataset,
     out: Path,
     *,
     weights: Path | None,
@@ -139,7 +139,7 @@ def fit_plan(
     Args:
         model_text: As the command line takes it.
         plan: The plan.
-        data_text: As the command line takes it.
+        data: What to learn from; its test half is read once, at the end.
         out: The folder to make.
         weights: The model's trained weights; without them the base model is trained too.
         config: Epochs, rates, seed.
@@ -152,12 +152,11 @@ def fit_plan(
         InputError: Model, weights, plan and data do not belong together.
     """
     check_ours(out, marker=RECORD_FILE)
-    data = load_data(data_text)
     source = reference(model_text)
     torch.manual_seed(config.seed)
     model = load_model(source, weights=weights)
     check_fits(model, data)
-    asked = repr((source, plan, data_text, weights and sha256(weights), config))
+    asked = repr((source, plan, data.name, weights and sha256(weights), config))
     state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
     progress = Progress(report=report, checkpoints=state)
     phases = fit_base(model, data, config, progress=progress)
