@@ -1,5 +1,6 @@
 """One phase of training: seeded batches from memory, one loss, lightning around it."""
 
+import io
 import logging
 import time
 import warnings
@@ -7,16 +8,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from isthmus.errors import InputError
+from isthmus.files import write_bytes
 from isthmus.progress import Report, silent
 
-Batch = tuple[tuple[Tensor, ...], Tensor, Tensor]  # inputs, labels, what a teacher says
+Inputs = tuple[Tensor, ...]
+Batch = tuple[Inputs, Tensor, Tensor]  # inputs, labels, what a teacher says
+Groups = list[dict[str, Any]]  # of parameters, as torch's optimizers take them
+Precision = Literal["32-true", "bf16-mixed"]
+Schedule = Callable[[Optimizer, int], LRScheduler]  # of an optimizer, over so many steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +37,16 @@ class PhaseRecord:
         phase: base, features or distil.
         epochs: Passes over the training set.
         losses: Mean loss of each.
+        learning_rates: With which each began; of the first group of weights.
+        accuracies: On held-out samples after each, 0..1; empty where none were held out.
         seconds: Time it took; of the last sitting, where it was resumed.
     """
 
     phase: str
     epochs: int
     losses: tuple[float, ...]
+    learning_rates: tuple[float, ...] = ()
+    accuracies: tuple[float, ...] = ()
     seconds: float
 
 
@@ -49,75 +63,113 @@ class Progress:
     checkpoints: Path | None = None
 
 
+def adamw(groups: Groups) -> Optimizer:
+    """Return AdamW with a small weight decay."""
+    return torch.optim.AdamW(groups, weight_decay=1e-4)
+
+
+def one_cycle(optimizer: Optimizer, num_steps: int) -> LRScheduler:
+    """Return a schedule that rises to each group's rate in a fifth of the steps, then falls."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=rates, total_steps=num_steps, pct_start=0.2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """What one phase minimises, and over which weights.
+    """What one phase minimises, over which weights, and how.
 
     Attributes:
         name: base, features or distil.
         epochs: Passes over the batches.
         loss: From one batch to a scalar.
-        groups: Parameter groups as torch's optimizers take them, each with its peak ``lr``.
+        groups: Parameter groups, each with its peak ``lr``.
+        optimizer: Made from the groups.
+        schedule: Made from the optimizer; takes a step after each of the optimizer's.
+        precision: Of the loss and its gradient: float32, or bfloat16 where torch's autocast
+            allows it; the weights are float32 either way.
+        measure: Accuracy on held-out samples, taken after each epoch; None takes none.
     """
 
     name: str
     epochs: int
     loss: Callable[[Batch], Tensor]
-    groups: list[dict[str, Any]]
+    groups: Groups
+    optimizer: Callable[[Groups], Optimizer] = adamw
+    schedule: Schedule = one_cycle
+    precision: Precision = "32-true"
+    measure: Callable[[], float] | None = None
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
     """Whole tensors in seeded order: each pass is one epoch with an order of its own.
 
     Args:
-        inputs: One tensor (N, ...) per model input.
+        inputs: One tensor (N, ...) per model input, all on the device of the labels.
         labels_N: Class labels.
         targets: What the teacher says, (N, K); the labels again where there is none.
         batch_size: Samples per step; a last short batch is dropped, unless it is the only one.
-        seed: Of the order.
+        seed: Of the order, and of all that is drawn in ``prepare``.
+        prepare: Turns the inputs of a batch into what the model takes, drawing from the generator
+            it is given, on the device of the labels; None hands them on.
     """
 
     def __init__(
         self,
-        inputs: tuple[Tensor, ...],
+        inputs: Inputs,
         labels_N: Tensor,
         targets: Tensor,
         *,
         batch_size: int,
         seed: int,
+        prepare: Callable[[Inputs, torch.Generator], Inputs] | None = None,
     ) -> None:
         super().__init__()
         self.inputs, self.labels_N, self.targets = inputs, labels_N, targets
         self.batch_size = min(batch_size, len(labels_N))
         self.seed = seed
+        self.prepare = prepare
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.labels_N) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order_N = torch.randperm(len(self.labels_N), generator=generator)
+        device = self.labels_N.device
+        generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.epoch)
+        order_N = torch.randperm(len(self.labels_N), generator=generator, device=device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             chosen = order_N[start : start + self.batch_size]
             inputs = tuple(x[chosen] for x in self.inputs)
+            if self.prepare is not None:
+                inputs = self.prepare(inputs, generator)
             yield inputs, self.labels_N[chosen], self.targets[chosen]
+
+
+def training_device() -> torch.device:
+    """Return where `run_phase` trains: lightning's first accelerator, else the processor."""
+    return lightning.Fabric(accelerator="auto", devices=1).device
 
 
 def run_phase(
     module: nn.Module, phase: Phase, batches: Batches, *, seed: int, progress: Progress
 ) -> PhaseRecord:
-    """Minimise one loss by AdamW with a one-cycle schedule, in place.
+    """Minimise one loss, in place.
+
+    The same seed on the same machine gives the same bits: always on a processor, on an
+    accelerator wherever torch has a deterministic algorithm.
 
     Args:
         module: Holds every weight of the phase; its state is what a checkpoint keeps.
-        phase: What to minimise.
+        phase: What to minimise, and how.
         batches: What over.
         seed: Of whatever is drawn at random in the module.
         progress: Where to report, and where the checkpoints are.
 
     Returns:
-        The record; the losses include epochs of an earlier sitting.
+        The record; its curves include epochs of an earlier sitting.
+
+    Raises:
+        InputError: A checkpoint cannot be written; the one before it stands.
     """
     torch.manual_seed(seed)
     training = _Training(module, phase, batches, progress.report)
@@ -128,13 +180,15 @@ def run_phase(
         callbacks.append(ModelCheckpoint(folder, filename="state", enable_version_counter=False))
         last = folder / "state.ckpt" if (folder / "state.ckpt").is_file() else None
     started = time.perf_counter()
-    with _quiet():
+    with _quiet(), _deterministic():
         trainer = lightning.Trainer(
             max_epochs=phase.epochs,
             callbacks=callbacks,
+            plugins=[_WholeFiles()],
             accelerator="auto",
             devices=1,
-            deterministic=True,
+            precision=phase.precision,
+            deterministic="warn",
             logger=False,
             enable_checkpointing=progress.checkpoints is not None,
             enable_model_summary=False,
@@ -144,9 +198,14 @@ def run_phase(
         loader = torch.utils.data.DataLoader(batches, batch_size=None)
         trainer.fit(training, loader, ckpt_path=last, weights_only=True)
     module.cpu()
-    seconds = time.perf_counter() - started
-    losses = tuple(training.losses)
-    return PhaseRecord(phase=phase.name, epochs=phase.epochs, losses=losses, seconds=seconds)
+    return PhaseRecord(
+        phase=phase.name,
+        epochs=phase.epochs,
+        losses=tuple(training.losses),
+        learning_rates=tuple(training.learning_rates),
+        accuracies=tuple(training.accuracies),
+        seconds=time.perf_counter() - started,
+    )
 
 
 @contextmanager
@@ -163,6 +222,44 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let lightning turn torch's deterministic algorithms on; leave the switches as they were."""
+    switches: Any = torch.utils.deterministic
+    fill = switches.fill_uninitialized_memory
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Else every new tensor is written twice; nothing here reads memory that was never written.
+    switches.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        switches.fill_uninitialized_memory = fill
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, also on a full disk: the one before stays till then.
+
+    Lightning's own are written in the system's temporary folder, which may be another file system,
+    and then copied over the one before.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        del storage_options
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_bytes(Path(path), buffer.getvalue())
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror or error}); the state of the last "
+                "epoch that could be kept stands: make room and start again"
+            ) from error
+
+
 class _Training(lightning.LightningModule):
     """One loss, one optimizer, one schedule; every epoch has its order and its report."""
 
@@ -170,10 +267,13 @@ class _Training(lightning.LightningModule):
         super().__init__()
         self.module, self.phase, self.batches, self.report = module, phase, batches, report
         self.losses: list[float] = []
+        self.learning_rates: list[float] = []
+        self.accuracies: list[float] = []
         self.of_this_epoch: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
         self.batches.epoch = self.current_epoch
+        self.learning_rates.append(float(self.trainer.optimizers[0].param_groups[0]["lr"]))
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = self.phase.loss(batch)
@@ -184,24 +284,32 @@ class _Training(lightning.LightningModule):
         self.losses.append(float(torch.stack(self.of_this_epoch).mean()))
         self.of_this_epoch.clear()
         step = f"{self.phase.name}, loss {self.losses[-1]:.4f}"
+        if self.phase.measure is not None:
+            self.accuracies.append(self.phase.measure())
+            step += f", held out {self.accuracies[-1]:.4f}"
         self.report(step, len(self.losses), self.phase.epochs)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.phase.groups, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in self.phase.groups],
-            total_steps=len(self.batches) * self.phase.epochs,
-            pct_start=0.2,
-        )
+        optimizer = self.phase.optimizer(self.phase.groups)
+        schedule = self.phase.schedule(optimizer, len(self.batches) * self.phase.epochs)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["isthmus"] = {"losses": self.losses, "random": torch.get_rng_state()}
+        checkpoint["isthmus"] = {
+            "losses": self.losses,
+            "learning_rates": self.learning_rates,
+            "accuracies": self.accuracies,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.losses = list(checkpoint["isthmus"]["losses"])
-        torch.set_rng_state(checkpoint["isthmus"]["random"])
+        kept = checkpoint["isthmus"]
+        self.losses = list(kept["losses"])
+        self.learning_rates = list(kept["learning_rates"])
+        self.accuracies = list(kept["accuracies"])
+        torch.set_rng_state(kept["random"])
+        torch.cuda.set_rng_state_all(kept["random_cuda"])
