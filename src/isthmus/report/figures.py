@@ -36,7 +36,7 @@ BLUE, ORANGE, GREEN, GREY, LIGHT, INK = (
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _MAX_TICKS = 12
-_POWERS = {"dtick": log10(4), "tickformat": ",.0f"}
+POWERS = {"dtick": log10(4), "tickformat": ",.0f"}
 _MAX_SHARE = 2.0  # a network forty times too large shall not squeeze all other bars
 
 
@@ -85,9 +85,9 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
         rows=2, shared_xaxes=True, row_heights=[0.75, 0.25], vertical_spacing=0.05
     )
     hover = [
-        f"<b>after {_plain(cut.after)}</b><br>{num_bytes(cut.num_bytes)} bytes in "
+        f"<b>after {plain(cut.after)}</b><br>{num_bytes(cut.num_bytes)} bytes in "
         f"{len(cut.tensors)} tensors<br>{percent(share)} of the MACs before"
-        + (f"<br>no cut here: {_plain(cut.obstacle)}" if cut.obstacle else "")
+        + (f"<br>no cut here: {plain(cut.obstacle)}" if cut.obstacle else "")
         for cut, share in zip(places, _shares(graph), strict=True)
     ]
     chart.add_scatter(
@@ -118,11 +118,11 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
     )
     for crossing in plan.crossings if plan else ():
         _mark(chart, crossing, len(places))
-    chart.update_yaxes(title="bytes per sample", type="log", **_POWERS, row=1, col=1)
+    chart.update_yaxes(title="bytes per sample", type="log", **POWERS, row=1, col=1)
     chart.update_yaxes(title="MACs done, %", range=[0, 105], tickvals=[0, 50, 100], row=2, col=1)
     ticks = _ticks(graph, places)
     chart.update_xaxes(tickvals=[cut.index for cut in ticks], range=[-0.5, len(places) - 0.5])
-    names = [_plain(cut.after) for cut in ticks]
+    names = [plain(cut.after) for cut in ticks]
     chart.update_xaxes(ticktext=names, title="cut after", row=2, col=1)
     sizes = [cut.num_bytes for cut in places[1:-1] if not cut.obstacle]
     span = f": from {num_bytes(min(sizes))} to {num_bytes(max(sizes))} bytes" if sizes else ""
@@ -135,7 +135,7 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
         "are alive there in the model's own number format, skips included. Hollow: no cut is "
         "possible. Below: the share of the work that is done before the cut; few bytes mean "
         "little once nearly all of it is.",
-        chart=_styled(chart, height=470),
+        chart=styled(chart, height=470),
     )
 
 
@@ -168,13 +168,13 @@ def accuracy_figure(
             y=[100 * point.accuracy],
             mode="markers",
             marker={"color": point.color, "size": 12, "symbol": point.symbol},
-            hovertext=f"<b>{_plain(point.name)}</b><br>{num_bytes(point.payload_bytes)} bytes per "
+            hovertext=f"<b>{plain(point.name)}</b><br>{num_bytes(point.payload_bytes)} bytes per "
             f"sample<br>accuracy {percent(point.accuracy)}",
             hoverinfo="text",
         )
     _arrow(chart, points[0], points[1])
     _label(chart, points)
-    chart.update_xaxes(title="payload, bytes per sample", type="log", **_POWERS)
+    chart.update_xaxes(title="payload, bytes per sample", type="log", **POWERS)
     chart.update_yaxes(title="accuracy on the test set, %")
     lost = 100 * (fit.accuracy_whole - across)
     change = f"{abs(lost):.1f} points of accuracy {'less' if lost >= 0 else 'more'}"
@@ -184,7 +184,7 @@ def accuracy_figure(
         text="Each point is one way of getting the answer across the widest crossing. Upper left "
         "is best. A way that leaves the network whole (the input or the label crosses) needs a "
         "device that can hold all of it; the table says which can.",
-        chart=_styled(chart, height=430),
+        chart=styled(chart, height=430),
     )
 
 
@@ -199,7 +199,7 @@ def timeline_figure(run: RunRecord) -> Figure:
         chart.add_bar(
             name=kind,
             orientation="h",
-            y=[_plain(step.where) for step, _ in chosen],
+            y=[plain(step.where) for step, _ in chosen],
             x=[1e3 * step.seconds for step, _ in chosen],
             base=[1e3 * begin for _, begin in chosen],
             marker={"color": color},
@@ -207,7 +207,7 @@ def timeline_figure(run: RunRecord) -> Figure:
             textposition="outside",
             cliponaxis=False,
             hovertext=[
-                f"<b>{_plain(step.where)}</b><br>{quantity(step.seconds, 's')}, begins at "
+                f"<b>{plain(step.where)}</b><br>{quantity(step.seconds, 's')}, begins at "
                 f"{quantity(begin, 's')}"
                 for step, begin in chosen
             ],
@@ -215,7 +215,7 @@ def timeline_figure(run: RunRecord) -> Figure:
         )
     end = 1e3 * sum(step.seconds for step in steps)
     chart.update_xaxes(title="ms, medians, emulated links", range=[0, 1.1 * end])
-    order = [_plain(step.where) for step in steps]
+    order = [plain(step.where) for step in steps]
     chart.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed")
     parts = run.breakdown
     shares = {
@@ -232,7 +232,7 @@ def timeline_figure(run: RunRecord) -> Figure:
         text=f"Medians of {run.requests} requests, one in flight. Emulated: "
         f"{run.emulated.rstrip('.')}. The last bar is what is left of the median: transport "
         "between processes, scheduling, the client's own hops.",
-        chart=_styled(chart, height=130 + 34 * len(steps)),
+        chart=styled(chart, height=130 + 34 * len(steps)),
     )
 
 
@@ -281,7 +281,7 @@ def prediction_figure(run: RunRecord) -> Figure:
         title=f"{payload}; latency {abs(off):.1f} % {'over' if off >= 0 else 'under'} prediction",
         text="Outlined: predicted before the first request, from the platform's links and from "
         "stage times measured on this machine with other inputs. Filled: measured.",
-        chart=_styled(chart, height=290, top=40),
+        chart=styled(chart, height=290, top=40),
     )
 
 
@@ -299,7 +299,7 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
     for stage in plan.stages:
         for room in rooms(stage, plan.platform.device(stage.device).memory):
             if room.limit_bytes:
-                label = f"{_plain(stage.device)}: {room.what}"
+                label = f"{plain(stage.device)}: {room.what}"
                 rows.append((label, room, _whole(room, graph) if graph else None))
     if not rows:
         return None
@@ -319,7 +319,7 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
     chart.update_yaxes(autorange="reversed")
     over = {label.partition(":")[0] for label, room in alone if _share(room) > 1}
     none_holds = "; no device could hold the whole model" if over else ""
-    if not {_plain(stage.device) for stage in plan.stages} <= over:
+    if not {plain(stage.device) for stage in plan.stages} <= over:
         none_holds = ""
     fits = "Each stage fits its device" if not plan.violations else "Not every stage fits"
     return Figure(
@@ -328,7 +328,7 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
         text="Weights and peak activations of each stage, codec halves included, against the "
         "device's memory (dotted). Predicted from shapes and number formats. Bars over twice "
         "the limit are cut off; their labels are not.",
-        chart=_styled(chart, height=110 + 46 * len(rows), top=40, legend=bool(alone)),
+        chart=styled(chart, height=110 + 46 * len(rows), top=40, legend=bool(alone)),
     )
 
 
@@ -371,15 +371,15 @@ def _mark(chart: go.Figure, crossing: Crossing, num_cuts: int) -> None:
         line={"color": ORANGE, "width": 2},
         marker={"color": ORANGE, "opacity": 1, "size": [9, 13], "symbol": ["circle", "diamond"]},
         hovertext=[
-            f"<b>after {_plain(crossing.after)}</b><br>{num_bytes(raw)} bytes as fp32",
-            f"<b>{_plain(crossing.codec)}</b><br>{num_bytes(payload)} bytes of payload",
+            f"<b>after {plain(crossing.after)}</b><br>{num_bytes(raw)} bytes as fp32",
+            f"<b>{plain(crossing.codec)}</b><br>{num_bytes(payload)} bytes of payload",
         ],
         hoverinfo="text",
         row=1,
         col=1,
     )
     for value, words, down in (
-        (raw, f"after {_plain(crossing.after)}: {num_bytes(raw)}", 16),
+        (raw, f"after {plain(crossing.after)}: {num_bytes(raw)}", 16),
         (payload, f"payload: {num_bytes(payload)}", 0),
     ):
         chart.add_annotation(
@@ -438,7 +438,7 @@ def _label(chart: go.Figure, points: Sequence[_Point]) -> None:
         chart.add_annotation(
             x=log,
             y=score,
-            text=f"<b>{point.name}</b>" if point.color == ORANGE else _plain(point.name),
+            text=f"<b>{point.name}</b>" if point.color == ORANGE else plain(point.name),
             font={"color": point.color},
             showarrow=far,
             arrowwidth=0.5,
@@ -473,12 +473,13 @@ def _ticks(graph: Graph, places: Sequence[Cut]) -> list[Cut]:
     return chosen
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that plotly shows as it is: it reads some HTML tags and entities."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _styled(chart: go.Figure, *, height: int, top: int = 14, legend: bool = False) -> go.Figure:
+def styled(chart: go.Figure, *, height: int, top: int = 14, legend: bool = False) -> go.Figure:
+    """Give a chart the page's fonts, margins and axes."""
     chart.update_layout(
         template="plotly_white",
         height=height,

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +72,7 @@ class Part:
 
     Attributes:
         kind: Says what ``content`` is.
-        content: A `Picture`, a `Figure` as `_drawn` returns it, a table as `_grid` does, or text.
+        content: A `Picture`, a `Figure` as `drawn` returns it, a table as `_grid` does, or text.
     """
 
     kind: Literal["picture", "figure", "table", "text"]
@@ -115,16 +115,35 @@ def page(
         *([_profile_section(graph, plan)] if graph else []),
         *([_facts_section(fit, verification, run)] if fit or verification or run else []),
     ]
-    template = resources.files("isthmus.report").joinpath(_TEMPLATE).read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    return rendered(
+        _TEMPLATE,
         title=title,
         statement=_statement(plan, graph, run),
         tiles=_tiles(plan, fit, run),
         sections=sections,
-        plotly=drawing_library(),
-        version=__version__,
     )
+
+
+def rendered(template: str, **values: object) -> str:
+    """Return the page that a template of this package makes; every value is escaped.
+
+    Args:
+        template: Its file name.
+        values: What it shows, besides plotly's source and the version, which every page has.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(template).render(
+        plotly=drawing_library(), version=__version__, **values
+    )
+
+
+def _template(name: str) -> str:
+    return resources.files("isthmus.report").joinpath(name).read_text("utf-8")
 
 
 def write_profile(out: Path, graph: Graph, *, title: str) -> None:
@@ -228,8 +247,8 @@ def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> l
 def _plan_section(plan: Plan, graph: Graph | None) -> Section:
     memory = memory_figure(plan, graph)
     parts = [Part(kind="picture", content=picture(plan))]
-    parts += [_drawn(memory)] if memory else []
-    parts += _shown(plan_tables(plan)[1:])
+    parts += [drawn(memory)] if memory else []
+    parts += shown(plan_tables(plan)[1:])
     return Section(title=f"The plan for {plan.platform.name}", parts=tuple(parts))
 
 
@@ -238,18 +257,18 @@ def _rivals_section(
 ) -> Section:
     figure = accuracy_figure(plan, fit, run, rivals)
     table = rivals_table(plan, fit, run, rivals)
-    return Section(title="Accuracy and bytes", parts=(_drawn(figure), *_shown([table])))
+    return Section(title="Accuracy and bytes", parts=(drawn(figure), *shown([table])))
 
 
 def _run_section(run: RunRecord) -> Section:
     figures = (timeline_figure(run), prediction_figure(run))
-    parts = (*map(_drawn, figures), *_shown(run_tables(run)))
+    parts = (*map(drawn, figures), *shown(run_tables(run)))
     return Section(title="The run, on emulated links", parts=parts)
 
 
 def _profile_section(graph: Graph, plan: Plan | None) -> Section:
-    table = _shown(profile_tables(graph, cuts(graph)))
-    return Section(title="The model", parts=(_drawn(bytes_figure(graph, plan)), *table))
+    table = shown(profile_tables(graph, cuts(graph)))
+    return Section(title="The model", parts=(drawn(bytes_figure(graph, plan)), *table))
 
 
 def _facts_section(
@@ -257,9 +276,9 @@ def _facts_section(
 ) -> Section:
     parts: list[Part] = []
     if fit:
-        parts += _shown([fit_table(fit)])
+        parts += shown([fit_table(fit)])
     if verification:
-        parts += _shown([verification_table(verification)])
+        parts += shown([verification_table(verification)])
     facts = {"model": fit.model.text, "data": fit.data} if fit else {}
     facts |= {key: str(value) for key, value in asdict(fit.config).items()} if fit else {}
     for what, record in (("trained on", fit), ("run on", run)):
@@ -269,17 +288,17 @@ def _facts_section(
     table = Table("", "", title="Recipe, machine and versions")
     for key, value in facts.items():
         table.add_row(Text(key), Text(value))
-    return Section(title="How it was made", parts=(*parts, *_shown([table])))
+    return Section(title="How it was made", parts=(*parts, *shown([table])))
 
 
-def _drawn(figure: Figure) -> Part:
+def drawn(figure: Figure) -> Part:
     """Return a figure with plotly's own description of the chart."""
     chart = json.loads(figure.chart.to_json())
     words = {"name": figure.name, "title": figure.title, "text": figure.text}
     return Part(kind="figure", content={**words, "chart": chart})
 
 
-def _shown(parts: Iterable[Table | Text]) -> list[Part]:
+def shown(parts: Iterable[Table | Text]) -> list[Part]:
     """Return what the command line prints, for the page."""
     return [
         Part(kind="table", content=_grid(part))

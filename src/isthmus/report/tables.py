@@ -48,7 +48,7 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
         graph: The captured model.
         cuts: All of it, from before the first node to after the last.
     """
-    table = _table(
+    table = new_table(
         "What each operation costs, and what crosses when the model is cut after it (per sample)",
         ("after", "l"), ("MACs", "r"), ("weights", "r"), ("output", "r"),
         ("crossing,\nbytes", "r"), ("in\ntensors", "r"), ("MACs\nbefore", "r"),
@@ -58,7 +58,7 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
         node = graph.nodes[cut.index - 1] if cut.index else None
         done += (node.macs or 0) if node else 0
         unknown = node is not None and node.macs is None
-        _row(
+        add_row(
             table,
             f"{cut.after} ({node.op})" if node else cut.after,
             "unknown" if unknown else _some(node.macs if node else 0, "MAC"),
@@ -80,7 +80,7 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
 
 def platforms_table(platforms: Sequence[Platform]) -> Table:
     """Return a row for each device and each link of some platforms."""
-    table = _table(
+    table = new_table(
         "Platforms; `isthmus platforms NAME` prints one with the source of each figure",
         ("platform", "l"), ("device or link", "l"), ("memory", "l"), ("speed", "l"),
         ("latency", "r"),
@@ -98,10 +98,12 @@ def platforms_table(platforms: Sequence[Platform]) -> Table:
             speed = "\n".join(
                 f"{quantity(rate, 'MAC/s')} {form}" for form, rate in device.macs_per_s.items()
             )
-            _row(table, name, f"{device.name}: {device.kind}", room or "no limit", speed, "")
+            add_row(table, name, f"{device.name}: {device.kind}", room or "no limit", speed, "")
             name = ""
         for link in platform.links:
-            _row(table, name, " - ".join(link.between), "", _speed(link), _seconds(link.latency_s))
+            add_row(
+                table, name, " - ".join(link.between), "", _speed(link), _seconds(link.latency_s)
+            )
         table.add_section()
     return table
 
@@ -127,13 +129,13 @@ def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
 
 def fit_table(record: FitRecord, out: Path | None = None) -> Table:
     """Return what training did, the accuracy with and without the cut, and where it stands."""
-    table = _table(
+    table = new_table(
         "Training", ("phase", "l"), ("epochs", "r"), ("loss, first", "r"), ("loss, last", "r"),
         ("time", "r"),
     )  # fmt: skip
     for phase in record.phases:
         losses = [f"{loss:.4g}" for loss in (*phase.losses[:1], *phase.losses[-1:])] or ["", ""]
-        _row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
+        add_row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
     table.caption = Text(
         f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
         f"codecs, {percent(record.accuracy_whole)} without a cut.{_written(out)}"
@@ -144,26 +146,26 @@ def fit_table(record: FitRecord, out: Path | None = None) -> Table:
 def verification_table(verification: Verification, out: Path | None = None) -> Table:
     """Return how far a bundle is from its model, and where it stands."""
     payloads = ", ".join(num_bytes(payload) for payload in verification.payload_bytes)
-    table = _table("The bundle against the model it came from", ("", "l"), ("found", "r"))
-    _row(table, "samples compared", str(verification.samples))
-    _row(table, "equal predictions", percent(verification.equal_predictions))
-    _row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
-    _row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
+    table = new_table("The bundle against the model it came from", ("", "l"), ("found", "r"))
+    add_row(table, "samples compared", str(verification.samples))
+    add_row(table, "equal predictions", percent(verification.equal_predictions))
+    add_row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
+    add_row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
     table.caption = Text(_written(out).strip())
     return table
 
 
 def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     """Return what a run measured, beside what was predicted."""
-    stages = _table("Stages", ("device", "l"), ("compute here,\nmeasured median", "r"))
+    stages = new_table("Stages", ("device", "l"), ("compute here,\nmeasured median", "r"))
     for stage in record.stages:
-        _row(stages, stage.device, _seconds(stage.compute_s))
-    crossings = _table(
+        add_row(stages, stage.device, _seconds(stage.compute_s))
+    crossings = new_table(
         "Crossings, bytes per sample",
         ("link", "l"), ("after", "l"), ("codec", "l"), ("payload\npredicted", "r"),
         ("payload\nmeasured", "r"), ("on the wire", "r"),
     )  # fmt: skip
-    links = _table(
+    links = new_table(
         "Emulated links, median", ("link", "l"), ("asked", "r"),
         ("observed", "r"),
     )  # fmt: skip
@@ -174,20 +176,20 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
             crossing.wire_bytes,
         )
         codec = _spaced(crossing.codec)
-        _row(crossings, crossing.link, crossing.after, codec, *map(num_bytes, counts))
+        add_row(crossings, crossing.link, crossing.after, codec, *map(num_bytes, counts))
         times = (crossing.link_asked_s, crossing.link_observed_s)
-        _row(links, crossing.link, *map(_seconds, times))
+        add_row(links, crossing.link, *map(_seconds, times))
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
     totals = (
         f"{record.requests} requests answered, {record.lost} lost, {record.retries} frames sent "
         f"again; {score}{record.throughput_per_s:,.1f} samples per second with the pipeline full."
     )
-    latency = _table(
+    latency = new_table(
         "Latency, one request in flight",
         ("predicted\nbefore the run", "r"), ("measured\nmedian", "r"), ("measured\n95th", "r"),
     )  # fmt: skip
     measured = (record.latency_s.p50, record.latency_s.p95)
-    _row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
+    add_row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
     emulated = Text(f"Emulated: {record.emulated.rstrip('.')}. Machine: {record.machine}.", "dim")
     words = (Text(_breakdown(record)), Text(totals), emulated)
     return stages, crossings, links, latency, *words
@@ -196,9 +198,9 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
 def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
     """Return the demo's outcome for a stranger, on one screen."""
     plan = record.plan
-    lost = _table("Other plans, and why they lose", ("plan", "l"), ("why", "l"))
+    lost = new_table("Other plans, and why they lose", ("plan", "l"), ("why", "l"))
     for other in plan.runner_ups[:_RUNNER_UPS]:
-        _row(lost, other.what, other.reason)
+        add_row(lost, other.what, other.reason)
     return (
         rivals_table(plan, record.fit, record.run, _shown(record.rivals)),
         _latency_table(record),
@@ -213,7 +215,7 @@ def rivals_table(
 ) -> Table:
     """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
     samples = "" if run is None else f" ({run.requests} test samples, bytes are means)"
-    table = _table(
+    table = new_table(
         f"What crosses for one sample{samples}",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),
     )  # fmt: skip
@@ -222,13 +224,13 @@ def rivals_table(
         inner = 0 < crossing.cut < num_nodes(plan)
         words = f"all that is needed after {crossing.after}" if inner else "not narrowed"
         whole = percent(fit.accuracy_whole)
-        _row(table, "uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
+        add_row(table, "uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
         sent, score = crossing.payload_bytes, accuracy_across(fit, run)
         if run is not None:
             sent = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
         name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"
         words = f"the same, through {crossing.codec}"
-        _row(table, name, num_bytes(sent), percent(score), words, style="bold green")
+        add_row(table, name, num_bytes(sent), percent(score), words, style="bold green")
         better = [r for r in rivals if r.payload_bytes <= sent and r.accuracy >= score]
         names = [r.name + (" (does not fit)" if _hindrance(r, plan) else "") for r in better]
         if names:
@@ -237,7 +239,7 @@ def rivals_table(
     for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
         payload = num_bytes(rival.payload_bytes)
-        _row(table, rival.name, payload, percent(rival.accuracy), words)
+        add_row(table, rival.name, payload, percent(rival.accuracy), words)
     return table
 
 
@@ -258,15 +260,15 @@ def _hindrance(rival: Rival, plan: Plan) -> str:
 
 def _latency_table(record: Record) -> Table:
     run, plan = record.run, record.plan
-    table = _table(
+    table = new_table(
         "Latency of one request", ("where", "l"), ("predicted", "r"), ("measured\nmedian", "r"),
         ("measured\n95th", "r"),
     )  # fmt: skip
     here = "this machine's speed, links emulated"
     platform = f"{plan.platform.name} (energy predicted: {quantity(plan.predicted.energy_j, 'J')})"
-    _row(table, platform, _seconds(plan.predicted.latency_s), "-", "-")
+    add_row(table, platform, _seconds(plan.predicted.latency_s), "-", "-")
     latency = run.latency_s
-    _row(table, here, *map(_seconds, (run.predicted_here_s, latency.p50, latency.p95)))
+    add_row(table, here, *map(_seconds, (run.predicted_here_s, latency.p50, latency.p95)))
     return table
 
 
@@ -282,14 +284,14 @@ def _breakdown(record: RunRecord) -> str:
 
 
 def _stages_table(plan: Plan) -> Table:
-    table = _table(
+    table = new_table(
         "Stages",
         ("device", "l"), ("computes", "l"), ("MACs", "r"), ("format", "l"), ("memory", "l"),
         ("predicted\ncompute", "r"),
     )  # fmt: skip
     for index, stage in enumerate(plan.stages):
         memory = plan.platform.device(stage.device).memory
-        _row(
+        add_row(
             table,
             stage.device,
             span(plan, index),
@@ -302,14 +304,14 @@ def _stages_table(plan: Plan) -> Table:
 
 
 def _crossings_table(plan: Plan) -> Table:
-    table = _table(
+    table = new_table(
         "Crossings, per sample",
         ("link", "l"), ("after", "l"), ("codec", "l"), ("payload,\nbytes", "r"),
         ("as fp32,\nbytes", "r"), ("predicted\ntransfer", "r"),
     )  # fmt: skip
     for crossing in plan.crossings:
         payload = num_bytes(crossing.payload_bytes)
-        _row(
+        add_row(
             table,
             crossing.link,
             crossing.after,
@@ -322,13 +324,13 @@ def _crossings_table(plan: Plan) -> Table:
 
 
 def _runner_ups_table(plan: Plan) -> Table:
-    table = _table(
+    table = new_table(
         "Other plans, best first",
         ("plan", "l"), ("payload,\nbytes", "r"), ("predicted\nlatency", "r"),
         ("predicted\nenergy", "r"), ("why it loses", "l"),
     )  # fmt: skip
     for other in plan.runner_ups:
-        _row(
+        add_row(
             table,
             other.what,
             num_bytes(other.payload_bytes),
@@ -341,13 +343,13 @@ def _runner_ups_table(plan: Plan) -> Table:
 
 
 def _sensitivity_table(plan: Plan) -> Table:
-    table = _table(
+    table = new_table(
         "What would change the answer, nearest first",
         ("figure", "l"), ("now", "r"), ("changes at", "r"), ("then best", "l"),
     )  # fmt: skip
     for item in plan.sensitivity[:_SENSITIVE]:
         now, then = (quantity(value, item.unit) for value in (item.now, item.changes_at))
-        _row(table, item.figure, now, then, item.then)
+        add_row(table, item.figure, now, then, item.then)
     return table
 
 
@@ -379,7 +381,7 @@ def _some(value: float | None, unit: str) -> str:
     return quantity(value, unit) if value else ""
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
+def new_table(title: str, *columns: tuple[str, str]) -> Table:
     """Return an empty table.
 
     Args:
@@ -396,6 +398,6 @@ def _table(title: str, *columns: tuple[str, str]) -> Table:
     return table
 
 
-def _row(table: Table, *cells: str, style: str = "") -> None:
+def add_row(table: Table, *cells: str, style: str = "") -> None:
     """Add a row whose cells are text as it is: a name may hold what rich takes for markup."""
     table.add_row(*(Text(cell) for cell in cells), style=style)
