@@ -3,6 +3,7 @@
 * IsthmusError
   + InputError         a file or an argument is wrong; also a ValueError
     - UnitError        a quantity without a unit, or with the wrong one
+    - StorageError     a study's database cannot be reached or not be used
   + CaptureError       the model could not be traced, or not be divided
   + InfeasibleError    no plan satisfies the platform; carries the violations
   + BundleError        an exported bundle is damaged or of another version
@@ -24,6 +25,10 @@ class InputError(IsthmusError, ValueError):
 
 class UnitError(InputError):
     """A quantity has no unit, or one of the wrong kind."""
+
+
+class StorageError(InputError):
+    """A study's database cannot be reached or not be used."""
 
 
 class CaptureError(IsthmusError):

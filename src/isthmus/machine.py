@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,3 +31,29 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def git_revision() -> str | None:
+    """Return the commit that this code was checked out from, ``-dirty`` where it was changed.
+
+    None where it was installed from a package, or where there is no git.
+    """
+    name = Path(__file__).name
+    try:
+        # Without this question, an environment inside another repository would name that one's.
+        _git("ls-files", "--error-unmatch", name)
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", Path(__file__).parent, *args],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    return done.stdout.strip()

@@ -72,6 +72,7 @@ def resnet(
     depth: int,
     *,
     num_classes: int = 100,
+    in_channels: int = 3,
     width: int = 64,
     stem: str = "cifar",
     ratio: int = 1,
@@ -83,6 +84,7 @@ def resnet(
     Args:
         depth: 18, 34, 50, 101 or 152.
         num_classes: Logits that it returns.
+        in_channels: Of the images: 3 for colour, 1 for grey.
         width: Channels of the first stage; each later one has twice as many.
         stem: ``"cifar"`` keeps the resolution (a 3x3 convolution); ``"imagenet"`` quarters it
             (a 7x7 convolution and a maximum pool, both of stride 2).
@@ -113,6 +115,7 @@ def resnet(
     return ResNet(
         depth,
         num_classes=num_classes,
+        in_channels=in_channels,
         width=width,
         stem=stem,
         block_ratio=ratio if placement == "block" else 1,
@@ -177,6 +180,7 @@ class ResNet(nn.Module):
     Args:
         depth: A key of `BLOCKS`.
         num_classes: Logits that it returns.
+        in_channels: Of the images: 3 for colour, 1 for grey.
         width: Channels of the first stage.
         stem: ``"cifar"`` or ``"imagenet"``.
         block_ratio: Narrows the middle of every block.
@@ -188,6 +192,7 @@ class ResNet(nn.Module):
         depth: int,
         *,
         num_classes: int,
+        in_channels: int,
         width: int,
         stem: str,
         block_ratio: int,
@@ -195,7 +200,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         block = _block(depth)
-        self.stem = cifar_stem(3, width) if stem == "cifar" else _imagenet_stem(width)
+        self.stem = (
+            cifar_stem(in_channels, width)
+            if stem == "cifar"
+            else _imagenet_stem(in_channels, width)
+        )
         channels = wire_channels = width
         following = iter(crossings)
         for stage, num_blocks in enumerate(BLOCKS[depth]):
@@ -293,8 +302,8 @@ def cifar_stem(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
 
 
-def _imagenet_stem(channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+def _imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
     pool = nn.MaxPool2d(3, stride=2, padding=1)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(), pool)
 

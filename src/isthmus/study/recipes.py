@@ -1,7 +1,10 @@
 """Experiments: functions without arguments that return a frozen recipe."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
 
+from isthmus.study.grid import Cell
 from isthmus.train import FitConfig
 
 
@@ -44,4 +47,84 @@ def demo() -> Recipe:
         codec="bottleneck:ratio=4,bits=2",
         fit=FitConfig(epochs=12, base_epochs=16),
         smaller="digits-resnet-small",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecipe:
+    """A study of narrowed networks.
+
+    Attributes:
+        name: What people call it.
+        candidates: Ways to train a plain network; the best on held-out images is taken.
+        depths: Of the ResNets.
+        ratios: Of the narrow layers; 1 is the plain network, which both placements share.
+        seeds: Each is a training of its own.
+    """
+
+    name: str
+    candidates: tuple[Cell, ...]
+    depths: tuple[int, ...]
+    ratios: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+def paper() -> StudyRecipe:
+    """The paper's grid, for an accelerator: five networks, six ratios, three seeds, CIFAR-100."""
+    plain = Cell(depth=18, width=64, placement="block", ratio=1, data="cifar100", epochs=24)
+    return StudyRecipe(
+        name="paper",
+        candidates=(plain, replace(plain, epochs=40)),
+        depths=(18, 34, 50, 101, 152),
+        ratios=(1, 2, 4, 8, 16, 32),
+        seeds=(0, 1, 2),
+    )
+
+
+def small() -> StudyRecipe:
+    """The same for two cores: a quarter of the width, ResNet-18 then -34, eight epochs."""
+    plain = Cell(
+        depth=18, width=16, placement="block", ratio=1, data="cifar100", recipe="small", epochs=8
+    )
+    return StudyRecipe(
+        name="small",
+        candidates=(plain, replace(plain, recipe="small-lower-rate")),
+        depths=(18, 34),
+        ratios=(1, 2, 4, 8, 16),
+        seeds=(0, 1, 2),
+    )
+
+
+def digits() -> StudyRecipe:
+    """The same on digits, to see the whole of it in three minutes."""
+    plain = Cell(
+        depth=18, width=8, placement="block", ratio=1, data="digits", recipe="digits", epochs=12
+    )
+    return StudyRecipe(
+        name="digits",
+        candidates=(plain, replace(plain, recipe="digits-lower-rate")),
+        depths=(18,),
+        ratios=(1, 2, 4, 8),
+        seeds=(0, 1),
+    )
+
+
+STUDIES: dict[str, Callable[[], StudyRecipe]] = {"paper": paper, "small": small, "digits": digits}
+
+
+def grid_of(recipe: StudyRecipe, *, trained: Cell) -> tuple[Cell, ...]:
+    """Return the cells of a study, seed by seed and network by network.
+
+    Args:
+        recipe: The study.
+        trained: Says how all cells are trained: the chosen candidate.
+
+    Returns:
+        Ratio 1 once, then both placements at each other ratio.
+    """
+    places = [("block", 1), *((p, r) for r in recipe.ratios if r > 1 for p in ("block", "cut"))]
+    return tuple(
+        replace(trained, depth=depth, placement=placement, ratio=ratio, seed=seed)
+        for seed, depth in product(recipe.seeds, recipe.depths)
+        for placement, ratio in places
     )

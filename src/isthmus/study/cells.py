@@ -1,0 +1,242 @@
+"""What a cell of the source study is: one training of one narrowed network, judged once.
+
+.. code-block:: none
+
+    choose   candidates on 90 % of the training set, compared on the other 10 %  -->  choice.json
+    compute  the chosen recipe on the whole training set  -->  the test set, read once
+
+Nothing opens the test set before ``choice.json`` is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isthmus.data import Images, load_images
+from isthmus.errors import InputError
+from isthmus.files import read_json, write_json
+from isthmus.graph import capture, find_cut
+from isthmus.models import resnet, wires
+from isthmus.progress import Report
+from isthmus.study.grid import Cell
+from isthmus.train import Progress
+from isthmus.train.augment import Augmentation, normalization_of
+from isthmus.train.images import (
+    ImageRecipe,
+    evaluate_images,
+    fast_recipe,
+    small_recipe,
+    standard_recipe,
+    train_images,
+)
+
+CHOICE_SCHEMA = "isthmus.choice/1"
+CHOICE_FILE = "choice.json"
+HELD_OUT = 0.1  # share of the training set: 5,000 of 50,000
+COMPARED_CUT = "layer2"  # whose bytes the front is drawn for
+
+RECIPES: dict[str, ImageRecipe] = {
+    "fast": fast_recipe(24),
+    "small": small_recipe(),
+    "small-lower-rate": replace(small_recipe(), learning_rate=0.05),
+    "standard": standard_recipe(),
+    "digits": replace(
+        small_recipe(), batch_size=64, augmentation=Augmentation(padding=1, flip=False)
+    ),
+    "digits-lower-rate": replace(
+        small_recipe(),
+        batch_size=64,
+        learning_rate=0.05,
+        augmentation=Augmentation(padding=1, flip=False),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to train, and how well it did on the held-out part.
+
+    Attributes:
+        recipe: A key of ``RECIPES``.
+        epochs: Passes over the training set.
+        accuracy: Top-1 on the held-out part, 0..1.
+    """
+
+    recipe: str
+    epochs: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How all cells of a study are trained.
+
+    Attributes:
+        data: The data set.
+        network: What the candidates were tried on.
+        candidates: All that were tried; the best is what the cells take.
+        held_out: How many images they were compared on.
+    """
+
+    data: str
+    network: str
+    candidates: tuple[Candidate, ...]
+    held_out: int
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate of the highest accuracy, the earliest among equals."""
+        return max(self.candidates, key=lambda candidate: candidate.accuracy)
+
+
+def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
+    """Compare candidates on a held-out part of the training set, and store what came out.
+
+    Args:
+        cells: One for each candidate: plain networks that differ in recipe and epochs.
+        folder: Of the study; a choice that is there already is returned as it is.
+        report: Told of every epoch.
+
+    Returns:
+        The choice.
+
+    Raises:
+        InputError: A data set or a recipe is not there.
+    """
+    path = folder / CHOICE_FILE
+    if path.is_file():
+        return read_json(path, Choice, schema=CHOICE_SCHEMA)
+    data = load_images(cells[0].data, "train")
+    kept, held = _divide(data)
+    candidates = []
+    for cell in cells:
+        model = _network(cell, data)
+        progress = Progress(report=report, checkpoints=folder / "choice" / cell.key)
+        recipe, constants = _recipe(cell), normalization_of(torch.from_numpy(data.x))
+        train_images(
+            model, *kept, recipe, seed=cell.seed, progress=progress, normalization=constants
+        )
+        scores = evaluate_images(model, *held, normalization=constants)
+        candidates.append(Candidate(recipe=cell.recipe, epochs=cell.epochs, accuracy=scores.top1))
+    choice = Choice(
+        data=cells[0].data,
+        network=f"resnet{cells[0].depth}, width {cells[0].width}, ratio {cells[0].ratio}",
+        candidates=tuple(candidates),
+        held_out=len(held[1]),
+    )
+    write_json(path, choice, schema=CHOICE_SCHEMA)
+    return choice
+
+
+def compute_cell(cell: Cell, folder: Path, report: Report) -> Mapping[str, Any]:
+    """Train one cell on the whole training set and judge it once on the test set.
+
+    Args:
+        cell: What to train.
+        folder: Keeps its checkpoints; the study's folder, with the choice, is two above.
+        report: Told of every epoch.
+
+    Returns:
+        Accuracies in 0..1, the loss of each epoch, parameters, MACs, and for each cut between
+        stages the channels and bytes that cross with the shares of MACs and weights before it.
+
+    Raises:
+        InputError: The study has no choice yet, or a data set is not there.
+    """
+    choice = folder.parent.parent / CHOICE_FILE
+    if not choice.is_file():
+        raise InputError(f"{choice}: is missing; the recipe is chosen before a test set is read")
+    data = load_images(cell.data, "train")
+    model = _network(cell, data)
+    constants = normalization_of(torch.from_numpy(data.x))
+    record = train_images(
+        model,
+        torch.from_numpy(data.x),
+        torch.from_numpy(data.y),
+        _recipe(cell),
+        seed=cell.seed,
+        progress=Progress(report=report, checkpoints=folder),
+        normalization=constants,
+    )
+    cuts = _cuts(cell, model, data.x.shape[1:])
+    test = load_images(cell.data, "test")
+    coarse = None if test.superclasses is None else torch.from_numpy(test.superclasses)
+    scores = evaluate_images(
+        model,
+        torch.from_numpy(test.x),
+        torch.from_numpy(test.y),
+        coarse,
+        normalization=constants,
+    )
+    compared = next(cut for cut in cuts if cut["after"] == COMPARED_CUT)
+    return {
+        "accuracy": scores.top1,
+        "top5": scores.top5,
+        **({} if scores.superclass is None else {"superclass": scores.superclass}),
+        "bytes": compared["int8_bytes"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "losses": record.losses,
+        "cuts": cuts,
+        "recipe": asdict(_recipe(cell)),
+    }
+
+
+def _divide(data: Images) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Divide the training set at random, the same way every time."""
+    order = np.random.default_rng(0).permutation(len(data.y))
+    num_held = int(len(order) * HELD_OUT)
+
+    def part(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(data.x[indices]), torch.from_numpy(data.y[indices])
+
+    return part(np.sort(order[num_held:])), part(np.sort(order[:num_held]))
+
+
+def _network(cell: Cell, data: Images) -> nn.Module:
+    torch.manual_seed(cell.seed)
+    placement = cast("Any", cell.placement)
+    return resnet(
+        cell.depth,
+        num_classes=data.num_classes,
+        in_channels=data.x.shape[1],
+        width=cell.width,
+        ratio=cell.ratio,
+        placement=placement,
+    )
+
+
+def _recipe(cell: Cell) -> ImageRecipe:
+    if cell.recipe not in RECIPES:
+        raise InputError(f"no recipe {cell.recipe!r}; there are {', '.join(RECIPES)}")
+    return replace(RECIPES[cell.recipe], epochs=cell.epochs)
+
+
+def _cuts(cell: Cell, model: nn.Module, image: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return what crosses between the stages, and how much of the network lies before."""
+    graph = capture(model, (torch.zeros(2, *image),))
+    placement = cast("Any", cell.placement)
+    found = []
+    for wire in wires(cell.depth, width=cell.width, ratio=cell.ratio, placement=placement):
+        if not wire.between_stages:
+            continue
+        cut = find_cut(graph, wire.after)
+        before = graph.nodes[: cut.index]
+        elements = sum(tensor.num_elements for tensor in cut.tensors)
+        found.append(
+            {
+                "after": wire.after,
+                "channels": wire.channels,
+                "wire_channels": wire.wire_channels,
+                "fp32_bytes": 4 * elements,
+                "int8_bytes": elements,
+                "macs_before_share": sum(node.macs or 0 for node in before) / graph.macs,
+                "weights_before_share": sum(node.weight_bytes for node in before)
+                / graph.weight_bytes,
+            }
+        )
+    return found

@@ -1,0 +1,384 @@
+"""Workers: each takes one cell of a study after the other, here or on any other machine.
+
+.. code-block:: none
+
+    claim --> compute, from the cell's checkpoint if there is one --> record.json --> finish
+                 | heart beats in a thread
+
+A cell's folder is named by all that the cell depends on. Its record is written there before it
+is handed in, so that a database that cannot be reached loses nothing.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Event, Thread
+from traceback import format_exception
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+
+from isthmus.errors import IsthmusError, RunError, StorageError
+from isthmus.files import write_bytes
+from isthmus.machine import describe_machine, git_revision, library_versions
+from isthmus.progress import Report, silent
+from isthmus.study.database import Heartbeat
+from isthmus.study.grid import Cell
+from isthmus.study.records import StudyRecord, from_line, to_line
+from isthmus.study.store import (
+    Claim,
+    Study,
+    Summary,
+    beat,
+    claim,
+    fail,
+    finish,
+    objective_values,
+    open_study,
+    release,
+    summarize,
+)
+
+T = TypeVar("T")
+
+# Figures of a cell, whatever JSON holds. The folder is the cell's own, for checkpoints: where one
+# is there, it goes on from it. Reporting often lets it be stopped.
+Compute = Callable[[Cell, Path, Report], Mapping[str, Any]]
+
+RECORD_FILE = "record.json"
+ERROR_FILE = "error.txt"
+
+_PATIENCE_S = 600  # how long a database may be away while workers are at work
+_RETRY_S = 2
+_STOP_S = 10
+
+
+class _Lost(BaseException):
+    """The cell was given to another worker; no compute function catches this by accident."""
+
+
+def run_workers(
+    url: str,
+    name: str,
+    compute: Compute,
+    *,
+    folder: Path,
+    workers: int = 1,
+    report: Report = silent,
+    heartbeat: Heartbeat | None = None,
+) -> Summary:
+    """Compute all cells that are left, those of workers that die elsewhere included.
+
+    Args:
+        url: The study's database; any number of machines may do this on the same one.
+        name: The study's name.
+        compute: What a cell is; a function that other processes can import.
+        folder: Holds a folder for each cell; workers that share it go on from each other's
+            checkpoints.
+        workers: Processes to start; one works in this process. They share the cores.
+        report: Told of every step of every worker.
+        heartbeat: How workers show that they live; the same for all of them.
+
+    Returns:
+        How far the study is.
+
+    Raises:
+        InputError: There is no such study, or its database cannot be reached.
+        RunError: All workers died.
+    """
+    if workers == 1:
+        run_worker(url, name, compute, folder=folder, report=report, heartbeat=heartbeat)
+    else:
+        _run_processes(
+            url,
+            name,
+            compute,
+            folder=folder,
+            workers=workers,
+            report=report,
+            heartbeat=heartbeat,
+        )
+    with open_study(url, name, heartbeat=heartbeat) as study:
+        return summarize(study)
+
+
+def run_worker(
+    url: str,
+    name: str,
+    compute: Compute,
+    *,
+    folder: Path,
+    report: Report = silent,
+    heartbeat: Heartbeat | None = None,
+    label: str = "worker",
+) -> int:
+    """Work in this process until no cell is waiting, nor with a worker that may still die.
+
+    A cell that fails is marked with one line of reason, and the work goes on. An interruption
+    puts the cell back.
+
+    Args:
+        url: The study's database.
+        name: The study's name.
+        compute: What a cell is.
+        folder: Holds a folder for each cell.
+        report: Told of every step.
+        heartbeat: How workers show that they live.
+        label: What this worker is called there.
+
+    Returns:
+        How many records were handed in.
+
+    Raises:
+        InputError: There is no such study, or its database cannot be reached for long.
+    """
+    handed_in = 0
+    shown = -1
+    with open_study(url, name, heartbeat=heartbeat) as study:
+        while True:
+            claimed = _patiently(lambda: claim(study), report)
+            summary = _patiently(lambda: summarize(study), report)
+            if summary.finished != shown:
+                shown = summary.finished
+                report(f"study {name}", summary.finished, summary.total)
+            if claimed is not None:
+                handed_in += _work(study, claimed, compute, folder, label, report)
+            elif summary.waiting + summary.running == 0:
+                return handed_in
+            else:
+                time.sleep(study.heartbeat.interval_s)
+
+
+def cell_folder(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Path:
+    """Return where a cell keeps its checkpoints, for one config."""
+    content = json.dumps([cell.key, config], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return folder / f"{cell.key.replace('/', '-')}-{digest}"
+
+
+def _work(
+    study: Study, claimed: Claim, compute: Compute, folder: Path, label: str, report: Report
+) -> bool:
+    """Compute one cell and hand its record in; return whether it was taken."""
+    place = cell_folder(folder, claimed.cell, study.config["config"])
+    lost = Event()
+
+    def step(words: str, done: int, total: int) -> None:
+        if lost.is_set():
+            raise _Lost
+        report(f"{label}, {claimed.cell.key}: {words}", done, total)
+
+    try:
+        with _beating(study, claimed, lost):
+            try:
+                record = _record(study, claimed, compute, place, step)
+            except Exception as error:
+                _give_up(study, claimed, place, error, report)
+                return False
+            return _patiently(lambda: finish(study, claimed, record), report)
+    except _Lost:
+        return False
+    except BaseException:
+        with suppress(StorageError):  # what was raised first says more; the heart stops anyway
+            release(study, claimed)
+        raise
+
+
+def _record(
+    study: Study, claimed: Claim, compute: Compute, place: Path, report: Report
+) -> StudyRecord:
+    """Return the record that an earlier attempt could not hand in, or compute it."""
+    path = place / RECORD_FILE
+    if path.is_file():
+        return from_line(path.read_text(encoding="utf-8"), where=str(path))
+    place.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    figures = compute(claimed.cell, place, report)
+    record = StudyRecord(
+        key=claimed.cell.key,
+        cell=claimed.cell,
+        config=study.config["config"],
+        figures=figures,
+        machine=describe_machine(),
+        versions=library_versions(),
+        revision=git_revision(),
+        seconds=time.perf_counter() - started,
+        attempts=claimed.attempt,
+    )
+    objective_values(study, record)  # before it is written: a figure that is missing is an error
+    write_bytes(path, to_line(record).encode())
+    return record
+
+
+def _give_up(study: Study, claimed: Claim, place: Path, error: Exception, report: Report) -> None:
+    """Mark the cell as failed; all that is known stays in its folder."""
+    words = " ".join(str(error).split())
+    reason = words if isinstance(error, IsthmusError) else f"{type(error).__name__}: {words}"
+    with suppress(OSError):
+        write_bytes(place / ERROR_FILE, "".join(format_exception(error)).encode())
+    _patiently(lambda: fail(study, claimed, reason), report)
+    report(f"{claimed.cell.key} failed: {reason}", 1, 1)
+
+
+@contextmanager
+def _beating(study: Study, claimed: Claim, lost: Event) -> Iterator[None]:
+    """Show in a thread that the worker lives; set ``lost`` when the cell is no longer its own."""
+    stop = Event()
+
+    def beat_on() -> None:
+        while not stop.wait(study.heartbeat.interval_s) and not lost.is_set():
+            with suppress(StorageError):  # the next beat may reach it
+                if not beat(study, claimed):
+                    lost.set()
+        study.storage.remove_session()
+
+    thread = Thread(target=beat_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _patiently(action: Callable[[], T], report: Report) -> T:
+    """Do it as soon as the database can be reached; nothing is lost while it restarts."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return action()
+        except StorageError as error:
+            if time.monotonic() > deadline_s:
+                raise
+            report(f"waiting, {error}", 1, 1)
+            time.sleep(_RETRY_S)
+
+
+def _run_processes(
+    url: str,
+    name: str,
+    compute: Compute,
+    *,
+    folder: Path,
+    workers: int,
+    report: Report,
+    heartbeat: Heartbeat | None,
+) -> None:
+    """Start worker processes, hand their reports on, and wait for all of them."""
+    context = _context(compute)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    processes: dict[Connection, BaseProcess] = {}
+    try:
+        for index in range(1, workers + 1):
+            ours, theirs = context.Pipe(duplex=False)
+            label = f"worker {index}"
+            process = context.Process(
+                target=_process,
+                args=(theirs, threads, url, name, compute, folder, heartbeat, label),
+                name=label,
+            )
+            process.start()
+            theirs.close()
+            processes[ours] = process
+        died = _relay(processes, report)
+    finally:
+        _stop(processes.values())
+    if len(died) == workers:
+        raise RunError(f"study {name}: all workers ended: {'; '.join(died)}")
+
+
+def _context(compute: Compute) -> ForkServerContext | SpawnContext:
+    """Return how processes start: all from one that has done the imports, where that is known."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, compute.__module__])
+    return context
+
+
+def _relay(processes: Mapping[Connection, BaseProcess], report: Report) -> list[str]:
+    """Hand reports on until all processes have ended; return how those ended that died."""
+    died: list[str] = []
+    last: dict[Connection, str] = {}
+    open_ends = list(processes)
+    while open_ends:
+        for end in wait(open_ends):
+            assert isinstance(end, Connection)
+            try:
+                last[end], done, total = json.loads(end.recv_bytes())
+                report(last[end], done, total)
+            except (EOFError, OSError):
+                open_ends.remove(end)
+                process = processes[end]
+                process.join()
+                if process.exitcode:
+                    died.append(_ending(process, last.get(end, "")))
+                    report(died[-1], 1, 1)
+    return died
+
+
+def _ending(process: BaseProcess, last: str) -> str:
+    code = process.exitcode or 0
+    how = f"killed by signal {-code}" if code < 0 else last
+    return f"{process.name} ended ({how})"
+
+
+def _stop(processes: Collection[BaseProcess]) -> None:
+    """End what still runs; a worker that is asked puts its cell back."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(_STOP_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _process(
+    end: Connection,
+    threads: int,
+    url: str,
+    name: str,
+    compute: Compute,
+    folder: Path,
+    heartbeat: Heartbeat | None,
+    label: str,
+) -> None:
+    """Be a worker process: report to the launcher, end when asked or when it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and asks
+    signal.signal(signal.SIGTERM, _interrupt)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+
+    def report(step: str, done: int, total: int) -> None:
+        try:
+            end.send_bytes(json.dumps([step, done, total]).encode())
+        except OSError as error:
+            raise KeyboardInterrupt from error
+
+    try:
+        run_worker(
+            url, name, compute, folder=folder, report=report, heartbeat=heartbeat, label=label
+        )
+    except KeyboardInterrupt:
+        sys.exit(1)
+    except IsthmusError as error:
+        report(str(error), 1, 1)
+        sys.exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the cell is being put back
+    raise KeyboardInterrupt
