@@ -6,6 +6,7 @@ Shapes: B images, C channels, H height, W width.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -78,11 +79,14 @@ def normalization_of(images_NCHW: Tensor) -> Normalization:
 
 def to_float(images_BCHW: Tensor, normalization: Normalization) -> Tensor:
     """Return 8-bit images as float32, normalized."""
-    mean, std = (
-        torch.tensor(values, device=images_BCHW.device).view(-1, 1, 1)
-        for values in (normalization.mean, normalization.std)
-    )
-    return (images_BCHW / 255 - mean) / std
+    mean_C11, std_C11 = _constants(normalization, images_BCHW.device)
+    return (images_BCHW / 255 - mean_C11) / std_C11
+
+
+@cache  # else every batch would wait for its constants to reach the device
+def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+    return mean.view(-1, 1, 1).to(device), std.view(-1, 1, 1).to(device)
 
 
 def augment(

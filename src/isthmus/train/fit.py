@@ -134,6 +134,7 @@ def _features(split_model: SplitModel, teacher: nn.ModuleList, config: FitConfig
 
     def loss(batch: Batch) -> Tensor:
         tensors, losses = batch[0], []
+        teacher.to(tensors[0].device)
         for stage, codec in zip(teacher[:-1], split_model.codecs, strict=True):
             with torch.no_grad():
                 tensors = stage(*tensors)
