@@ -311,5 +311,17 @@ def test_images_labels_and_model_that_do_not_fit_are_refused_before_training():
         with pytest.raises(InputError, match=message):
             train_images(model, x, y, RECIPE, seed=0, **options)
         assert equal(net(), model)
-    with pytest.raises(InputError, match="superclasses of 2 classes, but the model has 3"):
-        evaluate_images(net(), images, labels, torch.tensor([0, 1]))
+        assert model.training
+
+
+@pytest.mark.parametrize("coarse", [[0, 1], [0, 1, -1]])
+def test_superclasses_that_leave_a_class_out_are_refused(coarse):
+    with pytest.raises(InputError, match="expected one for each of the model's 3 classes"):
+        evaluate_images(net(), *bars(), torch.tensor(coarse))
+
+
+def test_a_class_without_an_image_needs_no_superclass_and_is_never_right():
+    images, labels = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([0, 1])
+    model = Table([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    scores = evaluate_images(model, images, labels, torch.tensor([0, 0, -1]))
+    assert scores.superclass == 0.5

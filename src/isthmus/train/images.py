@@ -167,8 +167,9 @@ def train_images(
     """Train an image classifier, in place.
 
     The images lie on the training device as bytes, once; order and augmentation are drawn there,
-    from ``seed``. The same seed on the same machine gives the same bits on a processor, also with
-    an interruption between two epochs; on an accelerator where torch has deterministic algorithms.
+    from ``seed``. On a processor, the same seed, machine and number of threads give the same bits,
+    also across an interruption, after which training goes on from the last whole epoch; on an
+    accelerator they do wherever torch has a deterministic algorithm.
 
     Args:
         model: Takes images (B, C, H, W) and returns logits (B, K).
@@ -249,7 +250,8 @@ def evaluate_images(
         model: As for `train_images`; its mode and its device are what they were, afterwards.
         images: uint8, (N, C, H, W).
         labels: int64, (N,), below K.
-        coarse: The superclass of each class, int64, (K,); -1 for a class that has none.
+        coarse: The superclass of each class, int64, (K,), as `isthmus.data.Images` has them; -1
+            for a class without an image.
         normalization: As it was trained with.
         batch_size: Images at a time.
 
@@ -267,12 +269,13 @@ def evaluate_images(
     right_N5 = top_N5 == labels_N[:, None]
     superclass = None
     if coarse is not None:
-        if len(coarse) != logits_NK.shape[1]:
+        coarse_K = coarse.cpu()
+        if len(coarse_K) != logits_NK.shape[1] or int(coarse_K[labels_N].min()) < 0:
             raise InputError(
-                f"superclasses of {len(coarse)} classes, but the model has {logits_NK.shape[1]}; "
-                "expected one for each"
+                f"superclasses: found {len(coarse_K)}, expected one for each of the model's "
+                f"{logits_NK.shape[1]} classes, and 0 or more for each that has an image here"
             )
-        superclass = _share(coarse.cpu()[top_N5[:, 0]] == coarse.cpu()[labels_N])
+        superclass = _share(coarse_K[top_N5[:, 0]] == coarse_K[labels_N])
     return ImageScores(
         top1=_share(right_N5[:, 0]), top5=_share(right_N5.any(dim=1)), superclass=superclass
     )
@@ -287,13 +290,15 @@ def _logits(
 ) -> Tensor:
     """Return the logits (N, K) in float32, on the processor; the model stays as it was."""
     mode, home, device = model.training, next(model.parameters()).device, training_device()
-    model.eval().to(device)
-    with torch.no_grad():
-        parts = [
-            model(to_float(x_BCHW.to(device), normalization))
-            for x_BCHW in images.split(batch_size)
-        ]
-    model.train(mode).to(home)
+    try:
+        model.eval().to(device)
+        with torch.no_grad():
+            parts = [
+                model(to_float(x_BCHW.to(device), normalization))
+                for x_BCHW in images.split(batch_size)
+            ]
+    finally:
+        model.train(mode).to(home)
     return torch.cat(parts).float().cpu()
 
 
