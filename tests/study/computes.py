@@ -4,24 +4,19 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from isthmus.files import write_bytes
-from isthmus.study.grid import Cell, Grid, cells_of
+from isthmus.study.grid import Cell, Grid
 
 STEPS = 6
 STALL = 3
 
 
 def grid(num_cells: int = 4, **changes) -> Grid:
-    cells = cells_of(
-        depths=(18,),
-        widths=(16,),
-        placements=("cut",),
-        ratios=tuple(2**power for power in range(num_cells)),
-        data="digits",
-        epochs=STEPS,
-    )
+    plain = Cell(depth=18, width=16, placement="cut", ratio=1, data="digits", epochs=STEPS)
+    cells = tuple(replace(plain, ratio=2**power) for power in range(num_cells))
     return Grid(**{"name": "tiny", "cells": cells, "config": {"rate": 0.1}, **changes})
 
 
@@ -44,7 +39,7 @@ def counted(folder: Path) -> list[str]:
 
 def steps(cell, folder, report, *, at_stall=lambda: None):
     """Leave a checkpoint after each step; the first time, do something at the stall."""
-    path = folder / "checkpoint.json"
+    path = folder / "steps" / "checkpoint.json"
     begun = json.loads(path.read_text())["step"] if path.exists() else 0
     for step in range(begun, STEPS):
         if step == STALL and begun == 0 and cell.ratio == 2:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from isthmus.errors import InputError
-from isthmus.study.grid import PLACEMENTS, Cell, Grid, cells_of, differences, stored_config
+from isthmus.study.grid import PLACEMENTS, Cell, Grid, differences, stored_config
 from tests.study.computes import grid
 
 numbers = st.integers(min_value=1, max_value=200)
@@ -44,20 +44,6 @@ def test_two_cells_share_a_key_only_if_they_are_equal(one, other):
 def test_a_cell_that_cannot_be_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         replace(grid().cells[0], **change)
-
-
-def test_a_grid_has_every_combination_once_and_whole_rows_first():
-    made = cells_of(
-        depths=(18, 34),
-        widths=(16,),
-        placements=PLACEMENTS,
-        ratios=(1, 2, 4),
-        data="cifar100",
-        epochs=8,
-        seeds=(0, 1),
-    )
-    assert len({cell.key for cell in made}) == len(made) == 2 * 2 * 3 * 2
-    assert [cell.seed for cell in made] == [0] * 12 + [1] * 12
 
 
 def test_a_grid_that_cannot_be_computed_is_refused():

@@ -275,7 +275,7 @@ def test_a_study_that_others_made_is_left_alone(sqlite):
     storage = optuna.storages.RDBStorage(sqlite)
     optuna.create_study(storage=storage, study_name="tiny").ask()
     storage.engine.dispose()
-    with pytest.raises(InputError, match="schema: stored nothing, asked 'isthmus.study/1'"):
+    with pytest.raises(InputError, match=r"schema: stored nothing, asked 'isthmus\.study/1'"):
         create_study(grid(), sqlite)
     with pytest.raises(InputError, match="not made by this version of isthmus"):
         open_tiny(sqlite)

@@ -12,10 +12,11 @@ import pytest
 from optuna.trial import TrialState
 
 from isthmus.errors import RunError
+from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision
 from isthmus.study.database import Heartbeat
 from isthmus.study.store import create_study, open_study, records, summarize
-from isthmus.study.workers import ERROR_FILE, cell_folder, run_worker, run_workers
+from isthmus.study.workers import ERROR_FILE, RECORD_FILE, cell_folder, run_worker, run_workers
 from tests.study import computes
 from tests.study.computes import STALL, counted, grid
 
@@ -76,7 +77,7 @@ def test_a_killed_workers_cell_is_run_again_from_its_checkpoint(url, tmp_path, p
     worker.start()
     place = cell_folder(folder, grid().cells[1], {"rate": 0.1})
     checkpoint = json.dumps({"step": STALL})
-    path = place / "checkpoint.json"
+    path = place / "steps" / "checkpoint.json"
     wait_until(lambda: path.exists() and path.read_text() == checkpoint)
     worker.kill()  # SIGKILL
     worker.join(10)
@@ -84,6 +85,7 @@ def test_a_killed_workers_cell_is_run_again_from_its_checkpoint(url, tmp_path, p
 
     assert run_worker(url, "tiny", computes.stall, folder=folder, heartbeat=QUICK) == 3
     assert attempts_of(url) == ["FAIL", "COMPLETE"]
+    assert [each.name for each in place.iterdir()] == [RECORD_FILE]  # checkpoints have served
     found = {record.cell.ratio: record for record in records_of(url)}
     assert sorted(found) == [1, 2, 4, 8]
     assert (found[2].figures["resumed_from"], found[2].attempts) == (STALL, 2)
@@ -247,11 +249,11 @@ class TestADiskThatIsFull:
 
     def checkpoints(self, cell, folder, report):
         """Write two checkpoints, of 100 kB and 2 MB."""
-        path = folder / "checkpoint"
+        path = folder / "state" / "checkpoint"
         begun = path.stat().st_size if path.exists() else 0
         for size in (100_000, 2_000_000):
             if size > begun:
-                computes.write_bytes(path, bytes(size))
+                write_bytes(path, bytes(size))
         return computes.figures(cell, resumed_from=begun)
 
     def check(self, url, folder, compute, *, mend, words):
@@ -259,8 +261,8 @@ class TestADiskThatIsFull:
         (failure,) = run_workers(url, "tiny", compute, folder=folder).failed
         assert words in failure.reason
         place = cell_folder(folder, grid().cells[0], {"rate": 0.1})
-        assert (place / "checkpoint").read_bytes() == bytes(100_000)
-        assert {path.name for path in place.iterdir()} <= {"checkpoint", ERROR_FILE}
+        assert (place / "state" / "checkpoint").read_bytes() == bytes(100_000)
+        assert [path.name for path in (place / "state").iterdir()] == ["checkpoint"]
         mend()
         create_study(grid(1), url)
         assert run_workers(url, "tiny", self.checkpoints, folder=folder).finished == 1

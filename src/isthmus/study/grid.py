@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from itertools import product
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
@@ -114,48 +113,6 @@ class Grid:
                 f"grid {self.name}: search: found {self.search}, expected at most {free}, the "
                 "candidates that are no cells"
             )
-
-
-def cells_of(
-    *,
-    depths: Sequence[int],
-    widths: Sequence[int],
-    placements: Sequence[str],
-    ratios: Sequence[int],
-    data: str,
-    epochs: int,
-    recipe: str = "fast",
-    seeds: Sequence[int] = (0,),
-) -> tuple[Cell, ...]:
-    """Return every combination, seeds outermost: an unfinished study has whole rows.
-
-    Example:
-        >>> made = cells_of(
-        ...     depths=(18,),
-        ...     widths=(16,),
-        ...     placements=("block", "cut"),
-        ...     ratios=(1, 2),
-        ...     data="digits",
-        ...     epochs=2,
-        ... )
-        >>> [(cell.placement, cell.ratio) for cell in made]
-        [('block', 1), ('block', 2), ('cut', 1), ('cut', 2)]
-    """
-    return tuple(
-        Cell(
-            depth=depth,
-            width=width,
-            placement=placement,
-            ratio=ratio,
-            data=data,
-            recipe=recipe,
-            epochs=epochs,
-            seed=seed,
-        )
-        for seed, depth, width, placement, ratio in product(
-            seeds, depths, widths, placements, ratios
-        )
-    )
 
 
 def stored_config(grid: Grid) -> dict[str, Any]:

@@ -6,13 +6,14 @@
                  | heart beats in a thread
 
 A cell's folder is named by all that the cell depends on. Its record is written there before it
-is handed in, so that a database that cannot be reached loses nothing.
+is handed in, so that a database that cannot be reached loses nothing; then its checkpoints go.
 """
 
 import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -52,8 +53,9 @@ from isthmus.study.store import (
 
 T = TypeVar("T")
 
-# Figures of a cell, whatever JSON holds. The folder is the cell's own, for checkpoints: where one
-# is there, it goes on from it. Reporting often lets it be stopped.
+# Figures of a cell, whatever JSON holds. The folder is the cell's own: checkpoints lie in folders
+# there, to go on from, and are removed when the record is handed in; files that it leaves beside
+# them stay. Reporting often lets it be stopped.
 Compute = Callable[[Cell, Path, Report], Mapping[str, Any]]
 
 RECORD_FILE = "record.json"
@@ -186,7 +188,11 @@ def _work(
             except Exception as error:
                 _give_up(study, claimed, place, error, report)
                 return False
-            return _patiently(lambda: finish(study, claimed, record), report)
+            if not _patiently(lambda: finish(study, claimed, record), report):
+                return False
+            for checkpoints in filter(Path.is_dir, place.iterdir()):
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            return True
     except _Lost:
         return False
     except BaseException:
