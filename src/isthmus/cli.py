@@ -1,8 +1,10 @@
 """The command line: one function per command, in the order of the chain."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +57,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _EXTRAS = {
     "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
     "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
-    "plotly": "report", "jinja2": "report", "PIL": "report",
+    "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
+    "optuna": "study", "psutil": "study", "sqlalchemy": "study", "filelock": "study",
 }  # fmt: skip
 
 
@@ -212,16 +215,26 @@ def fit(
     epochs: Annotated[
         int,
         typer.Option(
-            help="Passes over the training set; also for the base model if it has no weights."
+            min=1,
+            help="Passes over the training set; also for the base model if it has no weights.",
         ),
     ] = 20,
+    eval_form: Annotated[
+        bool,
+        typer.Option(
+            "--eval-form",
+            help="Train the form of evaluation, for a model whose training differs in more than "
+            "dropout and norms (DropPath, auxiliary heads).",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("fitted"),
     json_: Json = False,
 ) -> None:
     """Learn the narrow crossings, and the base model where it came without weights.
 
-    Interrupted, the same command goes on from the last finished epoch.
+    Interrupted, the same command goes on from the last finished epoch; until then the state of
+    training lies in a hidden folder beside --out.
 
     Example: `isthmus fit net.py:make plan.json --weights w.safetensors --data npz:data.npz`
     """
@@ -235,16 +248,25 @@ def fit(
     from isthmus.train import FitConfig
     from isthmus.train.fitted import SCHEMA
 
-    with shown() as progress:
-        record = fit_plan(
-            model,
-            read_json(plan, Plan, schema=plans.SCHEMA),
-            load_data(data, data_dir=data_dir, download=download, progress=progress),
-            out,
-            weights=weights,
-            config=FitConfig(epochs=epochs, base_epochs=0 if weights else epochs, seed=seed),
-            report=progress,
-        )
+    try:
+        with shown() as progress:
+            record = fit_plan(
+                model,
+                read_json(plan, Plan, schema=plans.SCHEMA),
+                load_data(data, data_dir=data_dir, download=download, progress=progress),
+                out,
+                weights=weights,
+                config=FitConfig(
+                    epochs=epochs,
+                    base_epochs=0 if weights else epochs,
+                    seed=seed,
+                    eval_form=eval_form,
+                ),
+                report=progress,
+            )
+    except KeyboardInterrupt:
+        print("isthmus: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
     if json_:
         print(to_json(record, schema=SCHEMA))
     else:
@@ -267,8 +289,6 @@ def export(
 
     verification = export_fitted(fitted, out)
     if json_:
-        from dataclasses import asdict
-
         _print_json({"bundle": str(out), **asdict(verification)})
     else:
         _print(verification_table(verification, out))
@@ -282,13 +302,16 @@ def run(
     data_dir: DataDir = None,
     download: Download = False,
     requests: Annotated[
-        int | None, typer.Option(help="How many test samples to send; all where left out.")
+        int | None, typer.Option(min=1, help="How many test samples to send; all if left out.")
     ] = None,
     throttle: Annotated[
         bool, typer.Option(help="Make each link as slow as the platform's.")
     ] = True,
     port: Annotated[
-        int | None, typer.Option(help="TCP port on loopback; chosen by the system if left out.")
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="TCP port on loopback; chosen by the system if left out."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make, with run.json.")] = None,
     json_: Json = False,
@@ -330,6 +353,77 @@ def run(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="digits (3 minutes), small (2 cores), paper (GPU), or transfer.")
+    ] = "digits",
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; study-NAME if left out.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database for many machines: postgresql://USER@HOST/DB.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    join: Annotated[
+        bool, typer.Option("--join", help="Help with a study that was created elsewhere.")
+    ] = False,
+    meter: Annotated[
+        list[str] | None,
+        typer.Option(help="transfer only: memory, shape or wire. Repeat; all if left out."),
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    json_: Json = False,
+) -> None:
+    """Run the paper's experiments: accuracy against ratio, and what passes from layer to layer.
+
+    What is finished is not done again: stopped or killed, the same command goes on.
+
+    Example: `isthmus study small --data-dir data --workers 2`
+    """
+    from isthmus.progress import shown
+    from isthmus.report.study import study_tables, transfer_tables, write_study
+    from isthmus.study.source import run_named, run_transfer
+
+    folder = out or Path(f"study-{name}")
+    if meter and name != "transfer":
+        raise InputError("--meter: is for `isthmus study transfer` alone; leave it out")
+    with shown() as progress:
+        if name == "transfer":
+            readings = run_transfer(folder, meter, report=progress)
+            page = write_study(
+                folder, title="Transfer", records=(), choice=None, readings=readings
+            )
+            parts = transfer_tables(readings)
+            summary: dict[str, Any] = {"readings": len(readings)}
+        else:
+            outcome = run_named(
+                name,
+                folder,
+                storage=storage,
+                workers=workers,
+                join=join,
+                data_dir=data_dir,
+                download=download,
+                report=progress,
+            )
+            page = write_study(
+                folder,
+                title=f"Study {name}",
+                records=outcome.records,
+                choice=outcome.choice,
+            )
+            parts = study_tables(outcome.records)
+            summary = asdict(outcome.summary)
+    if json_:
+        _print_json({"schema": "isthmus.study/1", "name": name, **summary, "page": str(page)})
+    else:
+        _print(*parts)
+        print(page)
+
+
+@app.command()
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="What fit, export and run made, in any order.")
@@ -353,6 +447,7 @@ def report(
 
 def main() -> None:
     """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped
     try:
         app()
     except InfeasibleError as error:

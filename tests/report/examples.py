@@ -10,9 +10,9 @@ from isthmus.run import RunRecord
 from isthmus.run.record import Breakdown, CrossingRecord, Latency, StageRecord
 from isthmus.study.evaluate import Record
 from isthmus.study.recipes import demo
-from isthmus.study.rivals import Rival
 from isthmus.train import FitConfig, FitRecord
 from isthmus.train.loop import PhaseRecord
+from isthmus.train.rivals import Rival
 
 VERSIONS = {"python": "3.11.9", "isthmus": "0.1.0", "torch": "2.13.0"}
 MACHINE = "Some Processor 3000, 2 cores, Linux 6.1"
@@ -149,6 +149,7 @@ FIT = FitRecord(
         PhaseRecord(phase="base", epochs=2, losses=(1.2, 0.1), seconds=20.0),
         PhaseRecord(phase="distil", epochs=3, losses=(0.5, 0.3, 0.2), seconds=12.0),
     ),
+    rivals=(),
     accuracy_whole=0.981,
     accuracy_split=0.9754,
     machine=MACHINE,

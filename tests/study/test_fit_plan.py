@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from isthmus.data import load_data
-from isthmus.errors import InputError
+from isthmus.errors import CaptureError, InputError
 from isthmus.models import reference
 from isthmus.study.evaluate import fit_plan
 from isthmus.train import FitConfig, read_fitted
@@ -115,3 +115,93 @@ def test_a_folder_that_is_not_ours_is_left_alone(fitted):
             config=FitConfig(epochs=1),
         )
     assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_other_data_under_the_same_name_do_not_go_on_from_the_old_ones(fitted):
+    folder, record = fitted
+    content = (folder / "data.py").read_text()
+    seen = []
+
+    def stop(step, done, total):
+        seen.append((step.partition(",")[0], done))
+        if step.startswith("base") and done == 2 and stopping:
+            raise KeyboardInterrupt
+
+    def fit():
+        fit_plan(
+            record.model.text,
+            record.plan,
+            load_data(record.data),
+            folder / "again",
+            weights=None,
+            config=FitConfig(epochs=1, base_epochs=3, batch_size=16),
+            report=stop,
+        )
+
+    stopping = True
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    stopping = False
+    (folder / "data.py").write_text(content.replace("default_rng(0)", "default_rng(1)"))
+    seen.clear()
+    fit()
+    assert [done for step, done in seen if step == "base"] == [1, 2, 3]
+
+
+def test_a_plan_for_another_model_is_refused_before_anything_is_trained(fitted):
+    folder, record = fitted
+    (folder / "net.py").write_text(NET.replace("self.inner(x).relu()", "self.inner(x)"))
+    seen = []
+    with pytest.raises(InputError, match="not for this model"):
+        fit_plan(
+            f"{folder / 'net.py'}:make",
+            record.plan,
+            load_data(record.data),
+            folder / "again",
+            weights=None,
+            config=FitConfig(epochs=1, base_epochs=1),
+            report=lambda *step: seen.append(step),
+        )
+    assert seen == []
+    assert not [path for path in folder.iterdir() if "again" in path.name]
+
+
+def test_data_of_another_shape_than_planned_are_refused(fitted):
+    folder, record = fitted
+    data = (folder / "data.py").read_text()
+    (folder / "data.py").write_text(data.replace("(n, 8, 4, 4)", "(n, 8, 5, 5)"))
+    with pytest.raises(InputError, match="the plan was made for"):
+        fit_plan(
+            record.model.text,
+            record.plan,
+            load_data(record.data),
+            folder / "again",
+            weights=None,
+            config=FitConfig(epochs=1),
+        )
+
+
+def test_a_model_that_differs_in_training_is_fitted_in_eval_form_where_the_user_says_so(fitted):
+    folder, record = fitted
+    noisy = NET.replace(
+        "x = self.inner(self.first(x).relu()).relu()",
+        "x = self.inner(self.first(x).relu()).relu()\n"
+        "        if self.training:\n"
+        "            x = x * 0.5",
+    )
+    (folder / "noisy.py").write_text(noisy)
+
+    def fit(**config):
+        return fit_plan(
+            f"{folder / 'noisy.py'}:make",
+            record.plan,
+            load_data(record.data),
+            folder / "noisy",
+            weights=None,
+            config=FitConfig(epochs=1, base_epochs=1, batch_size=16, **config),
+        )
+
+    with pytest.raises(CaptureError, match="--eval-form"):
+        fit()
+    assert fit(eval_form=True).config.eval_form
+    assert read_fitted(folder / "noisy").record.config.eval_form

@@ -170,9 +170,23 @@ def test_an_interrupted_fit_goes_on_and_ends_with_the_same_bits(tmp_path):
 
 def test_data_of_another_shape_or_with_more_classes_is_refused():
     data = blobs()
-    with pytest.raises(InputError, match="does not take samples of 8x4x4"):
-        check_fits(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), data)
     with pytest.raises(InputError, match="labels up to 2"):
         check_fits(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), data)
+    with pytest.raises(InputError, match="does not take its samples of 8x4x4"):
+        check_fits(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), data)
+
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"scores": x.flatten(1)}
+
+    with pytest.raises(InputError, match="returns a dict, expected class scores"):
+        check_fits(Named(), data)
+    tokens = np.array([[0], [1], [2], [99]])
+    words = from_arrays(
+        {"x_train": tokens, "y_train": [0, 1, 0, 1], "x_test": tokens, "y_test": [0, 1, 0, 1]},
+        name="words",
+    )
+    with pytest.raises(InputError, match="index out of range"):
+        check_fits(nn.Sequential(nn.Embedding(5, 2), nn.Flatten()), words)
     with pytest.raises(InputError, match="expected 1 or more"):
         FitConfig(epochs=0)

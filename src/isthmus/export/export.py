@@ -30,7 +30,8 @@ from isthmus.bundle import (
     write_bundle,
 )
 from isthmus.errors import CaptureError
-from isthmus.export.verify import Verification, verify
+from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
+from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.links import Codec
 from isthmus.plan import Crossing, Plan
@@ -70,8 +71,12 @@ def export(
             devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
-        write_bundle(folder, _bundle(plan, tuple(devices), symbols))
-        return verify(folder, split_model, samples)
+        bundle = _bundle(plan, tuple(devices), symbols)
+        write_bundle(folder, bundle)
+        verification = verify(folder, split_model, samples)
+        write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
+        write_bundle(folder, bundle)
+        return verification
 
 
 class Program(nn.Module):
@@ -164,6 +169,8 @@ def _write_program(
                 strict=False,
             )
             onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # the exporter raises many types
             line = str(error).strip().splitlines()[0]
             raise CaptureError(

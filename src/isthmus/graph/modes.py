@@ -197,6 +197,6 @@ def _code(node: fx.Node) -> str:
 def _differs(node: fx.Node) -> CaptureError:
     return CaptureError(
         f"{where(node)}: training and evaluation differ here in more than dropout, batch norm "
-        "and the like; drop what depends on self.training, or split with eval_form=True to "
-        "train the form of evaluation"
+        "and the like; drop what depends on self.training, or train the form of evaluation "
+        "(isthmus fit --eval-form, split(..., eval_form=True))"
     )

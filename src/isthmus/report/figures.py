@@ -27,8 +27,8 @@ from isthmus.report.words import (
     widest,
 )
 from isthmus.run import RunRecord
-from isthmus.study.rivals import Rival
 from isthmus.train import FitRecord
+from isthmus.train.rivals import Rival
 
 BLUE, ORANGE, GREEN, GREY, LIGHT, INK = (
     "#0072B2", "#D55E00", "#009E73", "#8A94A0", "#D5DAE0", "#1F2933",

@@ -46,10 +46,10 @@ from isthmus.report.words import headline, num_bytes, percent, quantity, totals
 from isthmus.run import RunRecord
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
-from isthmus.study.rivals import Rival
 from isthmus.train import FitRecord
 from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE
 from isthmus.train.fitted import SCHEMA as FIT_SCHEMA
+from isthmus.train.rivals import Rival
 
 T = TypeVar("T")
 

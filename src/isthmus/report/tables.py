@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from isthmus.platform import Link, Platform
     from isthmus.run import RunRecord
     from isthmus.study.evaluate import Record
-    from isthmus.study.rivals import Rival
     from isthmus.train import FitRecord
+    from isthmus.train.rivals import Rival
 
 _RUNNER_UPS = 5
 _SENSITIVE = 8

@@ -11,14 +11,12 @@ from isthmus.study.front import (
     least_bytes,
 )
 from isthmus.study.recipes import Recipe, demo
-from isthmus.study.rivals import Rival, png_bytes, rivals
 
 __all__ = [
     "Balanced",
     "Point",
     "Recipe",
     "Record",
-    "Rival",
     "demo",
     "dominated",
     "evaluate",
@@ -29,6 +27,4 @@ __all__ = [
     "knee",
     "least_bytes",
     "make_plan",
-    "png_bytes",
-    "rivals",
 ]

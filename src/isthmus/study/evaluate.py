@@ -12,10 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from isthmus.data import Dataset, load_data
+from isthmus.errors import InputError, IsthmusError
 from isthmus.export import Verification, export
 from isthmus.files import check_ours, sha256
 from isthmus.graph import Graph, capture
@@ -26,18 +29,20 @@ from isthmus.platform import load_platform
 from isthmus.progress import Report, silent
 from isthmus.run import RunRecord, run_bundle
 from isthmus.study.recipes import Recipe
-from isthmus.study.rivals import Rival, png_bytes, rivals
 from isthmus.train import (
     FitConfig,
     FitRecord,
     Fitted,
     PhaseRecord,
     Progress,
+    Rival,
     accuracy,
     check_fits,
     fit_base,
     fit_crossings,
+    png_bytes,
     read_fitted,
+    rivals,
     split_with_codecs,
     write_fitted,
 )
@@ -95,7 +100,7 @@ def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record
     phases = fit_base(model, data, recipe.fit, progress=Progress(report=report))
     plan = make_plan(model, recipe, data)
     report(f"plan for {plan.platform.name}", 1, 1)
-    others = (*rivals(model, plan, data), *_smaller(recipe, data))
+    smaller = _smaller(recipe, data)
     report("rivals", 1, 1)
     fitted = fit_model(
         model, plan, data, reference(recipe.model), recipe.fit, phases, Progress(report=report)
@@ -116,7 +121,7 @@ def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record
         graph=fitted.graph,
         verification=verification,
         run=run,
-        rivals=others,
+        rivals=(*fitted.record.rivals, *smaller),
         seconds=time.perf_counter() - started,
     )
 
@@ -155,13 +160,19 @@ def fit_plan(
     source = reference(model_text)
     torch.manual_seed(config.seed)
     model = load_model(source, weights=weights)
+    _check_inputs(plan, data)
     check_fits(model, data)
-    asked = repr((source, plan, data.name, weights and sha256(weights), config))
+    split_with_codecs(model, plan, eval_form=config.eval_form)  # before hours of training
+    asked = repr((source, plan, _fingerprint(data), weights and sha256(weights), config))
     state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
     progress = Progress(report=report, checkpoints=state)
-    phases = fit_base(model, data, config, progress=progress)
-    fitted = fit_model(model, plan, data, source, config, phases, progress)
-    write_fitted(out, fitted)
+    try:
+        phases = fit_base(model, data, config, progress=progress)
+        fitted = fit_model(model, plan, data, source, config, phases, progress)
+        write_fitted(out, fitted)
+    except IsthmusError:
+        shutil.rmtree(state, ignore_errors=True)  # going on would end there again
+        raise
     shutil.rmtree(state, ignore_errors=True)
     return fitted.record
 
@@ -197,7 +208,8 @@ def fit_model(
     """
     accuracy_whole = accuracy(model, data.x_test, data.y_test)
     graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
-    split_model = split_with_codecs(model, plan)
+    found = rivals(model, plan, data)
+    split_model = split_with_codecs(model, plan, eval_form=config.eval_form)
     phases += fit_crossings(split_model, data, config, progress=progress)
     record = FitRecord(
         model=source,
@@ -207,6 +219,7 @@ def fit_model(
         phases=phases,
         accuracy_whole=accuracy_whole,
         accuracy_split=accuracy(split_model, data.x_test, data.y_test),
+        rivals=found,
         machine=describe_machine(),
         versions=library_versions(),
     )
@@ -217,6 +230,24 @@ def fit_model(
         split_model=split_model,
         samples=tuple(x[:_NUM_SAMPLES] for x in data.x_test),
     )
+
+
+def _check_inputs(plan: Plan, data: Dataset) -> None:
+    planned = [(i.shape, i.dtype) for i in plan.inputs]
+    given = [(x.shape[1:], x.dtype.name) for x in data.x_train]
+    if planned != given:
+        raise InputError(
+            f"{data.name}: samples of {given}, but the plan was made for {planned}; "
+            "plan with the --input of these data"
+        )
+
+
+def _fingerprint(data: Dataset) -> str:
+    """Return a hash of all samples and labels."""
+    digest = xxhash.xxh3_128()
+    for array in (*data.x_train, data.y_train, *data.x_test, data.y_test):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def make_plan(model: nn.Module, recipe: Recipe, data: Dataset) -> Plan:

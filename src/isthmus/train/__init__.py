@@ -21,6 +21,7 @@ from isthmus.train.images import (
     train_images,
 )
 from isthmus.train.loop import PhaseRecord, Progress
+from isthmus.train.rivals import Rival, png_bytes, rivals
 
 __all__ = [
     "Augmentation",
@@ -32,6 +33,7 @@ __all__ = [
     "Normalization",
     "PhaseRecord",
     "Progress",
+    "Rival",
     "accuracy",
     "calibrate",
     "check_fits",
@@ -40,8 +42,10 @@ __all__ = [
     "fit_base",
     "fit_crossings",
     "normalization_of",
+    "png_bytes",
     "predict",
     "read_fitted",
+    "rivals",
     "small_recipe",
     "split_with_codecs",
     "standard_recipe",

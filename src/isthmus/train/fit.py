@@ -15,6 +15,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,15 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.split import SplitModel
-from isthmus.train.loop import Batch, Batches, Phase, PhaseRecord, Progress, run_phase
+from isthmus.train.loop import (
+    Batch,
+    Batches,
+    Phase,
+    PhaseRecord,
+    Progress,
+    run_phase,
+    training_device,
+)
 from isthmus.train.losses import feature_loss, hinton_loss, task_loss
 
 LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
@@ -43,6 +52,8 @@ class FitConfig:
         finetune_rate: The same for the model's own weights while distilling.
         temperature: Of the softened outputs.
         seed: Of everything.
+        eval_form: Train the split model in the form that the model has in evaluation, where
+            training differs in more than dropout and norms; see `isthmus.split.split`.
     """
 
     epochs: int = 20
@@ -52,6 +63,7 @@ class FitConfig:
     finetune_rate: float = 1e-3
     temperature: float = 4.0
     seed: int = 0
+    eval_form: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.base_epochs < 0:
@@ -116,6 +128,7 @@ def fit_crossings(
         return ()
     targets_NK = predict(lambda *inputs: _through(teacher, (), inputs), data.x_train)
     batches = _batches(data, targets_NK, config)
+    teacher.to(training_device())
     phases = (_features(split_model, teacher, config), _distil(split_model, config))
     records = []
     for phase in phases:
@@ -221,30 +234,46 @@ def accuracy(
 def check_fits(model: nn.Module, data: Dataset) -> None:
     """Raise unless the model takes the data's samples and has an output for every label.
 
+    Of real numbers two samples are tried; of integers all, as a token may be beyond the last.
+
     Raises:
         InputError: Says which of the two does not fit.
     """
-    sample = tuple(torch.from_numpy(x[:2]) for x in data.x_train)
+    model.eval()
+    halves = [data.x_train, data.x_test]
+    if all(x.dtype.kind == "f" for x in data.x_train):
+        halves = [tuple(x[:2] for x in half) for half in halves]
     try:
-        with torch.no_grad():
-            scores_BK = first(model.eval()(*sample))
+        scores_NK, _ = (predict(model, half) for half in halves)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
         shapes = ", ".join("x".join(map(str, x.shape[1:])) for x in data.x_train)
         line = str(error).splitlines()[0]
         raise InputError(
-            f"{data.name}: the model does not take samples of {shapes} ({line}); "
-            "bring data of the model's input shape"
+            f"{data.name}: the model does not take its samples of {shapes} ({line}); "
+            "bring data of the model's input shape and range"
         ) from error
-    if scores_BK.ndim != 2 or scores_BK.shape[1] < data.num_classes:
+    if scores_NK.ndim != 2 or scores_NK.shape[1] < data.num_classes:
         raise InputError(
             f"{data.name}: labels up to {data.num_classes - 1}, but the model's output is "
-            f"{tuple(scores_BK.shape[1:])}; expected ({data.num_classes},) or more"
+            f"{tuple(scores_NK.shape[1:])}; expected ({data.num_classes},) or more"
         )
 
 
-def first(output: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """Return the output itself, or the first of several."""
-    return output if isinstance(output, Tensor) else output[0]
+def first(output: Any) -> Tensor:
+    """Return the output itself, or the first of several.
+
+    Raises:
+        InputError: It is neither.
+    """
+    scores = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"the model returns a {type(output).__name__}, expected class scores (B, K), or a "
+            "tuple that begins with them"
+        )
+    return scores
 
 
 def _through(

@@ -27,6 +27,7 @@ from isthmus.plan import Plan
 from isthmus.split import SplitModel, split
 from isthmus.train.fit import FitConfig
 from isthmus.train.loop import PhaseRecord
+from isthmus.train.rivals import Rival
 from isthmus.wire import parse_codec
 
 SCHEMA = "isthmus.fit/1"
@@ -48,6 +49,7 @@ class FitRecord:
         phases: What training did.
         accuracy_whole: Test accuracy of the model without cuts, 0..1.
         accuracy_split: Test accuracy through the codecs.
+        rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
     """
@@ -59,16 +61,17 @@ class FitRecord:
     phases: tuple[PhaseRecord, ...]
     accuracy_whole: float
     accuracy_split: float
+    rivals: tuple[Rival, ...]
     machine: str
     versions: dict[str, str]
 
 
-def split_with_codecs(model: nn.Module, plan: Plan) -> SplitModel:
+def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:
     """Return the model split as planned, with the planned codecs on its crossings."""
     codecs = [
         make_codec(parse_codec(c.codec, shapes=c.shapes, dtypes=c.dtypes)) for c in plan.crossings
     ]
-    return split(model, plan, codecs)
+    return split(model, plan, codecs, eval_form=eval_form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,7 @@ def read_fitted(folder: Path) -> Fitted:
     record = read_json(folder / RECORD_FILE, FitRecord, schema=SCHEMA)
     graph = read_json(folder / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA)
     model = load_model(record.model)
-    split_model = split_with_codecs(model, record.plan).eval()
+    split_model = split_with_codecs(model, record.plan, eval_form=record.config.eval_form).eval()
     path = folder / WEIGHTS_FILE
     load_weights(_together(model, split_model), read_weights(path), where=str(path))
     samples = read_arrays(folder / SAMPLES_FILE)

@@ -196,7 +196,10 @@ def run_phase(
             use_distributed_sampler=False,
         )
         loader = torch.utils.data.DataLoader(batches, batch_size=None)
-        trainer.fit(training, loader, ckpt_path=last, weights_only=True)
+        try:
+            trainer.fit(training, loader, ckpt_path=last, weights_only=True)
+        except SystemExit as error:  # what lightning makes of an interruption
+            raise KeyboardInterrupt from error
     module.cpu()
     return PhaseRecord(
         phase=phase.name,

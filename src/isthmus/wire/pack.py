@@ -90,5 +90,5 @@ def _images() -> ModuleType:
     try:
         from isthmus.wire import images  # noqa: PLC0415  Pillow is optional
     except ImportError as error:
-        raise InputError('codec png needs Pillow: pip install "isthmus[report]"') from error
+        raise InputError('codec png needs Pillow: pip install "isthmus[fit]"') from error
     return images

@@ -15,7 +15,7 @@ from isthmus.data import Dataset
 from isthmus.links import Codec, make_codec
 from isthmus.plan import Plan
 from isthmus.split import SplitModel, split
-from isthmus.train import accuracy, calibrate
+from isthmus.train.fit import accuracy, calibrate
 from isthmus.wire import pack, parse_codec
 
 
@@ -114,7 +114,7 @@ def _post_hoc(model: nn.Module, plan: Plan, data: Dataset) -> list[Rival]:
         codecs.append(
             make_codec(parse_codec(text, shapes=crossing.shapes, dtypes=crossing.dtypes))
         )
-    quantized = split(copy.deepcopy(model), plan, codecs)
+    quantized = split(copy.deepcopy(model), plan, codecs, eval_form=True)
     calibrate(quantized, [torch.from_numpy(x[:512]) for x in data.x_train])
     correct = accuracy(quantized, data.x_test, data.y_test)
     payloads = _widest(quantized, [torch.from_numpy(x) for x in data.x_test])
