@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 _LINE = 17  # pixels that a line of text takes
 _RADIUS = 8
@@ -35,6 +36,26 @@ def heights(spots: Sequence[Spot]) -> list[float]:
         chosen[index] = offsets[best]
         taken.append(places[best])
     return chosen
+
+
+def apart(values: Sequence[float], *, gap: float) -> list[float]:
+    """Move values as little as it takes for neighbours to be a gap apart; they keep their order.
+
+    The least squares of the moves, by pooling neighbours that would meet.
+
+    Example:
+        >>> apart([10.0, 3.0, 3.0], gap=2.0)
+        [10.0, 2.0, 4.0]
+    """
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    pools: list[list[float]] = []  # what each value of a pool would like its first one to be
+    for rank, index in enumerate(order):
+        pools.append([values[index] - rank * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    moved = [fmean(pool) for pool in pools for _ in pool]
+    places = {index: moved[rank] + rank * gap for rank, index in enumerate(order)}
+    return [places[index] for index in range(len(values))]
 
 
 def _meet(one: Spot, other: Spot) -> bool:

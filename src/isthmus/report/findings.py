@@ -1,0 +1,208 @@
+"""A study's records, gathered: one row for each network, placement and ratio, over its seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from isthmus.errors import InputError
+from isthmus.models.resnet import BLOCKS, RATIOS
+from isthmus.study import Balanced, Point, front, hypervolume, knee, least_bytes
+from isthmus.study.grid import PLACEMENTS, Cell
+from isthmus.study.records import StudyRecord
+
+SEEDS_WANTED = 3
+ALL = "All networks"
+_SETTINGS = ("width", "data", "recipe", "epochs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One network, placement and ratio, over its seeds.
+
+    Attributes:
+        depth: Of the ResNet.
+        setting: What else tells it from the study's other networks; mostly empty.
+        placement: ``block`` or ``cut``.
+        ratio: Channels before / channels of the narrow layer.
+        accuracies: Top-1 on the test set, 0..1, one for each seed.
+        num_bytes: int8 bytes that cross for one sample at the compared cut.
+        cuts: What the records say of every cut between stages.
+    """
+
+    depth: int
+    setting: str
+    placement: str
+    ratio: int
+    accuracies: tuple[float, ...]
+    num_bytes: float
+    cuts: tuple[Mapping[str, Any], ...]
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return f"ResNet-{self.depth}{self.setting}"
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy, 0..1."""
+        return fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds (of a sample: n - 1); None for one seed."""
+        return stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean; None for one seed."""
+        return None if self.spread is None else self.spread / sqrt(len(self.accuracies))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFront:
+    """What is worth having of one network, accuracy against bytes at the compared cut.
+
+    Attributes:
+        network: Its name.
+        points: Every placement and ratio.
+        front: Those that no other beats.
+        reference: Where the hypervolume is seen from: no accuracy, twice the most bytes.
+        hypervolume: Accuracy times halvings of the reference's bytes.
+        balanced: The least bytes within a drop, and the knee.
+    """
+
+    network: str
+    points: tuple[Point, ...]
+    front: tuple[Point, ...]
+    reference: Point
+    hypervolume: float
+    balanced: tuple[Balanced, Balanced]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slope:
+    """How accuracy changes with the ratio.
+
+    Attributes:
+        points: Of accuracy (0..100) for each doubling, by least squares.
+        error: Its standard error from the spread of the seeds; None where one has one seed.
+    """
+
+    points: float
+    error: float | None
+
+
+def rows_of(records: Sequence[StudyRecord]) -> tuple[Row, ...]:
+    """Gather the seeds; sorted by network, placement and ratio.
+
+    Raises:
+        InputError: A record lacks the accuracy or the bytes.
+    """
+    varied = [
+        name for name in _SETTINGS if len({getattr(record.cell, name) for record in records}) > 1
+    ]
+    gathered: dict[tuple[Any, ...], list[StudyRecord]] = {}
+    for record in records:
+        for figure in ("accuracy", "bytes"):
+            if not isinstance(record.figures.get(figure), int | float):
+                raise InputError(f"{record.key}: found no figure {figure!r}, expected a number")
+        cell = record.cell
+        settings = tuple(getattr(cell, name) for name in varied)
+        group = (cell.depth, settings, PLACEMENTS.index(cell.placement), cell.ratio)
+        gathered.setdefault(group, []).append(record)
+    return tuple(_row(gathered[group], varied) for group in sorted(gathered))
+
+
+def lines_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows of each network and placement, by growing ratio."""
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row.network, row.placement), []).append(row)
+    return lines
+
+
+def slope_of(rows: Sequence[Row]) -> Slope:
+    """Fit a straight line to accuracy against the logarithm of the ratio; two rows at least."""
+    x_R = np.log2([row.ratio for row in rows])
+    weight_R = (x_R - x_R.mean()) / ((x_R - x_R.mean()) ** 2).sum()
+    errors = [row.error for row in rows if row.error is not None]
+    known = len(errors) == len(rows)
+    return Slope(
+        points=100 * float(weight_R @ [row.mean for row in rows]),
+        error=100 * float(np.linalg.norm(weight_R * errors)) if known else None,
+    )
+
+
+def beyond_spread(change: float, *errors: float | None) -> bool | None:
+    """Tell whether a change is more than twice its standard error; None where that is unknown."""
+    known = [error for error in errors if error is not None]
+    return abs(change) > 2 * sqrt(sum(e * e for e in known)) if len(known) == len(errors) else None
+
+
+def fronts_of(rows: Sequence[Row]) -> tuple[NetworkFront, ...]:
+    """Return each network's front, and that of all together where there are several."""
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        name = f"{row.network} {row.placement} r={row.ratio}"
+        point = Point(name=name, accuracy=row.mean, num_bytes=row.num_bytes)
+        points.setdefault(row.network, []).append(point)
+    if len(points) > 1:
+        points[ALL] = [point for group in points.values() for point in group]
+    return tuple(_front(network, group) for network, group in points.items())
+
+
+def missing(records: Sequence[StudyRecord]) -> tuple[str, ...]:
+    """Say in words what a study of the paper's size has and these records lack."""
+    cells = [record.cell for record in records]
+    depths, ratios = ({getattr(cell, name) for cell in cells} for name in ("depth", "ratio"))
+    placements, seeds = ({getattr(cell, name) for cell in cells} for name in ("placement", "seed"))
+    found = [
+        f"{what} {', '.join(str(value) for value in absent)}"
+        for what, absent in (
+            ("networks: ResNet", [depth for depth in BLOCKS if depth not in depths]),
+            ("placements:", [place for place in PLACEMENTS if place not in placements]),
+            ("ratios:", [ratio for ratio in RATIOS if ratio not in ratios]),
+        )
+        if absent
+    ]
+    if len(seeds) < SEEDS_WANTED:
+        found.append(f"seeds: {len(seeds)} of {SEEDS_WANTED}")
+    grid = set(product(sorted(depths), sorted(placements), sorted(ratios), sorted(seeds)))
+    lacking = len(grid - {(cell.depth, cell.placement, cell.ratio, cell.seed) for cell in cells})
+    if lacking:
+        found.append(f"{lacking} of {len(grid)} trainings of the grid that was begun")
+    return tuple(found)
+
+
+def _row(records: Sequence[StudyRecord], varied: Sequence[str]) -> Row:
+    cell: Cell = records[0].cell
+    figures = records[0].figures
+    return Row(
+        depth=cell.depth,
+        setting="".join(f", {name} {getattr(cell, name)}" for name in varied),
+        placement=cell.placement,
+        ratio=cell.ratio,
+        accuracies=tuple(
+            record.figures["accuracy"] for record in sorted(records, key=lambda r: r.cell.seed)
+        ),
+        num_bytes=figures["bytes"],
+        cuts=tuple(figures.get("cuts", ())),
+    )
+
+
+def _front(network: str, points: Sequence[Point]) -> NetworkFront:
+    most = max(point.num_bytes for point in points)
+    reference = Point(name="no accuracy, twice the bytes", accuracy=0.0, num_bytes=2 * most)
+    return NetworkFront(
+        network=network,
+        points=tuple(points),
+        front=front(points),
+        reference=reference,
+        hypervolume=hypervolume(points, reference),
+        balanced=(least_bytes(points), knee(points)),
+    )
