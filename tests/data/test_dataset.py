@@ -88,6 +88,69 @@ def test_a_missing_array_is_named_with_what_was_found(tmp_path):
         load_data(f"npz:{tmp_path / 'd.npz'}")
 
 
+def several(**changes):
+    """Arrays for a model of two inputs: images and tokens."""
+    good = {
+        "x_train_0": np.full((4, 1, 2, 2), 255, np.uint8),
+        "x_train_1": np.arange(20).reshape(4, 5),
+        "y_train": np.array([0, 1, 2, 0]),
+        "x_test_0": np.zeros((2, 1, 2, 2), np.uint8),
+        "x_test_1": np.arange(10).reshape(2, 5),
+        "y_test": np.array([1, 2]),
+    }
+    return {key: x for key, x in {**good, **changes}.items() if x is not None}
+
+
+def test_numbered_arrays_feed_the_inputs_of_a_model_in_order(tmp_path):
+    np.savez(tmp_path / "d.npz", **dict(reversed(several().items())))
+    data = load_data(f"npz:{tmp_path / 'd.npz'}")
+    images, tokens = data.x_train
+    assert images.shape == (4, 1, 2, 2)
+    assert images.dtype == np.float32
+    assert images.max() == 1
+    assert tokens.dtype == np.int64
+    assert tokens[3].tolist() == [15, 16, 17, 18, 19]
+    assert [x.shape for x in data.x_test] == [(2, 1, 2, 2), (2, 5)]
+
+
+def test_eleven_inputs_stand_in_the_order_of_their_numbers():
+    halves = {"train": 4, "test": 2}
+    xs = {f"x_{h}_{k}": np.full((n, 1), k) for h, n in halves.items() for k in range(11)}
+    found = from_arrays(several(**xs), name="mine").x_test
+    assert [int(x[0, 0]) for x in found] == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train_1": None}, "x_train has 1 inputs, x_test 2; expected one of each per input"),
+        ({"x_train_0": None}, "found x_train_1, expected x_train_0: numbers from 0 without a gap"),
+        (
+            {"x_test_3": np.zeros((2, 1))},
+            "found x_test_0, x_test_1, x_test_3, expected x_test_0, x",
+        ),
+        ({"x_test_01": np.zeros((2, 1))}, "expected x_test_0, x_test_1, x_test_2: numbers from"),
+        ({"x_train": np.zeros((4, 1))}, "x_train and x_train_0, x_train_1; expected one of the"),
+        ({"x_test_1": np.zeros((3, 5))}, r"x_test_1: found shape \(3, 5\), .* N = 2 as in the"),
+        ({"x_train_0": None, "x_train_1": None}, r"no x_train \(found x_test_0, .*x_train_0"),
+        ({"x_test_1": np.zeros((2, 6))}, r"x_train_1 has samples of shape \(5,\), x_test_1 of"),
+    ],
+)
+def test_numbered_arrays_that_do_not_fit_are_one_line(changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        from_arrays(several(**changes), name="mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_images_of_a_data_set_are_one_input(tmp_path):
+    np.savez(tmp_path / "d.npz", **several())
+    with pytest.raises(InputError, match="x_test: found 2 inputs, expected one of uint8 images"):
+        load_images(f"npz:{tmp_path / 'd.npz'}", "test")
+    one = {key: x for key, x in several().items() if not key.endswith("_1")}
+    np.savez(tmp_path / "d.npz", **one)
+    assert load_images(f"npz:{tmp_path / 'd.npz'}", "test").x.shape == (2, 1, 2, 2)
+
+
 def test_pickled_objects_are_refused_and_nothing_in_them_runs(tmp_path):
     marker = tmp_path / "ran"
 

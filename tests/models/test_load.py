@@ -154,3 +154,43 @@ def test_an_input_that_forward_does_not_take_names_those_that_it_does():
         example_inputs(["picture:1x3"], TwoInputs())
     with pytest.raises(InputError, match="image is given twice"):
         example_inputs(["1x3", "image:1x3"], TwoInputs())
+
+
+class Optional(nn.Module):
+    def forward(self, x, mask=None, scale=None, *, names=None):
+        return x
+
+
+class Any(nn.Module):
+    def forward(self, x, *others, **options):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "texts", "message"),
+    [
+        (TwoInputs(), ["1x3", "1x4", "1x5"], "--input: found 3, but forward takes image, ids; "),
+        (nn.Identity(), ["1x3", "1x4"], "--input: found 2, but forward takes input; give one"),
+        (TwoInputs(), ["1x3"], "--input: no ids; forward takes image, ids; give one for each"),
+        (TwoInputs(), ["ids:1x3"], "--input: no image; forward takes image, ids"),
+        (TwoInputs(), [], "--input: no image, ids; forward takes image, ids"),
+        (Optional(), ["1x3"] * 4, "--input: found 4, but forward takes x, mask, scale; give"),
+        (Optional(), ["1x3", "scale:1"], "--input: no mask; forward takes x, mask, scale"),
+        (Optional(), ["1x3", "names:1"], "forward takes x, mask, scale; use one of these names"),
+        (Any(), [], r"--input: no x; forward takes x, \*others; give one for each"),
+    ],
+)
+def test_as_many_inputs_as_forward_takes_are_asked_for_by_name(model, texts, message):
+    with pytest.raises(InputError, match=message) as caught:
+        example_inputs(texts, model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"), [(TwoInputs(), [2]), (Optional(), [1, 2, 3]), (Any(), [1, 2, 4])]
+)
+def test_inputs_with_defaults_may_be_left_out_and_star_arguments_take_any_number(model, counts):
+    for count in counts:
+        texts = [f"1x{k + 1}" for k in range(count)]
+        found = example_inputs(texts, model)
+        assert [x.shape[1] for x in found] == list(range(1, count + 1))

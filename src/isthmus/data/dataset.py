@@ -4,6 +4,7 @@ Shapes: N samples; the rest is the model's own business. Images are (N, C, H, W)
 in a `Dataset`, 8-bit in `Images`.
 """
 
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from isthmus.data.published import Search
 from isthmus.errors import InputError
 from isthmus.files import load_function
 from isthmus.progress import Report, silent
+
+_SAMPLES = ("x_train", "x_test")
+_LABELS = ("y_train", "y_test")
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -131,11 +135,13 @@ def load_images(
         return DATASETS[reference](part, Search(data_dir, download=download, progress=progress))
     arrays = _own_arrays(reference)
     _check_keys(arrays, name=reference)
-    labels = {
-        half: check_labels(arrays[half], where=f"{reference}: {half}")
-        for half in ("y_train", "y_test")
-    }
-    x, y = np.asarray(arrays[f"x_{part}"]), labels[f"y_{part}"]
+    xs = _inputs(arrays, f"x_{part}", name=reference)
+    if len(xs) != 1:
+        raise InputError(
+            f"{reference}: x_{part}: found {len(xs)} inputs, expected one of uint8 images"
+        )
+    labels = {half: check_labels(arrays[half], where=f"{reference}: {half}") for half in _LABELS}
+    x, y = np.asarray(*xs.values()), labels[f"y_{part}"]
     if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(y):
         raise InputError(
             f"{reference}: x_{part}: found {x.dtype} of shape {x.shape}, expected uint8 images "
@@ -157,11 +163,13 @@ def _own_arrays(reference: str) -> Mapping[str, Any]:
 
 
 def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
-    """Check and convert the four arrays of an npz file.
+    """Check and convert the arrays of an npz file.
 
     Args:
-        arrays: ``x_train, y_train, x_test, y_test``; an x may be a tuple of arrays, one for each
-            model input. float32 stays as it is, uint8 is divided by 255, integers become int64.
+        arrays: ``x_train, y_train, x_test, y_test``. For a model of several inputs an x is a tuple
+            of arrays, one for each argument of its forward, or stands as ``x_train_0``,
+            ``x_train_1`` ... in that order. float32 stays as it is, uint8 is divided by 255,
+            integers become int64.
         name: Names the source in errors.
 
     Returns:
@@ -171,30 +179,71 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
         InputError: A key is missing, or a shape, dtype or value does not fit.
     """
     _check_keys(arrays, name=name)
-    halves: dict[str, Any] = {}
-    for part in ("train", "test"):
-        y = check_labels(arrays[f"y_{part}"], where=f"{name}: y_{part}")
-        given = arrays[f"x_{part}"]
-        xs = given if isinstance(given, tuple | list) else (given,)
-        halves[f"y_{part}"] = y
-        halves[f"x_{part}"] = tuple(_samples(x, len(y), where=f"{name}: x_{part}") for x in xs)
-    for train, test in zip(halves["x_train"], halves["x_test"], strict=True):
-        if train.shape[1:] != test.shape[1:]:
+    y_train, y_test = (check_labels(arrays[y], where=f"{name}: {y}") for y in _LABELS)
+    x_train, x_test = (_inputs(arrays, x, name=name) for x in _SAMPLES)
+    if len(x_train) != len(x_test):
+        raise InputError(
+            f"{name}: x_train has {len(x_train)} inputs, x_test {len(x_test)}; expected one of "
+            "each per input of the model"
+        )
+    train, test = (
+        {key: _samples(x, len(y), where=f"{name}: {key}") for key, x in xs.items()}
+        for xs, y in ((x_train, y_train), (x_test, y_test))
+    )
+    for one, other in zip(train, test, strict=True):
+        if train[one].shape[1:] != test[other].shape[1:]:
             raise InputError(
-                f"{name}: x_train has samples of shape {train.shape[1:]}, "
-                f"x_test of {test.shape[1:]}; expected the same"
+                f"{name}: {one} has samples of shape {train[one].shape[1:]}, "
+                f"{other} of {test[other].shape[1:]}; expected the same"
             )
-    return Dataset(name=name, **halves)
+    return Dataset(
+        name=name,
+        x_train=tuple(train.values()),
+        y_train=y_train,
+        x_test=tuple(test.values()),
+        y_test=y_test,
+    )
 
 
 def _check_keys(arrays: Mapping[str, Any], *, name: str) -> None:
-    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
+    there = {*arrays, *(key for key in _SAMPLES if _numbered(arrays, key))}
+    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in there]
     if missing:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise InputError(
-            f"{name}: no {', '.join(missing)} (found {found}); "
-            "expected x_train, y_train, x_test, y_test"
+            f"{name}: no {', '.join(missing)} (found {found}); expected x_train, y_train, x_test, "
+            "y_test, or x_train_0, x_train_1 ... where the model takes several inputs"
         )
+
+
+def _inputs(arrays: Mapping[str, Any], key: str, *, name: str) -> dict[str, Any]:
+    """Return what each input of the model is fed with, in order and under its name.
+
+    Raises:
+        InputError: There are both forms, or the numbers have a gap.
+    """
+    numbered = _numbered(arrays, key)
+    expected = [f"{key}_{k}" for k in range(len(numbered))]
+    if key in arrays and numbered:
+        raise InputError(
+            f"{name}: found {key} and {', '.join(numbered)}; expected one of the two forms"
+        )
+    if numbered != expected:
+        raise InputError(
+            f"{name}: found {', '.join(numbered)}, expected {', '.join(expected)}: numbers from 0 "
+            "without a gap, one for each input of the model"
+        )
+    if numbered:
+        return {each: arrays[each] for each in numbered}
+    given = arrays[key]
+    if not isinstance(given, tuple | list):
+        return {key: given}
+    return {f"{key}[{k}]": x for k, x in enumerate(given)}
+
+
+def _numbered(arrays: Mapping[str, Any], key: str) -> list[str]:
+    found = [each for each in arrays if re.fullmatch(rf"{key}_\d+", each)]
+    return sorted(found, key=lambda each: (len(each), each))
 
 
 def _samples(x: Any, num: int, *, where: str) -> np.ndarray:

@@ -212,27 +212,52 @@ def example_inputs(texts: Sequence[str], model: nn.Module) -> tuple[Tensor, ...]
         Zeros for integers, seeded uniform numbers in [0, 1) for floats, in forward's order.
 
     Raises:
-        InputError: A text is not of that form, or forward has no argument of that name.
+        InputError: A text is not of that form, or forward takes other inputs.
 
     Example:
         >>> [tuple(x.shape) for x in example_inputs(["1x3x32x32"], nn.Identity())]
         [(1, 3, 32, 32)]
     """
-    arguments = list(inspect.signature(model.forward).parameters)
+    arguments = [
+        argument
+        for argument in inspect.signature(model.forward).parameters.values()
+        if argument.kind not in (argument.KEYWORD_ONLY, argument.VAR_KEYWORD)
+    ]
+    plain = [argument for argument in arguments if argument.kind != argument.VAR_POSITIONAL]
+    names = [argument.name for argument in plain]
+    stars = [f"*{argument.name}" for argument in arguments[len(plain) :]]
+    takes = f"forward takes {', '.join(names + stars) or 'no tensors'}"
+    if len(texts) > len(names) and not stars:
+        raise InputError(f"--input: found {len(texts)}, but {takes}; give one for each")
+    inputs = _named(texts, names, takes)
+    needed = [k for k, a in enumerate(plain) if a.default is a.empty or a.name in inputs]
+    missing = [name for name in names[: max(needed, default=-1) + 1] if name not in inputs]
+    if missing:
+        raise InputError(f"--input: no {', '.join(missing)}; {takes}; give one for each")
+    order = [name for name in names if name in inputs]
+    return tuple(inputs[name] for name in [*order, *(n for n in inputs if n not in order)])
+
+
+def _named(texts: Sequence[str], names: Sequence[str], takes: str) -> dict[str, Tensor]:
+    """Return the inputs by argument; those beyond the names, by position.
+
+    Args:
+        texts: As for `example_inputs`.
+        names: Of forward's arguments, in order.
+        takes: The same in words, for errors.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, Tensor] = {}
     for position, text in enumerate(texts):
         name, example = _example(text, generator)
         if name is None:
-            name = arguments[position] if position < len(arguments) else str(position)
-        elif name not in arguments:
-            known = ", ".join(arguments)
-            raise InputError(f"--input {text!r}: forward takes {known}; use one of these names")
+            name = names[position] if position < len(names) else str(position)
+        elif name not in names:
+            raise InputError(f"--input {text!r}: {takes}; use one of these names")
         if name in inputs:
             raise InputError(f"--input {text!r}: {name} is given twice; name each input once")
         inputs[name] = example
-    order = [name for name in arguments if name in inputs]
-    return tuple(inputs[name] for name in [*order, *(n for n in inputs if n not in order)])
+    return inputs
 
 
 def _example(text: str, generator: torch.Generator) -> tuple[str | None, Tensor]:
