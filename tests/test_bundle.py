@@ -87,6 +87,19 @@ def test_a_file_that_was_added_is_named(folder):
         read_bundle(folder)
 
 
+def test_a_folder_that_was_left_over_is_named(folder):
+    bundle = read_bundle(folder)
+    (folder / "old" / "inner").mkdir(parents=True)
+    for read in (lambda: read_bundle(folder), lambda: write_bundle(folder, bundle)):
+        with pytest.raises(BundleError, match=r"old/inner: does not belong to the bundle"):
+            read()
+    (folder / "old" / "inner").rmdir()
+    (folder / "old").rmdir()
+    (folder / "old").symlink_to(folder / "near")
+    with pytest.raises(BundleError, match=r"old: does not belong to the bundle"):
+        read_bundle(folder)
+
+
 @pytest.mark.parametrize(
     "name", ["../secret", "/etc/passwd", "near/../../secret", "./x", "C:\\x", "a//b", "", "a\0b"]
 )

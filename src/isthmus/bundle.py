@@ -6,6 +6,7 @@
       bundle.json            schema, devices, crossings, SHA-256 of every other file
       platform.yaml          the platform, as planned for
       plan.json              the plan, for people and the report
+      verification.json      how far it is from the model
       <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols
 
 Nothing here is code that loading would run. A bundle is never written to after export.
@@ -25,6 +26,7 @@ from isthmus.files import from_json, sha256, write_json
 SCHEMA = "isthmus.bundle/1"
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
+FILES = (INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "*/program.onnx")
 
 _MAX_INDEX_BYTES = 16 << 20
 _MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends at 2 GiB
@@ -125,7 +127,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
     Raises:
         BundleError: It could not be read back: a program is missing, a shape makes no sense ...
     """
-    files = {name: sha256(folder / name) for name in sorted(_file_names(folder))}
+    names = sorted(name for name in _names(folder) if (folder / name).is_file())
+    files = {name: sha256(folder / name) for name in names}
     whole = replace(bundle, files=files)
     _check(whole, folder)
     write_json(folder / INDEX_FILE, whole, schema=SCHEMA)
@@ -256,7 +259,7 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
             yield f"{path}: found {path.stat().st_size} bytes, expected at most 2 GiB"
         elif sha256(path) != digest:
             yield f"{path}: has been changed or cut short (its SHA-256 is not the bundle's)"
-    for name in sorted(_file_names(folder) - bundle.files.keys()):
+    for name in sorted(_names(folder) - bundle.files.keys()):
         yield f"{folder / name}: does not belong to the bundle; remove it"
 
 
@@ -271,9 +274,11 @@ def _has_symlink(folder: Path, name: str) -> bool:
     return any(folder.joinpath(*steps[: k + 1]).is_symlink() for k in range(len(steps)))
 
 
-def _file_names(folder: Path) -> set[str]:
-    """Return the path of every file below a folder but ``bundle.json``, with forward slashes."""
+def _names(folder: Path) -> set[str]:
+    """Return what is below a folder, with forward slashes: files, links, folders left empty."""
     found = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
     }
     return found - {INDEX_FILE}

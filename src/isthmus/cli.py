@@ -330,7 +330,7 @@ def run(
     from isthmus.run.record import RUN_FILE, SCHEMA
 
     if out is not None:
-        check_ours(out, marker=RUN_FILE)
+        check_ours(out, files=(RUN_FILE,))
     with shown() as progress:
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         record = run_bundle(
@@ -344,7 +344,7 @@ def run(
             progress=lambda done, total: progress("requests", done, total),
         )
     if out is not None:
-        with new_folder(out, marker=RUN_FILE) as folder:
+        with new_folder(out, files=(RUN_FILE,)) as folder:
             write_json(folder / RUN_FILE, record, schema=SCHEMA)
     if json_:
         print(to_json(record, schema=SCHEMA))

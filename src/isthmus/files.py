@@ -3,6 +3,7 @@
 Also the one place where a Python file of the user's is run.
 """
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -10,9 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,21 +24,39 @@ T = TypeVar("T")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file under a temporary name, then rename it: readers see all of it or nothing.
+
+    Raises:
+        InputError: It cannot be written there; nothing has changed.
+    """
+    with _refusing(path, "cannot be written"):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _refusing(path: Path, what: str) -> Iterator[None]:
+    """Turn the system's refusal into a line that names the user's path."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: {what} ({error.strerror}); make room for it or name another place"
+        ) from error
 
 
 def to_json(value: object, *, schema: str) -> str:
@@ -102,42 +121,94 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def new_folder(path: Path, *, marker: str) -> Iterator[Path]:
+def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
     """Fill a folder under a temporary name, then put it in place as a whole.
 
     Args:
         path: Where the folder shall stand. An older one of the same kind is replaced.
-        marker: The file by which a folder of this kind is known, e.g. ``"bundle.json"``.
+        files: As for `check_ours`.
 
     Yields:
         The temporary folder to write into.
 
     Raises:
-        InputError: Something else stands at ``path``.
+        InputError: Something else stands at ``path``, or no folder can be made there; what was
+            there is as it was.
     """
-    check_ours(path, marker=marker)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    temporary.chmod(0o755)
+    check_ours(path, files=files)
+    with _refusing(path, "cannot be made"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    new, old = workspace / "new", workspace / "old"
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        new.mkdir()
+        yield new
+        check_ours(path, files=files)
+        with _refusing(path, "cannot be made"):
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(workspace)
 
 
-def check_ours(path: Path, *, marker: str) -> None:
-    """Raise unless ``path`` is free, an empty folder, or a folder that holds ``marker``."""
-    if path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file()):
-        return
-    if path.exists():
+def check_ours(path: Path, *, files: Sequence[str]) -> None:
+    """Raise unless a folder can be made at a path without loss of anything of the user's.
+
+    Args:
+        path: Must be free, an empty folder, or a folder of one kind and nothing else.
+        files: What a folder of this kind may hold: paths with forward slashes, in which ``*``
+            stands for any one name. The first is the JSON file, of a schema of ours, by which
+            the kind is known.
+
+    Raises:
+        InputError: Something else is there; names it.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path}: is a symbolic link, not ours to replace; name another --out")
+    if Path.cwd().is_relative_to(path.resolve()):
         raise InputError(
-            f"{path}: exists and holds no {marker}, so it is not ours to replace; "
+            f"{path}: is the current folder or one around it; name a new folder with --out"
+        )
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file, not ours to replace; name another --out")
+    if not any(path.iterdir()):
+        return
+    if not _has_our_schema(path / files[0]):
+        raise InputError(
+            f"{path}: exists and holds no {files[0]} of ours, so it is not ours to replace; "
             "name another --out or remove it"
         )
+    for found in path.rglob("*"):
+        if not _may_hold(found, found.relative_to(path), files):
+            raise InputError(
+                f"{path}: holds {found.relative_to(path).as_posix()}, which is not ours to "
+                "replace; name another --out or move it away"
+            )
+
+
+def _has_our_schema(marker: Path) -> bool:
+    try:
+        fields = json.loads(marker.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and str(fields.get("schema")).startswith("isthmus.")
+
+
+def _may_hold(found: Path, name: Path, files: Sequence[str]) -> bool:
+    """Return whether a file is one of ``files``, or a folder leads to one."""
+    if found.is_symlink():
+        return False
+    patterns = [PurePosixPath(file) for file in files]
+    if found.is_dir():
+        patterns = [parent for pattern in patterns for parent in pattern.parents]
+    return any(
+        len(pattern.parts) == len(name.parts) and name.match(str(pattern)) for pattern in patterns
+    )
 
 
 def load_function(path: Path, name: str) -> Callable[[], Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import isthmus
 from isthmus.bundle import (
-    INDEX_FILE,
+    FILES,
     PLATFORM_FILE,
     Bundle,
     CrossingEntry,
@@ -60,7 +60,7 @@ def export(
         InputError: Something else stands at ``path``.
     """
     split_model.eval()
-    with new_folder(path, marker=INDEX_FILE) as folder:
+    with new_folder(path, files=FILES) as folder:
         symbols: Sequence[Tensor] = _example(plan)
         devices = []
         for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from isthmus import bundle
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.progress import Report, silent
@@ -16,9 +17,15 @@ from isthmus.report.page import page
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
 from isthmus.study import Record, demo, evaluate
+from isthmus.train import fitted
 
 SCHEMA = "isthmus.demo/1"
 SUMMARY_FILE = "demo.json"
+FILES = (
+    SUMMARY_FILE, RUN_FILE, "plan.json", "report.html",
+    *(f"fitted/{name}" for name in fitted.FILES),
+    *(f"bundle/{name}" for name in bundle.FILES),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,7 @@ def write_demo(out: Path, *, seed: int = 0, report: Report = silent) -> Demo:
     started = time.perf_counter()
     torch.set_num_threads(1)  # the network is small: more threads only wait for each other
     recipe = demo()
-    with new_folder(out, marker=SUMMARY_FILE) as folder:
+    with new_folder(out, files=FILES) as folder:
         record = evaluate(
             replace(recipe, fit=replace(recipe.fit, seed=seed)), folder, report=report
         )

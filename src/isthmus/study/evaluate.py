@@ -46,7 +46,7 @@ from isthmus.train import (
     split_with_codecs,
     write_fitted,
 )
-from isthmus.train.fitted import RECORD_FILE
+from isthmus.train.fitted import FILES
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
 
@@ -156,7 +156,7 @@ def fit_plan(
     Raises:
         InputError: Model, weights, plan and data do not belong together.
     """
-    check_ours(out, marker=RECORD_FILE)
+    check_ours(out, files=FILES)
     source = reference(model_text)
     torch.manual_seed(config.seed)
     model = load_model(source, weights=weights)

@@ -231,7 +231,7 @@ def _give_up(study: Study, claimed: Claim, place: Path, error: Exception, report
     """Mark the cell as failed; all that is known stays in its folder."""
     words = " ".join(str(error).split())
     reason = words if isinstance(error, IsthmusError) else f"{type(error).__name__}: {words}"
-    with suppress(OSError):
+    with suppress(IsthmusError):
         write_bytes(place / ERROR_FILE, "".join(format_exception(error)).encode())
     _patiently(lambda: fail(study, claimed, reason), report)
     report(f"{claimed.cell.key} failed: {reason}", 1, 1)

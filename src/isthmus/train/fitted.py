@@ -35,6 +35,7 @@ RECORD_FILE = "fit.json"
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.json"
 SAMPLES_FILE = "samples.npz"
+FILES = (RECORD_FILE, WEIGHTS_FILE, GRAPH_FILE, SAMPLES_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def write_fitted(folder: Path, fitted: Fitted) -> None:
     Raises:
         InputError: Something else stands at ``folder``.
     """
-    with new_folder(folder, marker=RECORD_FILE) as temporary:
+    with new_folder(folder, files=FILES) as temporary:
         save_file(_weights(fitted.model, fitted.split_model), temporary / WEIGHTS_FILE)
         write_json(temporary / GRAPH_FILE, fitted.graph, schema=GRAPH_SCHEMA)
         np.savez(temporary / SAMPLES_FILE, *fitted.samples)

@@ -256,10 +256,9 @@ class _WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         try:
             write_bytes(Path(path), buffer.getvalue())
-        except OSError as error:
+        except InputError as error:
             raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); the state of the last "
-                "epoch that could be kept stands: make room and start again"
+                f"{error}; the state of the last epoch that could be kept stands: start again"
             ) from error
 
 
