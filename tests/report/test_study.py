@@ -206,7 +206,10 @@ def test_a_question_without_data_is_not_asked():
         "Does accuracy fall with the ratio r?",
         "Does placement block reduce what crosses?",
     ]
-    assert one["Does accuracy fall with the ratio r?"].verdict == "No"
+    falls = one["Does accuracy fall with the ratio r?"]
+    assert falls.verdict == "No"
+    assert falls.lines[0].startswith("ResNet-18, block: +0.00 points for each doubling")
+    assert "no spread is known" in falls.note
 
 
 def test_the_page_opens_with_the_finding(page):

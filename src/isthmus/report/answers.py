@@ -15,6 +15,7 @@ from isthmus.study.transfer import CLAIM_RATIO, Claim, Reading, claims
 
 CLAIMED = 0.7
 HOLDS = 0.6  # "about 70 %", with room for the noise of a meter
+_ONE_SEED = " Where there is one seed, no spread is known, and a small difference says nothing."
 _WITHIN = " (within the spread of the seeds)"
 
 
@@ -84,7 +85,8 @@ def _falls(rows: Sequence[Row]) -> Answer | None:
         question="Does accuracy fall with the ratio r?",
         verdict=_of(sum(falling), len(falling)),
         lines=tuple(lines),
-        note="Slope of the straight line through the means, by the logarithm of r.",
+        note="Slope of the straight line through the means, by the logarithm of r."
+        + ("" if all(row.error is not None for row in rows) else _ONE_SEED),
     )
 
 
@@ -114,7 +116,8 @@ def _resists(rows: Sequence[Row]) -> Answer | None:
         verdict=_sentence("; ".join(words)),
         lines=tuple(lines),
         note="Over the ratios that all of them have. From ResNet-50 on, the blocks are narrow by "
-        "4 before r divides them once more.",
+        "4 before r divides them once more."
+        + ("" if all(row.error is not None for row in rows) else _ONE_SEED),
     )
 
 

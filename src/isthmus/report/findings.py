@@ -133,7 +133,7 @@ def slope_of(rows: Sequence[Row]) -> Slope:
     errors = [row.error for row in rows if row.error is not None]
     known = len(errors) == len(rows)
     return Slope(
-        points=100 * float(weight_R @ [row.mean for row in rows]),
+        points=round(100 * float(weight_R @ [row.mean for row in rows]), 9) + 0.0,  # no -0
         error=100 * float(np.linalg.norm(weight_R * errors)) if known else None,
     )
 

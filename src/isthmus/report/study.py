@@ -161,7 +161,9 @@ def study_tables(records: Sequence[StudyRecord]) -> tuple[Table | Text, ...]:
             "/".join(num_bytes(cut["int8_bytes"]) for cut in row.cuts),
             percent(compared[0]["macs_before_share"]) if compared else "",
         )
-    table.caption = Text("\u00b1 is the standard deviation over the seeds.")
+    spread = any(row.spread is not None for row in rows)
+    words = "\u00b1 is the standard deviation over the" if spread else "No spread is known of one"
+    table.caption = Text(f"{words} seed{'s' * spread}.")
     sentences = [
         Text(f"{front.network}: {balanced.why}" if front.network == ALL else balanced.why)
         for front in fronts_of(rows)
