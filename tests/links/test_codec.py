@@ -155,6 +155,34 @@ def test_an_image_through_pixels_is_within_half_a_level():
     assert ((codec.eval()((x,))[0] - x).abs() <= 0.5001 / 255).all()
 
 
+def test_an_image_is_carried_as_ever_whatever_was_calibrated():
+    x = torch.rand(4, 3, 5, 5) * 0.5 + 0.2
+    codec = make("pixels", (3, 5, 5)).eval()
+    codec.calibrate((x * 9,))
+    codec.calibrate((x,))
+    assert torch.equal(codec.sender((x,))[0], (255 * x).round().to(torch.uint8))
+    assert torch.equal(codec((x,))[0], (255 * x).round() / 255)
+
+
+@pytest.mark.parametrize("text", ["pixels", "png"])
+def test_floats_outside_an_image_come_back_within_half_a_step_of_their_range(text):
+    x = torch.rand(16, 3, 5, 5) * torch.tensor([3.0, 0.5, 100.0])[:, None, None]
+    x[:, 2] -= 1000
+    codec = make(text, (3, 5, 5))
+    codec.calibrate((x,))
+    codec.eval()
+    (restored,) = codec.decompress(codec.compress((x,)))
+    step_C = (x.amax(dim=(0, 2, 3)) - x.amin(dim=(0, 2, 3))) / 255
+    assert ((restored - x).abs() <= 0.501 * step_C[:, None, None]).all()
+
+
+def test_a_channel_that_never_changes_is_restored_through_pixels():
+    x = torch.full((4, 1, 2, 2), -1e9)
+    codec = make("pixels", (1, 2, 2))
+    codec.calibrate((x,))
+    assert torch.equal(codec.eval()((x,))[0], x)
+
+
 def test_a_png_restores_the_pixels():
     x = (torch.rand(2, 1, 5, 5),)
     assert torch.equal(make("png", (1, 5, 5)).eval()(x)[0], make("pixels", (1, 5, 5)).eval()(x)[0])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.plan import check, partition
 from isthmus.plan.choices import find_choices
-from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads, violations
+from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads
+from isthmus.plan.limits import violations
 from isthmus.plan.routes import make_costs, through
 from isthmus.plan.table import make_problem, pick_loads
 from isthmus.platform import path
@@ -35,7 +36,7 @@ def brute_force(graph, platform, objective, choices):
         if not allowed(route, len(graph.nodes)):
             continue
         loads = stage_loads(graph, route)
-        if not violations(devices, loads):
+        if not violations(devices, loads, route):
             costs[picks] = estimate(loads, route, devices, links).cost(objective)
     return costs
 

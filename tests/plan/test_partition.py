@@ -178,8 +178,52 @@ def test_a_slow_device_in_the_middle_passes_bytes_on():
 def test_a_device_without_fp32_can_only_pass_on():
     plan = partition(DIGITS, row(1e6, None, 1e6))
     assert not plan.stages[1].nodes
-    with pytest.raises(InfeasibleError, match=r"d1: fp32 arithmetic needs .* has none; give its"):
-        partition(DIGITS, row(1e6, None))
+    with pytest.raises(InfeasibleError, match=r"d\d: fp32 arithmetic needs .* has none; give its"):
+        partition(DIGITS, row(None, None))
+
+
+def camera_of(formats):
+    """Return a camera with these rates beside a server; MACs cost energy on both."""
+    return Platform(
+        name="scene",
+        devices=(
+            Device(name="cam", macs_per_s=formats, j_per_mac=dict.fromkeys(formats, 1e-9)),
+            Device(name="srv", macs_per_s={"fp32": 1e9}, j_per_mac={"fp32": 1e-9}),
+        ),
+        links=(Link(between=("cam", "srv"), bytes_per_s=1e6, j_per_byte=1e-6),),
+        input="cam",
+        output="srv",
+    )
+
+
+@pytest.mark.parametrize(
+    ("formats", "compute_s"), [({"int8": 6.4e6, "int4": 1e3}, 1e-5), ({}, 0.0)]
+)
+def test_a_device_without_fp32_can_send_its_image(formats, compute_s):
+    platform = camera_of(formats)
+    plan = partition(DIGITS, platform)
+    assert (plan.crossings[0].cut, plan.crossings[0].codec) == (0, "pixels")
+    # 64 pixels are scaled, at the only rate that there is.
+    assert plan.stages[0].compute_s == pytest.approx(compute_s)
+    assert check(plan, DIGITS, platform) == ()
+    assert not any("counted as 0 J" in note for note in plan.notes)
+    tokens = replace(DIGITS, inputs=(replace(DIGITS.inputs[0], shape=(5,)),))
+    assert partition(tokens, platform).crossings[0].codec == "raw"
+
+
+def test_a_device_without_fp32_can_take_the_answer():
+    platform = camera_of({"int8": 1e6})
+    plan = partition(DIGITS, replace(platform, input="srv", output="cam"))
+    assert (plan.crossings[0].cut, plan.crossings[0].codec) == (7, "label")
+    assert not plan.stages[1].nodes
+
+
+def test_what_only_passes_or_codes_costs_the_energy_of_the_format_that_there_is():
+    pixels, none = (
+        partition(DIGITS, camera_of(formats), objective="energy", cut=0).predicted.energy_j
+        for formats in ({"int8": 6.4e6}, {})
+    )
+    assert pixels - none == pytest.approx(64e-9)
 
 
 def test_one_device_computes_all_and_nothing_crosses():
@@ -213,6 +257,66 @@ def test_what_does_not_fit_comes_back_with_numbers_and_a_remedy():
     assert "near: weights needs 60 kB, has 51.2 kB; use a device with >= 59 KiB" in text
     assert "far: weights needs 98 kB, has 51.2 kB; use a device with >= 96 KiB" in text
     assert "\n" not in text
+
+
+def remedies(graph, platform, **options):
+    """Return each broken limit of the nearest plan with its remedy."""
+    with pytest.raises(InfeasibleError) as caught:
+        partition(graph, platform, **options)
+    return {(v.where, v.what): v.remedy for v in list_violations(caught.value)}
+
+
+def test_a_narrower_codec_is_no_remedy_for_what_the_layers_need():
+    wide = chain((1, 400, (8, 32, 32)), (1, 400, (8, 32, 32)), (1, 400, (8,)), (1, 400, (4,)))
+    tight = Memory(weights_bytes=500, activations_bytes=1024)
+    found = remedies(wide, pair(memories=(tight, tight)), cut=3, codec="bottleneck:ratio=4")
+    assert found["near", "activations"] == "use a device with >= 64 KiB for it"
+    assert found["near", "weights"].endswith("KiB for it, or one more device on the way")
+
+
+def test_a_narrower_codec_is_named_where_it_is_possible_and_suffices():
+    graph = chain((1, 4, (64, 4, 4)), (1, 4, (4,)))
+    # Both layers hold 4,112 bytes at most, and the codec's halves 4,096 and buffers.
+    tight = Memory(activations_bytes=4_500.0)
+    found = remedies(graph, pair(memories=(tight, Memory())), cut=1, codec="bottleneck:ratio=2")
+    assert found == {
+        ("near", "activations"): "use a device with >= 7 KiB for it, "
+        "or a narrower codec such as bottleneck:ratio=16,bits=8"
+    }
+    few = chain((1, 4, (8, 12, 12)), (1, 4, (4,)))
+    tight = Memory(activations_bytes=4_900.0)
+    found = remedies(few, pair(memories=(tight, Memory())), cut=1, codec="bottleneck:ratio=8")
+    assert found == {("near", "activations"): "use a device with >= 6 KiB for it"}
+
+
+def test_a_device_that_only_decodes_needs_bytes_and_no_other_device():
+    tiny = Memory(shared_bytes=1)
+    found = remedies(DIGITS, pair(memories=(Memory(), tiny)), cut=7)
+    assert found == {("far", "memory"): "use a device with >= 42 bytes for it"}
+
+
+def test_a_runner_up_says_how_many_bytes_cross_instead():
+    graph = chain((1_000, 4, (5, 4, 4)), (1_000, 4, (2, 2)))
+    two = partition(graph, pair(first=1e9, second=1e9), codec="uniform:bits=8")
+    (rival,) = [rival for rival in two.runner_ups if rival.what == "cut after layer0"]
+    assert rival.reason.endswith(": 80 bytes cross instead of 16")
+    three = partition(graph, row(1e9, 1e9, 1e9), codec="uniform:bits=8")
+    reasons = [rival.reason for rival in three.runner_ups]
+    assert any(r.endswith("bytes cross over all links instead of 32") for r in reasons)
+
+
+def test_the_notes_say_once_what_a_bottleneck_narrows_where_one_might_think_otherwise():
+    signal = chain((1_000, 4, (8, 31)), (1_000, 4, (2,)), image=(1, 9, 9))
+    plan = partition(signal, row(1e6, 1e3, 1e6), codec="bottleneck:ratio=8", cut=(1, 1))
+    note = "bottleneck narrows 31 to 3 along the last dimension of (8, 31)"
+    assert plan.notes.count(note) == 1
+    odd = chain((1_000, 4, (31, 2, 2)), (1_000, 4, (2,)))
+    plan = partition(odd, pair(), codec="bottleneck:ratio=8", cut=1)
+    assert "bottleneck narrows 31 to 3 along the first dimension of (31, 2, 2)" in plan.notes
+    even = partition(DIGITS, pair(), codec="bottleneck:ratio=8", cut=1)
+    whole = partition(signal, pair(), codec="bottleneck:ratio=1", cut=1)
+    for plan in (even, whole):
+        assert not any("narrows" in note for note in plan.notes)
 
 
 def test_the_plan_nearest_to_fitting_overflows_by_the_fewest_bytes():
@@ -274,8 +378,24 @@ def test_of_cuts_that_cost_the_same_the_one_that_ends_an_outer_module_is_taken()
 BAD = [
     ({"objective": "speed"}, "no objective 'speed'; there are latency, throughput, energy"),
     ({"method": "magic"}, "no partitioner 'magic'; there are chain"),
-    ({"codec": "zip"}, "can carry no cut; the first says: no codec 'zip'"),
-    ({"codec": "uniform:bits=99"}, "can carry no cut; .*bits=99"),
+    (
+        {"codec": "zip:1"},
+        "^no codec 'zip'; there are raw, uniform, bottleneck, pixels, png, label$",
+    ),
+    ({"codec": ""}, "^no codec ''; there are raw"),
+    ({"codec": "uniform:bits=99"}, "^codec uniform: found bits=99, expected 2 to 8$"),
+    (
+        {"codec": "uniform:ratio=2"},
+        "^codec 'uniform:ratio=2': found option 'ratio=2'; uniform takes",
+    ),
+    *(
+        (
+            {"codec": codec},
+            f"^codec {codec} is for the input or the output, expected one for a cut inside the "
+            "network: raw, uniform, bottleneck$",
+        )
+        for codec in ("pixels", "png", "label")
+    ),
     ({"codec": "bottleneck:ratio=64"}, "can carry no cut; .*ratio"),
     ({"cut": 99}, "cut 99: found no such cut, expected 0 to 7"),
     ({"cut": -1}, "cut -1: found no such cut"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from isthmus.errors import InfeasibleError
 from isthmus.plan import partition
 from isthmus.plan.choices import find_choices
-from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads, violations
+from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads
+from isthmus.plan.limits import violations
 from isthmus.plan.routes import cheapest, make_costs
 from isthmus.plan.table import make_problem
 from isthmus.platform import Memory, load_platform, path
@@ -46,7 +47,7 @@ def costs(graph, platform, objective, plan):
     route = [known[crossing.cut, crossing.codec] for crossing in plan.crossings]
     loads = stage_loads(graph, route)
     own = estimate(loads, route, devices, links).cost(objective)
-    fits = not violations(devices, loads)
+    fits = not violations(devices, loads, route)
     return None if isinf(least) else least, own if fits else None
 
 

@@ -116,7 +116,7 @@ BAD = [
     ("kind: mcu", "kind:", r"devices.a: kind: found nothing, expected a value"),
     ("kind: mcu", "kind: 3", r"devices.a.kind: .*string, found '3'"),
     ("  a:\n", "  ../a:\n", r"devices.\.\./a.*pattern"),
-    ("  a:\n", "  1:\n", r"devices.1.*string"),
+    ("  a:\n", "  1:\n", r"the key 1 in line 5, which YAML reads as a number"),
     ("[a, b]", "[a, z]", r"links.0.between: found 'z', expected a device: a, b"),
     ("[a, b]", "[a, a]", r"links.0.between: found 'a' twice, expected two devices"),
     ("[a, b]", "[a]", r"links.0.between: .*at least 2"),
@@ -223,6 +223,30 @@ def test_every_figure_of_a_preset_carries_its_source(name):
 def test_an_unknown_preset_names_the_known():
     with pytest.raises(InputError, match="no platform preset 'x'; there are camera-hub"):
         preset_text("x")
+
+
+@pytest.mark.parametrize("name", ["off", "On", "no", "yes", "5", "null"])
+def test_a_name_that_yaml_takes_for_something_else_has_to_be_quoted(tmp_path, name):
+    text = GOOD.replace("\n  b:", f"\n  {name}:").replace("[a, b]", f"[a, '{name}']")
+    text = text.replace("output: b", f"output: '{name}'")
+    kind = {"5": "a number", "null": "nothing"}.get(name, "a boolean")
+    message = f"the key {name} in line 10, which YAML reads as {kind}; put it in quotes: '{name}'"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(tmp_path, text)
+    assert load(tmp_path, text.replace(f"\n  {name}:", f"\n  '{name}':")).output == name
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (GOOD.replace("[a, b]", "[a, off]"), "links.0.between.1"),
+        (GOOD.replace("output: b", "output: off"), "output"),
+    ],
+)
+def test_a_device_that_yaml_takes_for_a_boolean_has_to_be_quoted(tmp_path, text, key):
+    message = f"{key}: YAML reads off, no and false as a boolean; put the name in quotes"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(tmp_path, text)
 
 
 positive = st.floats(min_value=1, max_value=1e15)

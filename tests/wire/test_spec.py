@@ -35,6 +35,7 @@ def bind(text, *tensors):
         ("label", [((256,), "float32")], 1),
         ("label", [((257,), "float32")], 2),
         ("label", [((40_000,), "float32")], 4),
+        ("bottleneck:ratio=8", [((8, 31), "float32")], 8 * 3),
     ],
 )
 def test_a_fixed_payload_is_predicted_to_the_byte(text, tensors, payload_bytes):

@@ -2,12 +2,14 @@
 
 .. code-block:: none
 
-    image in [0, 1] --> * 255 --> round --> [link] --> / 255 --> image
+    x --> (x - low) * 255 / span --> round --> [link] --> symbols * span / 255 + low --> x_hat
+                 +--------- the same static low and span on both sides --------+
     scores (B, K) --> argmax --> [link] --> one-hot (B, K)
 
-A PNG carries the same symbols as plain pixels; it is made of them by ``isthmus.wire``.
+An image in [0, 1] is carried by just those pixels: there low is 0 and span is 1. A PNG carries the
+same symbols as plain pixels; it is made of them by ``isthmus.wire``.
 
-Shapes: B batch, K classes.
+Shapes: B batch, C channels (1 or 3), H height, W width, K classes.
 """
 
 import torch
@@ -18,15 +20,18 @@ from isthmus.wire import WireTensor
 
 
 def pixel_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
-    """Carry one float32 image valued in [0, 1] as 8-bit pixels.
+    """Carry one float32 image as 8-bit pixels.
 
     Args:
-        tensor: Its symbols.
-        shape: Not needed: symbols have the image's own shape.
+        tensor: Not needed: symbols have the image's own shape.
+        shape: (C, H, W).
         dtype: Not needed: the image is float32.
     """
-    del tensor, shape, dtype
-    return Halves(sender=PixelSender(), receiver=PixelReceiver())
+    del tensor, dtype
+    affine = PixelRange(shape[0])
+    return Halves(
+        sender=PixelSender(affine), receiver=PixelReceiver(affine), calibrate=affine.calibrate
+    )
 
 
 def label_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
@@ -41,20 +46,56 @@ def label_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halv
     return Halves(sender=sender, receiver=LabelReceiver(shape[0], dtype=dtype))
 
 
+class PixelRange(nn.Module):
+    """What both halves agree on: which values black and white stand for, 0 and 1 at first.
+
+    Args:
+        num_channels: C.
+    """
+
+    low: Tensor
+    span: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(num_channels, 1, 1))
+        self.register_buffer("span", torch.ones(num_channels, 1, 1))
+
+    def calibrate(self, x: Tensor) -> None:
+        """Keep 0 to 1 if (B, C, H, W) holds no other values, else take each channel's range."""
+        low_C11, high_C11 = (
+            f(x.float(), dim=(0, 2, 3), keepdim=True)[0] for f in (torch.amin, torch.amax)
+        )
+        if low_C11.min() >= 0 and high_C11.max() <= 1:
+            low_C11, high_C11 = torch.zeros_like(low_C11), torch.ones_like(high_C11)
+        span_C11 = high_C11 - low_C11
+        self.low.copy_(low_C11)
+        self.span.copy_(torch.where(span_C11 > 0, span_C11, 1.0))  # a channel that never changes
+
+
 class PixelSender(nn.Module):
-    """Scale by 255 and round."""
+    """Scale to 0 to 255 and round."""
+
+    def __init__(self, affine: PixelRange) -> None:
+        super().__init__()
+        self.affine = affine
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the pixels of images (B, 1 or 3, H, W)."""
-        return round_to_symbols(255 * x, 8, training=self.training)
+        """Return the pixels of images (B, C, H, W)."""
+        scaled = 255 * (x - self.affine.low) / self.affine.span
+        return round_to_symbols(scaled, 8, training=self.training)
 
 
 class PixelReceiver(nn.Module):
     """Scale back."""
 
+    def __init__(self, affine: PixelRange) -> None:
+        super().__init__()
+        self.affine = affine
+
     def forward(self, symbols: Tensor) -> Tensor:
-        """Return the images (B, 1 or 3, H, W)."""
-        return symbols.float() / 255
+        """Return the images (B, C, H, W)."""
+        return symbols.float() * self.affine.span / 255 + self.affine.low
 
 
 class LabelSender(nn.Module):

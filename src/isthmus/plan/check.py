@@ -5,7 +5,8 @@ from dataclasses import replace
 from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts
 from isthmus.plan.choices import Choice
-from isthmus.plan.estimate import stage_loads, stage_nodes, violations
+from isthmus.plan.estimate import stage_loads, stage_nodes
+from isthmus.plan.limits import violations
 from isthmus.plan.plan import Plan, Violation
 from isthmus.platform import Platform, path
 from isthmus.wire.spec import parse_codec
@@ -37,7 +38,7 @@ def check(plan: Plan, graph: Graph, platform: Platform) -> tuple[Violation, ...]
     for stage, nodes in zip(plan.stages, stage_nodes(len(graph.nodes), route), strict=True):
         if stage.nodes != tuple(graph.nodes[index].name for index in nodes):
             raise _other_model(f"other operations on {stage.device}")
-    return violations(devices, stage_loads(graph, route))
+    return violations(devices, stage_loads(graph, route), route)
 
 
 def _route(plan: Plan, graph: Graph) -> list[Choice]:

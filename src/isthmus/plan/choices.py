@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, cuts
 from isthmus.wire.frames import HEADER_BYTES
-from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec
+from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec, parse_options
 
+_INNER_CODECS = ("raw", "uniform", "bottleneck")
 _INPUT_CODECS = ("pixels", "png", "raw")
 _OUTPUT_CODECS = ("label", "raw")
 
@@ -65,8 +66,10 @@ def find_choices(graph: Graph, *, codec: str | None, png_bytes: float | None) ->
         ``raw``, as far as they apply, and every inner cut without obstacle.
 
     Raises:
-        InputError: ``codec`` is unknown, or can carry no inner cut.
+        InputError: ``codec`` is unknown, not one for inner cuts, or can carry none.
     """
+    if codec is not None:
+        _check_inner(codec)
     found: list[Choice] = []
     skipped: dict[int, str] = {}
     places = cuts(graph)
@@ -83,13 +86,22 @@ def find_choices(graph: Graph, *, codec: str | None, png_bytes: float | None) ->
     return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
 
 
+def _check_inner(codec: str) -> None:
+    name, _ = parse_options(codec)
+    if name not in _INNER_CODECS:
+        raise InputError(
+            f"codec {name} is for the input or the output, expected one for a cut inside the "
+            f"network: {', '.join(_INNER_CODECS)}"
+        )
+
+
 def _at(cut: Cut, end: int, codec: str | None) -> Iterator[Choice]:
     if cut.obstacle:
         raise InputError(cut.obstacle)
     shapes = [tensor.shape for tensor in cut.tensors]
     dtypes = [tensor.dtype for tensor in cut.tensors]
     if 0 < cut.index < end:
-        text = codec or default_codec_text(shapes, dtypes)
+        text = default_codec_text(shapes, dtypes) if codec is None else codec
         yield Choice(cut=cut, spec=parse_codec(text, shapes=shapes, dtypes=dtypes))
         return
     for text in _INPUT_CODECS if cut.index == 0 else _OUTPUT_CODECS:

@@ -2,7 +2,8 @@
 
 The model, one sample at a time, in the number format that the bundle holds:
 
-* a stage takes its MACs over the device's rate, those of its codec halves included;
+* a stage takes its MACs over the device's rate, those of its codec halves included; where it has
+  no nodes, any number format will do;
 * a link takes latency + bytes / rate for each frame (`Link.transfer_s`);
 * latency is the sum of all; the interval of a full pipeline is the slowest stage or link;
 * energy is that of MACs, of bytes written to memory, of the links, and the static power of every
@@ -13,14 +14,14 @@ The model, one sample at a time, in the number format that the bundle holds:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, inf
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.graph import Graph, live_bytes
 from isthmus.plan.choices import Choice
-from isthmus.plan.plan import Prediction, Violation
+from isthmus.plan.plan import Prediction
 from isthmus.platform import Device, Link
 
 FORMAT = "fp32"
@@ -37,15 +38,18 @@ class Load:
         macs: Of nodes and codec halves.
         weight_bytes: Of nodes, each weight once, and codec halves.
         peak_bytes: Largest sum of tensors alive at once, codec buffers included.
+        node_peak_bytes: The same while nodes are computed, 0 without any.
         written_bytes: Tensors and codec buffers written.
-        runs: 1 where the device runs a program, 0 where it only passes bytes on.
+        computes: 1 where the stage has nodes, 0 where the device only passes on what it gets, or
+            encodes the input, or decodes the answer.
     """
 
     macs: Amount
     weight_bytes: Amount
     peak_bytes: Amount
+    node_peak_bytes: Amount
     written_bytes: Amount
-    runs: Amount
+    computes: Amount
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
@@ -64,61 +68,88 @@ def stage_nodes(num_nodes: int, route: Sequence[Choice]) -> tuple[range, ...]:
 def _stage_load(
     graph: Graph, live: Sequence[int], before: Choice | None, after: Choice | None
 ) -> Load:
-    if before is not None and before == after:
-        payload = before.spec.max_payload_bytes
-        return Load(macs=0, weight_bytes=0, peak_bytes=payload, written_bytes=payload, runs=0)
     start = before.cut.index if before else 0
     stop = after.cut.index if after else len(graph.nodes)
     nodes = graph.nodes[start:stop]
     macs = sum(node.macs or 0 for node in nodes)
     weights = {weight.name: weight.num_bytes for node in nodes for weight in node.weights}
-    weight_bytes = sum(weights.values())
-    peaks = [*live[start:stop]]
-    written = sum(node.output_bytes for node in nodes)
-    if before:
-        macs += before.spec.decoder_macs
-        weight_bytes += before.spec.decoder_weight_bytes
-        peaks.append(before.cut.num_bytes + before.spec.decoder_buffer_bytes)
-        written += before.cut.num_bytes + before.spec.decoder_buffer_bytes
-    if after:
-        macs += after.spec.encoder_macs
-        weight_bytes += after.spec.encoder_weight_bytes
-        peaks.append(after.cut.num_bytes + after.spec.encoder_buffer_bytes)
-        written += after.spec.encoder_buffer_bytes
+    node_peak = max(live[start:stop], default=0)
+    halves = halves_load(before, after)
     return Load(
-        macs=macs,
-        weight_bytes=weight_bytes,
-        peak_bytes=max(peaks, default=0),
-        written_bytes=written,
-        runs=1,
+        macs=macs + halves.macs,
+        weight_bytes=sum(weights.values()) + halves.weight_bytes,
+        peak_bytes=max(node_peak, float(halves.peak_bytes)),
+        node_peak_bytes=node_peak,
+        written_bytes=sum(node.output_bytes for node in nodes) + halves.written_bytes,
+        computes=int(bool(nodes)),
     )
 
 
+def halves_load(before: Choice | None, after: Choice | None) -> Load:
+    """Return what the codec halves of a stage ask, given what arrives and what leaves.
+
+    Where both are the same, the device passes the payload on as it is.
+    """
+    macs = weight_bytes = peak_bytes = written_bytes = 0
+    if before is not None and before == after:
+        peak_bytes = written_bytes = before.spec.max_payload_bytes
+        before = after = None
+    if before:
+        macs += before.spec.decoder_macs
+        weight_bytes += before.spec.decoder_weight_bytes
+        peak_bytes = before.cut.num_bytes + before.spec.decoder_buffer_bytes
+        written_bytes += peak_bytes
+    if after:
+        macs += after.spec.encoder_macs
+        weight_bytes += after.spec.encoder_weight_bytes
+        peak_bytes = max(peak_bytes, after.cut.num_bytes + after.spec.encoder_buffer_bytes)
+        written_bytes += after.spec.encoder_buffer_bytes
+    return Load(
+        macs=macs,
+        weight_bytes=weight_bytes,
+        peak_bytes=peak_bytes,
+        node_peak_bytes=0,
+        written_bytes=written_bytes,
+        computes=0,
+    )
+
+
+def coding_format(device: Device) -> str | None:
+    """Return in which format the device codes where it computes nothing: ours, or its fastest."""
+    if FORMAT in device.macs_per_s:
+        return FORMAT
+    return max(device.macs_per_s, key=lambda name: device.macs_per_s[name], default=None)
+
+
 def compute_s(device: Device, load: Load) -> Amount:
-    """Return a stage's time; infinite where the device lacks the format."""
-    rate = device.macs_per_s.get(FORMAT)
-    if rate is None:
-        return np.where(np.asarray(load.runs) > 0, inf, 0.0)
-    return load.macs / rate
+    """Return a stage's time; infinite where it has nodes and the device lacks the format."""
+    used = coding_format(device)
+    time_s = load.macs / device.macs_per_s[used] if used else load.macs * 0.0
+    if used == FORMAT:
+        return time_s
+    return np.where(np.asarray(load.computes) > 0, inf, time_s)
 
 
 def stage_j(device: Device, load: Load) -> Amount:
     """Return a stage's energy without static power."""
-    return load.macs * device.j_per_mac.get(FORMAT, 0.0) + (
-        load.written_bytes * device.sram_j_per_byte
+    j_per_mac = device.j_per_mac.get(coding_format(device) or FORMAT, 0.0)
+    return load.macs * j_per_mac + load.written_bytes * device.sram_j_per_byte
+
+
+def needs(device: Device, load: Load) -> tuple[tuple[str, Amount, float | None], ...]:
+    """Return of each of a device's memories the name, what a stage needs of it, and the room."""
+    memory = device.memory
+    return (
+        ("weights", load.weight_bytes, memory.weights_bytes),
+        ("activations", load.peak_bytes, memory.activations_bytes),
+        ("memory", load.weight_bytes + load.peak_bytes, memory.shared_bytes),
     )
 
 
 def excess_bytes(device: Device, load: Load) -> Amount:
     """Return by how much a stage overflows its device's memories."""
-    memory = device.memory
-    pairs = (
-        (load.weight_bytes, memory.weights_bytes),
-        (load.peak_bytes, memory.activations_bytes),
-        (load.weight_bytes + load.peak_bytes, memory.shared_bytes),
-    )
     over: Amount = load.weight_bytes * 0.0
-    for need, room in pairs:
+    for _, need, room in needs(device, load):
         if room is not None:
             over = over + np.maximum(need - room, 0.0)
     return over
@@ -189,46 +220,3 @@ def estimate(
         link_j=tuple(link.transfer_j(frame) for link, frame in hops),
         static_w=sum(device.static_w for device in devices),
     )
-
-
-def violations(devices: Sequence[Device], loads: Sequence[Load]) -> tuple[Violation, ...]:
-    """Return every limit that the stages break."""
-    return tuple(
-        violation
-        for device, load in zip(devices, loads, strict=True)
-        for violation in _stage_violations(device, load)
-    )
-
-
-def _stage_violations(device: Device, load: Load) -> list[Violation]:
-    memory = device.memory
-    both = float(load.weight_bytes) + float(load.peak_bytes)
-    narrower = "a narrower codec such as bottleneck:ratio=16"
-    limits = [
-        ("weights", float(load.weight_bytes), memory.weights_bytes, "one more device on the way"),
-        ("activations", float(load.peak_bytes), memory.activations_bytes, narrower),
-        ("memory", both, memory.shared_bytes, "one more device on the way"),
-    ]
-    broken = [
-        Violation(
-            where=device.name,
-            what=what,
-            need=need,
-            limit=limit,
-            unit="byte",
-            remedy=f"use a device with >= {ceil(need / 1024)} KiB for it, or {other}",
-        )
-        for what, need, limit, other in limits
-        if limit is not None and need > limit
-    ]
-    if load.runs and FORMAT not in device.macs_per_s:
-        lacking = Violation(
-            where=device.name,
-            what=f"{FORMAT} arithmetic",
-            need=float(load.macs),
-            limit=0.0,
-            unit="MAC",
-            remedy=f"give its {FORMAT} rate under compute, or use a device that has one",
-        )
-        broken.append(lacking)
-    return broken

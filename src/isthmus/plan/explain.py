@@ -8,7 +8,15 @@ import numpy as np
 
 from isthmus.graph import Graph
 from isthmus.plan.choices import Choice
-from isthmus.plan.estimate import FORMAT, OBJECTIVES, Estimate, estimate, stage_nodes, violations
+from isthmus.plan.estimate import (
+    FORMAT,
+    OBJECTIVES,
+    Estimate,
+    coding_format,
+    estimate,
+    stage_nodes,
+)
+from isthmus.plan.limits import violations
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import (
     Costs,
@@ -20,6 +28,7 @@ from isthmus.plan.routes import (
 from isthmus.plan.table import Problem, pick_loads
 from isthmus.platform import Device, Link
 from isthmus.units import format_quantity
+from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
 
 _MOST_RUNNER_UPS = 8
 _UNITS = {"latency": "s", "throughput": "s", "energy": "J"}
@@ -69,7 +78,7 @@ def make_outcome(problem: Problem, picks: Sequence[int]) -> Outcome:
         what=describe(problem, route),
         route=route,
         estimate=result,
-        violations=violations(problem.devices, loads),
+        violations=violations(problem.devices, loads, route),
         cost=result.cost(problem.objective),
     )
 
@@ -199,8 +208,13 @@ def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
         idle = 0.0
     most = max(link, sum(stages), idle)
     if most == link:
-        ratio = other.payload_bytes / max(best.payload_bytes, 1)
-        return f"{ratio:.2g}x the bytes cross" if ratio > 1 else "slower links carry more"
+        if other.payload_bytes <= best.payload_bytes:
+            return "slower links carry more"
+        where = " over all links" if len(problem.links) > 1 else ""
+        return (
+            f"{_count(other.payload_bytes)} bytes cross{where} "
+            f"instead of {_count(best.payload_bytes)}"
+        )
     if most == idle:
         return f"all devices stay on for {format_quantity(later_s, 's')} longer"
     unit = _UNITS[problem.objective]
@@ -212,12 +226,17 @@ def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
     return f"computing takes {format_quantity(sum(stages), unit)} more ({', '.join(parts)})"
 
 
+def _count(num_bytes: float) -> str:
+    return f"{num_bytes:,.0f}" if num_bytes == int(num_bytes) else f"{num_bytes:,.2f}"
+
+
 def make_notes(
     problem: Problem, graph: Graph, best: Outcome, runner_ups: Sequence[RunnerUp]
 ) -> tuple[str, ...]:
-    """Say in words whether to split, what was counted as nothing, and what a byte costs."""
+    """Say in words whether to split, what is narrowed, what is for free, what a byte costs."""
     return (
         *_split_notes(problem, best, runner_ups),
+        *dict.fromkeys(note for choice in best.route for note in _narrowing(choice.spec)),
         *_gaps(graph, problem.devices),
         *(
             _break_even(link, device)
@@ -242,13 +261,25 @@ def _split_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]
     yield f"do not split: {best.what} {takes} {amount}; {why}"
 
 
+def _narrowing(spec: CodecSpec) -> Iterator[str]:
+    """Say what a bottleneck narrows where it might be time, or where the ratio leaves a rest."""
+    if spec.name != "bottleneck":
+        return
+    floats = [s for s, dtype in zip(spec.shapes, spec.dtypes, strict=True) if dtype in FLOATS]
+    for shape, (before, after) in zip(floats, spec.narrowed, strict=True):
+        if before > after and (len(shape) == 2 or before % spec.ratio):
+            dim = "last" if channel_dim(shape) else "first"
+            yield f"bottleneck narrows {before} to {after} along the {dim} dimension of {shape}"
+
+
 def _gaps(graph: Graph, devices: Iterable[Device]) -> Iterator[str]:
     unknown = sorted({node.op for node in graph.nodes if node.macs is None})
     if unknown:
         yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
     for device in devices:
-        if FORMAT not in device.j_per_mac:
-            yield f"counted as 0 J, for want of a figure: {FORMAT} MACs on {device.name}"
+        used = coding_format(device)
+        if used and used not in device.j_per_mac:
+            yield f"counted as 0 J, for want of a figure: {used} MACs on {device.name}"
 
 
 def _break_even(link: Link, sender: Device) -> str:

@@ -98,7 +98,8 @@ def _loads(
         weight_bytes=np.where(relay, 0.0, _weights(graph, starts, stops) + halves[1]),
         written_bytes=np.where(relay, payload, _sums(node_bytes, starts, stops) + halves[2]),
         peak_bytes=np.where(relay, payload, np.maximum(peaks, np.maximum(decoder[3], encoder[3]))),
-        runs=np.where(relay, 0.0, 1.0),
+        node_peak_bytes=peaks,
+        computes=np.where(starts < stops, 1.0, 0.0),
     )
     first = np.array([[choice is None] for choice in arrive])
     last = np.array([choice is None for choice in leave])

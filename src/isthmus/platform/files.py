@@ -46,6 +46,12 @@ PRESETS = ("camera-hub", "chiplets-4", "two-mcu-spi")
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 16
 _MAX_DEVICES = 64
+_NOT_TEXT = {
+    "tag:yaml.org,2002:bool": "a boolean",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:null": "nothing",
+}
 
 
 def preset_text(name: str) -> str:
@@ -127,6 +133,9 @@ def _problem(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "top level"
     if first["type"] == "missing":
         return f"{key}: found nothing, expected a value"
+    if first["type"] == "string_type" and isinstance(first["input"], bool):
+        words = "on, yes and true" if first["input"] else "off, no and false"
+        return f"{key}: YAML reads {words} as a boolean; put the name in quotes"
     if first["type"] == "value_error":
         return f"{key}: {first['ctx']['error']}"
     return first_problem(error)
@@ -155,16 +164,20 @@ def _read_yaml(text: str) -> Any:
 
 
 def _check_keys(node: yaml.Node | None) -> None:
-    """Raise where a mapping names a key twice: YAML itself would silently keep the last."""
+    """Raise where a key is no text, or named twice: YAML itself would silently keep the last."""
     children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
         children = node.value
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            name = str(key.value)
+            name, line = str(key.value), key.start_mark.line + 1
+            if key.tag in _NOT_TEXT:
+                raise InputError(
+                    f"found the key {name} in line {line}, which YAML reads as "
+                    f"{_NOT_TEXT[key.tag]}; put it in quotes: {name!r}"
+                )
             if name in seen:
-                line = key.start_mark.line + 1
                 raise InputError(f"{name}: found twice (again in line {line}), expected once")
             seen.add(name)
             children.append(value)

@@ -53,11 +53,19 @@ class WireTensor:
 class CodecSpec:
     """A codec bound to a crossing.
 
+    Which dimension holds the channels cannot be told from a shape alone. The rule: of a tensor
+    with two dimensions it is the last, (T, C), of any other the first, (C,) and (C, H, W). Thus
+    ``bottleneck`` narrows the time of a 1-D convolution's (C, T); there ``uniform`` is at home.
+    Where the ratio does not divide the channels, N = C // ratio of them cross.
+
+    ``pixels`` and ``png`` carry an image in [0, 1] as it is, and floats that calibration saw
+    outside of that as 256 levels over each channel's range.
+
     Attributes:
         name: raw, uniform, bottleneck, pixels, png or label.
         shapes: The crossing's tensors, one sample.
         dtypes: Their numpy names.
-        ratio: Channels before / channels on the wire.
+        ratio: Channels before / channels on the wire, rounded down.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
@@ -76,13 +84,7 @@ class CodecSpec:
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        rule = _rule(self.name)
-        for option, allowed in (("ratio", rule.ratios), ("bits", rule.bits)):
-            value = getattr(self, option)
-            if value not in allowed:
-                raise InputError(
-                    f"codec {self.name}: found {option}={value}, expected {_bounds(allowed)}"
-                )
+        _check_options(self.name, ratio=self.ratio, bits=self.bits)
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -126,17 +128,17 @@ class CodecSpec:
     @property
     def encoder_weight_bytes(self) -> int:
         """Bytes of the sender half's weights, scales and offsets."""
-        if self.name == "uniform":
+        if self.name in ("uniform", "pixels", "png"):
             return sum(8 * channels for channels in self._channels)
         if self.name == "bottleneck":  # narrow with its bias, step
-            return sum(4 * n * (c + 2) for c, n in self._narrowed)
+            return sum(4 * n * (c + 2) for c, n in self.narrowed)
         return 0
 
     @property
     def decoder_weight_bytes(self) -> int:
         """Bytes of the receiver half's weights, scales and offsets."""
         if self.name == "bottleneck":  # step, widen with its bias
-            return sum(4 * (n + c * (n + 1)) for c, n in self._narrowed)
+            return sum(4 * (n + c * (n + 1)) for c, n in self.narrowed)
         return self.encoder_weight_bytes
 
     @property
@@ -156,8 +158,8 @@ class CodecSpec:
         return tuple(num_channels(shape) for shape, dtype in pairs if dtype in FLOATS)
 
     @property
-    def _narrowed(self) -> tuple[tuple[int, int], ...]:
-        """C and N of every float tensor."""
+    def narrowed(self) -> tuple[tuple[int, int], ...]:
+        """Channels before and on the wire, C and N, of every float tensor."""
         return tuple((channels, channels // self.ratio) for channels in self._channels)
 
     @property
@@ -179,7 +181,7 @@ class CodecSpec:
             pairs = zip(self.shapes, self.dtypes, strict=True)
             floats = [shape for shape, dtype in pairs if dtype in FLOATS]
             macs += sum(
-                prod(shape) * n for shape, (_, n) in zip(floats, self._narrowed, strict=True)
+                prod(shape) * n for shape, (_, n) in zip(floats, self.narrowed, strict=True)
             )
         if self.name == "label":
             macs += prod(self.shapes[0])
@@ -206,6 +208,24 @@ def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[
         >>> parse_codec("bottleneck:bits=4", shapes=[(64, 7, 7)], dtypes=["float32"]).ratio
         8
     """
+    name, values = parse_options(text)
+    return CodecSpec(
+        name=name, shapes=tuple(tuple(shape) for shape in shapes), dtypes=tuple(dtypes), **values
+    )
+
+
+def parse_options(text: str) -> tuple[str, dict[str, int]]:
+    """Read a codec as people write it, bound to no crossing.
+
+    Args:
+        text: A name and its options, ``"bottleneck:ratio=8,bits=4"``.
+
+    Returns:
+        The name, and the fields of `CodecSpec` that it sets.
+
+    Raises:
+        InputError: An unknown name or option, or one out of bounds.
+    """
     name, _, rest = text.partition(":")
     rule = _rule(name)
     values = dict(rule.defaults)
@@ -215,9 +235,8 @@ def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[
             known = ", ".join(f"{option}=NUMBER" for option in rule.options) or "none"
             raise InputError(f"codec {text!r}: found option {item!r}; {name} takes {known}")
         values[option] = int(number)
-    return CodecSpec(
-        name=name, shapes=tuple(tuple(shape) for shape in shapes), dtypes=tuple(dtypes), **values
-    )
+    _check_options(name, **values)
+    return name, values
 
 
 def codec_text(spec: CodecSpec) -> str:
@@ -294,6 +313,16 @@ def _rule(name: str) -> _Rule:
     return _RULES[name]
 
 
+def _check_options(name: str, **values: int) -> None:
+    rule = _rule(name)
+    allowed = {"ratio": rule.ratios, "bits": rule.bits}
+    for option, value in values.items():
+        if value not in allowed[option]:
+            raise InputError(
+                f"codec {name}: found {option}={value}, expected {_bounds(allowed[option])}"
+            )
+
+
 def _bounds(allowed: Sequence[int]) -> str:
     if isinstance(allowed, range):
         return f"{allowed[0]} to {allowed[-1]}"
@@ -326,8 +355,8 @@ def _image_problem(spec: CodecSpec) -> str:
     if one_float32 and len(shape) == 3 and shape[0] in (1, 3) and min(shape) > 0:
         return ""
     return (
-        f"found {_found(spec)}, expected one float32 image (1 or 3, height, width) "
-        "valued in [0, 1]; use raw or uniform"
+        f"found {_found(spec)}, expected one float32 image (1 or 3, height, width); "
+        "use raw or uniform"
     )
 
 
