@@ -107,6 +107,48 @@ def far_program() -> onnx.GraphProto:
     )
 
 
+def busy_program(program: onnx.GraphProto) -> onnx.GraphProto:
+    """Return the program with about 2 s of work before it, which changes nothing."""
+    square = numpy_helper.from_array(np.full((1024, 1024), 2**-10, np.float32), "square")
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "square"], ["after"]),
+            helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, [1024, 1024]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, [1024, 1024]),
+        ],
+    )
+    constants = {"turns": np.array(60), "start": np.array(True), "zero": np.array(0, np.uint8)}
+    nodes = [
+        helper.make_node("Loop", ["turns", "start", "square"], ["work"], body=body),
+        helper.make_node("ReduceMax", ["work"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["one"], to=TensorProto.UINT8),
+        helper.make_node("Mul", ["one", "zero"], ["nothing"]),
+        helper.make_node("Add", ["codes", "nothing"], ["worked"]),
+    ]
+    first, *rest = program.node
+    first.input[0] = "worked"
+    return helper.make_graph(
+        [*nodes, first, *rest],
+        "busy",
+        program.input,
+        program.output,
+        [
+            *program.initializer,
+            square,
+            *(numpy_helper.from_array(value, name) for name, value in constants.items()),
+        ],
+    )
+
+
 def merge(*graphs: onnx.GraphProto) -> onnx.ModelProto:
     """Join graphs of which each takes what the one before makes."""
     whole = helper.make_graph(

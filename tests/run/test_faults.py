@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from isthmus.errors import RunError
 from isthmus.run import start_workers
-from tests.run.bundles import FAST, samples, write_chain
+from tests.run.bundles import FAST, busy_program, far_program, samples, write_chain
 
 X = samples(1)[0]
 LAUNCHER = """
@@ -69,16 +72,55 @@ def test_a_killed_second_stage_is_named_within_five_seconds(folder):
     assert wait_until_gone(pids, 1)
 
 
-def test_a_worker_that_hangs_is_named(folder):
-    with start_workers(folder, timeout_s=4.0) as workers:
-        pid = workers.processes[0].pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(RunError, match="device near: its worker does not answer") as e:
-                workers.ask([X])
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert e.value.device == "near"
+def stop_one(folder, index, wait, stopped_s):
+    with start_workers(folder) as workers:
+        assert workers.ask([X]) is not None
+        os.kill(workers.processes[index].pid, signal.SIGSTOP)
+        stopped_s.append(time.monotonic())
+        wait(workers)
+
+
+def fill(workers):
+    while True:
+        workers.send([X])
+
+
+@pytest.mark.parametrize(
+    ("index", "device", "wait"),
+    [(0, "near", ask_until_something_is_wrong), (1, "far", ask_until_something_is_wrong),
+     (1, "far", fill)],
+)  # fmt: skip
+def test_a_worker_that_hangs_is_named_within_five_seconds(folder, index, device, wait):
+    said = f"^device {device}: its worker does not answer for 2 s; [^\n]*start the run again$"
+    stopped_s: list[float] = []
+    with pytest.raises(RunError, match=said) as e:
+        stop_one(folder, index, wait, stopped_s)
+    assert time.monotonic() - stopped_s[0] < 5  # the workers' end included
+    assert e.value.device == device
+
+
+def test_a_slow_link_is_no_reason_to_think_that_a_worker_hangs(tmp_path):
+    write_chain(tmp_path / "bundle", replace(FAST, latency_s=5.0))
+    with start_workers(tmp_path / "bundle", timeout_s=1.0) as workers:
+        workers.throttle(True)
+        start_s = time.monotonic()
+        assert workers.ask([X]) is not None
+        assert time.monotonic() - start_s > 5
+
+
+def test_a_worker_that_computes_long_answers_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.run.bundles.far_program", lambda: busy_program(far_program()))
+    write_chain(tmp_path / "bundle", FAST)
+    with start_workers(tmp_path / "bundle") as workers:
+        start_s = time.monotonic()
+        request = workers.send([X])
+        time.sleep(0.1)  # by now the far stage computes
+        workers.statuses()
+        answered_s = time.monotonic() - start_s
+        reply = workers.receive()
+        assert reply is not None
+        assert reply.request == request
+        assert answered_s < (time.monotonic() - start_s) / 2
 
 
 def test_a_program_that_fails_says_why_and_where(tmp_path):
@@ -110,6 +152,32 @@ def test_workers_end_when_their_launcher_is_killed(folder):
         launcher.kill()
         launcher.wait()
     assert wait_until_gone(pids, 5)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2], ids=["as they start", "as they run"])
+def test_the_command_ends_its_workers_at_sigterm_and_sweeps_its_folder(tmp_path, num_workers):
+    write_chain(tmp_path / "bundle", replace(FAST, latency_s=0.1))
+    x, y = samples(200), np.zeros(200, np.int64)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (tmp_path / "tmp").mkdir()
+    code = "from isthmus.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "run", "bundle", "--data", "npz:data.npz", "--out", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.DEVNULL,
+    ) as command:
+        workers: list[psutil.Process] = []
+        while len(workers) < num_workers:
+            assert command.poll() is None
+            workers = psutil.Process(command.pid).children()
+            time.sleep(0.01)
+        time.sleep(2.0 * (num_workers - 1))
+        command.terminate()
+        assert command.wait(10) == 143
+    assert wait_until_gone([worker.pid for worker in workers], 5)
+    assert not any((tmp_path / "tmp").glob("isthmus*"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_worker_ends_cleanly_at_sigterm(folder):

@@ -17,7 +17,8 @@ Program = Callable[[Sequence[Array]], tuple[Array, ...]]
 class Backend(Protocol):
     """Loads a stage's ONNX file; the result maps input arrays to output arrays, by order.
 
-    A program is deterministic, keeps no state between calls, and does not alter its inputs.
+    A program is deterministic, keeps no state between calls, and does not alter its inputs. It
+    lets go of the interpreter's lock while it computes, so that its worker can still answer.
     """
 
     def __call__(self, path: Path, *, threads: int) -> Program:

@@ -250,6 +250,11 @@ class Sender:
                     f"{theirs!r}; give both the same bundle and the same Isthmus"
                 )
 
+    def wait_for_room(self, timeout_s: float) -> bool | None:
+        """Wait until a frame can be handed over at once; None if none can in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._parcels) < WINDOW, timeout_s) or None
+
     def send(self, request: int, payload: bytes) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
 

@@ -5,6 +5,11 @@
     start --> calibrate --> predict --> one in flight --> many in flight --> stop
               links free    written     latency           throughput
               other inputs  before      accuracy
+
+    predicted = programs + codecs + floor per hop x hops    from the calibration
+              + what each link takes for its frame          the platform's figures
+
+The first line of the prediction adds up to the calibration's median latency.
 """
 
 import time
@@ -38,7 +43,7 @@ Samples = Sequence[Array]  # one array for each input, samples along axis 0
 Sample = tuple[Array, ...]  # one array for each input, without a batch
 
 _WARM_UP_REQUESTS = 10
-_CALIBRATION_REQUESTS = 30
+_CALIBRATION_REQUESTS = 50
 _LONGEST_PAUSE_S = 0.05
 
 
@@ -99,11 +104,13 @@ def run_bundle(
     if warmup_inputs is None:
         warmup_inputs = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in bundle.inputs]
     others = _samples(bundle, warmup_inputs, None)
+    hops = len(bundle.crossings) + 2  # one from the client, one back to it
     with start_workers(path, port=port, timeout_s=timeout_s) as workers:
         links_s = _links_s(workers) if throttle else 0.0
-        free = _calibrate(workers, others, pause_s=min(links_s, _LONGEST_PAUSE_S))
-        floor_per_hop_s = _breakdown(free, workers).remainder_s / (len(bundle.crossings) + 2)
-        predicted_s = median(free.latencies_s) + links_s
+        calibration = _calibrate(workers, others, pause_s=min(links_s, _LONGEST_PAUSE_S))
+        free = _breakdown(calibration, workers)
+        floor_per_hop_s = free.remainder_s / hops
+        predicted_s = free.compute_s + free.codec_s + floor_per_hop_s * hops + links_s
         workers.throttle(throttle)
         report = _reporter(progress, 2 * len(samples))
         measured = _one_in_flight(workers, samples, report)
@@ -172,7 +179,7 @@ def _reporter(progress: Callable[[int, int], None] | None, total: int) -> Callab
 
 
 def _calibrate(workers: Workers, samples: Sequence[Sample], *, pause_s: float) -> _Pass:
-    """Time stages and hops with free links, on inputs that are not measured later.
+    """Time stages, codecs and hops with free links, on inputs that are not measured later.
 
     A pause before each request lets the processes rest as long as they do in the measured pass:
     a process that has slept a while starts with cold caches.

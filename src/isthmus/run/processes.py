@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,8 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 _WATCH_S = 0.05
-_ANSWER_S = 2.0
+_SILENCE_S = 2.0  # then every worker is asked for a sign of life
+_ANSWER_S = 2.0  # a worker answers while it computes: the question is taken by zenoh's thread
 _GRACE_S = 3.0
 
 
@@ -103,8 +104,14 @@ class Workers:
 
         Args:
             sample: One array for each input of the bundle, without a batch.
+
+        Raises:
+            RunError: A worker has died or does not answer any more; names its device. Or no
+                request was taken on in time although all workers are well.
         """
         self.check_alive()
+        if self._watch(self._sender.wait_for_room) is None:
+            raise RunError(f"the first device takes no request for {self.timeout_s:g} s")
         request = self._num_sent
         self._sender.send(request, border.to_bytes(sample, self.bundle.inputs))
         self._num_sent += 1
@@ -116,15 +123,11 @@ class Workers:
         Raises:
             RunError: A worker has died or does not answer any more; names its device.
         """
-        deadline_s = time.monotonic() + self.timeout_s
-        while time.monotonic() < deadline_s:
-            frame = self._receiver.receive(_WATCH_S)
-            if frame is not None:
-                outputs = border.from_bytes(frame.payload, self.bundle.outputs)
-                return Reply(request=frame.request, outputs=outputs)
-            self.check_alive()
-        self.statuses()
-        return None
+        frame = self._watch(self._receiver.receive)
+        if frame is None:
+            return None
+        outputs = border.from_bytes(frame.payload, self.bundle.outputs)
+        return Reply(request=frame.request, outputs=outputs)
 
     def ask(self, sample: Sequence[Array]) -> tuple[Array, ...] | None:
         """Run one sample through all devices; None if the answer does not come in time."""
@@ -167,6 +170,26 @@ class Workers:
                     f"device {device.name}: its worker ended ({how}){why}", device=device.name
                 )
 
+    def _watch(self, wait: Callable[[float], T | None]) -> T | None:
+        """Wait for something, up to the limit, and look after the workers meanwhile.
+
+        Args:
+            wait: Waits for as many seconds as it is told; None means not yet.
+
+        Raises:
+            RunError: A worker has died or does not answer any more; names its device.
+        """
+        start_s = heard_s = time.monotonic()
+        while (now_s := time.monotonic()) < start_s + self.timeout_s:
+            found = wait(_WATCH_S)
+            if found is not None:
+                return found
+            self.check_alive()
+            if now_s > heard_s + _SILENCE_S:
+                self.statuses()
+                heard_s = time.monotonic()
+        return None
+
     def wait_ready(self) -> None:
         """Wait until every worker has agreed with the next one and answers."""
         deadline_s = time.monotonic() + self.timeout_s
@@ -192,8 +215,14 @@ class Workers:
         return None
 
     def _silent(self, index: int) -> RunError:
+        """End a worker that would not end if it were asked, and return what to say of it."""
+        self.processes[index].kill()
         name = self.bundle.devices[index].name
-        return RunError(f"device {name}: its worker does not answer", device=name)
+        return RunError(
+            f"device {name}: its worker does not answer for {_ANSWER_S:g} s; it hung or was "
+            "stopped, and is ended: start the run again",
+            device=name,
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
-    """Where the median latency went, in seconds; the five add up to it.
+    """Where the median latency went, in seconds; the first four add up to it.
 
     Attributes:
         compute_s: Programs of all stages.
@@ -87,8 +87,10 @@ class RunRecord:
         stages: In order.
         accuracy: Share of replies whose largest output is the label; None without labels.
         latency_s: One request in flight.
-        predicted_here_s: Latency predicted before the first request: the platform's links plus
-            stage times and floor measured on this machine from other inputs.
+        predicted_here_s: Median latency predicted before the first request: programs, codecs
+            and the floor of every hop, which add up to the median latency on this machine with
+            the links free and other inputs; plus the time each link takes for its frame by the
+            platform's figures, with the throttle on.
         breakdown: Of the median latency.
         throughput_per_s: As many requests in flight as stages and links.
         requests: Answered requests of the latency pass.
