@@ -48,6 +48,7 @@ from pathlib import Path
 from isthmus.platform import Link
 from isthmus.run.throttle import Throttle, wait_until
 link = Link(between=("a", "b"), bytes_per_s=100e3)
+print("ready", flush=True)
 sys.stdin.readline()
 with Throttle(link, Path(sys.argv[1])) as throttle:
     print(time.monotonic())
@@ -69,7 +70,9 @@ def test_two_processes_share_the_rate_of_a_half_duplex_link_and_not_of_a_full_du
         )
         for clock in clocks
     ]  # fmt: skip
-    time.sleep(1.0)  # both have loaded and wait for their start
+    for sender in senders:
+        assert sender.stdout is not None
+        assert sender.stdout.readline() == "ready\n"
     for sender in senders:
         assert sender.stdin is not None
         sender.stdin.write("start\n")
