@@ -1,11 +1,14 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
 
+from isthmus.bundle import Bundle, DeviceEntry, TensorEntry, write_bundle
 from isthmus.errors import BundleError, InputError
 from isthmus.files import write_json
+from isthmus.platform import dump_platform
 from isthmus.report.page import page, write_profile, write_report
 from tests.report.examples import FIT, GRAPH, PLAN, RIVALS, RUN, VERIFICATION
 
@@ -16,6 +19,29 @@ def ours(text):
     """The page without plotly's own source."""
     assert text.count(get_plotlyjs()) == 1
     return text.replace(get_plotlyjs(), "")
+
+
+def words(text):
+    """What a page says, without its tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
+def write_example_bundle(folder, schema="isthmus.verification/1"):
+    """Write a bundle of one device, with the verification that export leaves."""
+    (folder / "mcu-a").mkdir(parents=True)
+    (folder / "mcu-a" / "program.onnx").write_bytes(b"program")
+    (folder / "platform.yaml").write_text(dump_platform(PLAN.platform))
+    write_json(folder / "verification.json", VERIFICATION, schema=schema)
+    bundle = Bundle(
+        version="0.1.0",
+        devices=(DeviceEntry(name="mcu-a", program="mcu-a/program.onnx"),),
+        crossings=(),
+        inputs=(TensorEntry(name="x", shape=(1, 8, 8), dtype="float32"),),
+        outputs=(TensorEntry(name="y", shape=(10,), dtype="float32"),),
+        files={},
+    )
+    write_bundle(folder, bundle)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +138,62 @@ def test_a_report_takes_the_folders_in_any_order(fitted, run, tmp_path, backward
     for name in ("plan", "bytes", "accuracy", "timeline", "predicted", "memory"):
         assert f'id="{name}"' in text
     assert "digits-resnet on two-mcu-spi" in text
+
+
+def test_the_report_of_the_separate_chain_has_the_rivals_and_the_verification(
+    fitted, run, tmp_path
+):
+    write_json(fitted / "fit.json", replace(FIT, rivals=RIVALS), schema="isthmus.fit/1")
+    bundle = write_example_bundle(tmp_path / "bundle")
+    write_report([fitted, bundle, run], tmp_path / "report.html")
+    text = words(ours((tmp_path / "report.html").read_text()))
+    assert "int8 + zlib 287.3 98.1 % the same crossing in 8 bits, not trained" in text
+    assert "uncut, fp32 2,048 98.1 %" in text
+    assert "Isthmus, measured 32 97.2 %" in text
+    assert "smaller network 1 95.1 %" in text
+    assert "samples compared 360" in text
+
+
+def test_a_verification_of_another_version_is_refused(tmp_path):
+    bundle = tmp_path / "bundle"
+    write_example_bundle(bundle, schema="isthmus.verification/99")
+    with pytest.raises(InputError, match=r"verification\.json: found schema"):
+        write_report([bundle], tmp_path / "report.html")
+
+
+def test_every_page_says_in_its_head_what_made_it(full):
+    assert '<meta name="generator" content="isthmus">' in full[:2000]
+
+
+@pytest.mark.parametrize("old", ["My thesis", "<html>isthmus</html>", ""])
+def test_a_file_that_is_not_ours_is_never_replaced(old, fitted, tmp_path):
+    out = tmp_path / "thesis.html"
+    out.write_text(old)
+    for write in (
+        lambda: write_report([fitted], out),
+        lambda: write_profile(out, GRAPH, title="net.py:make"),
+    ):
+        with pytest.raises(InputError, match=r"thesis\.html: exists and is no page of Isthmus"):
+            write()
+    assert out.read_text() == old
+
+
+def test_a_page_of_ours_is_replaced(fitted, tmp_path):
+    out = tmp_path / "report.html"
+    write_profile(out, GRAPH, title="net.py:make")
+    write_report([fitted], out)
+    assert "digits-resnet on two-mcu-spi" in out.read_text()
+
+
+def test_a_folder_or_a_device_is_no_page(fitted, tmp_path):
+    for out in (tmp_path, Path("/dev/null")):
+        with pytest.raises(InputError, match="is no page of Isthmus"):
+            write_report([fitted], out)
+
+
+def test_a_page_whose_accuracy_is_that_of_guessing_says_so(fitted):
+    text = page(title="x", graph=GRAPH, fit=replace(FIT, accuracy_split=0.1))
+    assert "hardly better than guessing among 10 outputs" in words(ours(text))
 
 
 def test_a_folder_that_is_none_of_ours_is_refused(fitted, tmp_path):

@@ -16,9 +16,11 @@ from isthmus.report.tables import (
     plan_tables,
     platforms_table,
     profile_tables,
+    rivals_table,
     run_tables,
     verification_table,
 )
+from isthmus.train.rivals import Rival
 from tests.report.examples import FIT, GRAPH, PLAN, RECORD, RIVALS, RUN, VERIFICATION
 
 REPORT = Path("isthmus-demo/report.html")
@@ -31,6 +33,14 @@ ALL = {
     "run": run_tables(RUN),
     "demo": demo_tables(RECORD, REPORT),
 }
+
+
+def with_smaller_network(accuracy):
+    """The demo's record, with a smaller network that is described as the demo describes it."""
+    what = "digits-resnet-small, 89 kB of weights, whole on the near device; the label crosses"
+    others = tuple(rival for rival in RIVALS if rival.name != "smaller network")
+    small = Rival(name="smaller network", payload_bytes=1, accuracy=accuracy, what=what)
+    return replace(RECORD, rivals=(*others, small))
 
 
 def printed(parts, width=100):
@@ -141,6 +151,39 @@ def test_the_fit_and_its_verification_say_what_was_found_and_where_it_stands():
     assert text.endswith("Written: bundle")
 
 
+@pytest.mark.parametrize(
+    ("whole", "split", "note"),
+    [
+        (
+            0.1,
+            0.981,
+            "10.0 % without a cut: hardly better than guessing among 10 outputs (10.0 %);",
+        ),
+        (
+            0.9,
+            0.08,
+            "8.0 % through the codecs: hardly better than guessing among 10 outputs (10.0 %);",
+        ),
+        (
+            0.1,
+            0.11,
+            "10.0 % without a cut and 11.0 % through the codecs: hardly better than guessing",
+        ),
+    ],
+)
+def test_a_fit_that_only_guesses_says_so(whole, split, note):
+    record = replace(FIT, accuracy_whole=whole, accuracy_split=split)
+    text = words([fit_table(record, Path("fitted"), num_outputs=10)])
+    assert f"Note: {note}" in text
+    assert "check the data's scale and labels" in text
+    assert text.endswith("Written: fitted")
+
+
+@pytest.mark.parametrize("num_outputs", [None, 1, 10])
+def test_a_fit_that_learned_has_no_note(num_outputs):
+    assert "Note" not in words([fit_table(FIT, num_outputs=num_outputs)])
+
+
 def test_a_run_never_puts_measured_and_predicted_into_one_column():
     heads = [
         " ".join(str(column.header).split())
@@ -166,8 +209,17 @@ def test_a_run_states_bytes_latency_its_parts_and_what_was_emulated():
         assert expected in text
 
 
-def test_the_demo_fits_on_one_screen():
-    assert len(printed(ALL["demo"]).splitlines()) <= 40
+@pytest.mark.parametrize("width", [96, 100])
+@pytest.mark.parametrize("accuracy", [0.951, 0.98])
+def test_the_demo_fits_on_one_screen(width, accuracy):
+    long = "+11.99 ms: computing takes 11.73 ms more (mcu-a +5.867 ms, mcu-b +5.867 ms)"
+    cut = replace(PLAN.runner_ups[1], what="cut after layer2.shortcut", reason=long)
+    plan = replace(PLAN, runner_ups=(cut, cut, *PLAN.runner_ups[1:]))
+    record = with_smaller_network(accuracy)
+    record = replace(record, fit=replace(record.fit, plan=plan))
+    text = printed(demo_tables(record, REPORT), width)
+    assert "cut after layer2.shortcut" in text
+    assert len(text.splitlines()) <= 40
 
 
 def test_the_demo_sets_the_split_beside_every_rival():
@@ -187,15 +239,43 @@ def test_the_demo_sets_the_split_beside_every_rival():
         assert expected in text
 
 
-def test_the_demo_names_every_rival_that_beats_the_split():
+def test_the_demo_names_every_rival_that_beats_the_split_and_says_what_that_means():
     text = words(ALL["demo"])
-    assert "No more bytes than Isthmus and no less accurate: label (does not fit)." in text
-    smaller = [
-        replace(rival, accuracy=0.98) if rival.name == "smaller network" else rival
-        for rival in RIVALS
-    ]
-    text = words(demo_tables(replace(RECORD, rivals=tuple(smaller)), REPORT))
-    assert "no less accurate: label (does not fit), smaller network." in text
+    assert (
+        "No more bytes than Isthmus and no less accurate: label (does not fit). Of what fits "
+        "two-mcu-spi, nothing does as well with so few bytes." in text
+    )
+    text = words(demo_tables(with_smaller_network(0.9722), REPORT))
+    assert (
+        "no less accurate: label (does not fit), smaller network. A smaller network, trained for "
+        "mcu-a alone, does as well with 1 byte: where you may retrain, do that." in text
+    )
+    text = words(demo_tables(with_smaller_network(0.98), REPORT))
+    assert "trained for mcu-a alone, does better with 1 byte: where" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "advice"),
+    [
+        ("label", 1, "mcu-a with the whole network does as well with 1 byte: where it holds it"),
+        ("input png", 20.5, "mcu-b with the whole network does as well with 20.5 bytes: where it"),
+        ("int8 + zlib", 30, "The same crossing as int8 + zlib does as well with 30 bytes: spare"),
+        ("my own way", 2, "my own way does as well with 2 bytes: do that."),
+    ],
+)
+def test_the_advice_follows_the_cheapest_way_that_does_as_well(name, payload, advice):
+    plan = replace(PLAN, runner_ups=())
+    way = Rival(name=name, payload_bytes=payload, accuracy=0.9722, what="a way")
+    dearer = replace(way, name="another", payload_bytes=31)
+    table = rivals_table(plan, FIT, RUN, (dearer, way))
+    assert f"no less accurate: another, {name}. {advice}" in words([table])
+
+
+def test_where_no_way_does_as_well_the_table_says_that():
+    worse = tuple(replace(rival, accuracy=0.5) for rival in RIVALS)
+    text = words([rivals_table(PLAN, FIT, RUN, worse)])
+    assert "None of these ways does as well with so few bytes." in text
+    assert "None of these" not in words([rivals_table(PLAN, FIT, RUN, ())])
 
 
 def test_the_demo_leaves_out_lossy_images_only_where_they_are_larger_than_png():

@@ -5,6 +5,7 @@ every request.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -19,6 +20,8 @@ from isthmus import __version__
 from isthmus.bundle import INDEX_FILE, read_bundle
 from isthmus.errors import InputError
 from isthmus.export import Verification
+from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
+from isthmus.export.verify import VERIFICATION_FILE
 from isthmus.files import read_json, write_bytes
 from isthmus.graph import Graph, cuts
 from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
@@ -55,6 +58,8 @@ T = TypeVar("T")
 
 PLAN_FILE = "plan.json"
 _TEMPLATE = "page.html.j2"
+_MARK = b'<meta name="generator" content="isthmus">'
+_HEAD_BYTES = 2000  # of a page, where the mark is looked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +118,7 @@ def page(
         *([_rivals_section(plan, fit, run, rivals)] if plan and plan.crossings and fit else []),
         *([_run_section(run)] if run else []),
         *([_profile_section(graph, plan)] if graph else []),
-        *([_facts_section(fit, verification, run)] if fit or verification or run else []),
+        *([_facts_section(graph, fit, verification, run)] if fit or verification or run else []),
     ]
     return rendered(
         _TEMPLATE,
@@ -147,7 +152,12 @@ def _template(name: str) -> str:
 
 
 def write_profile(out: Path, graph: Graph, *, title: str) -> None:
-    """Write the page of a model alone: what crosses at every cut."""
+    """Write the page of a model alone: what crosses at every cut.
+
+    Raises:
+        InputError: Something other than a page of ours stands at ``out``.
+    """
+    _check_free(out)
     write_bytes(out, page(title=title, graph=graph).encode())
 
 
@@ -157,13 +167,14 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     Args:
         folders: In any order; each is known by its ``fit.json``, ``bundle.json``, ``run.json`` or
             ``plan.json``.
-        out: The file to write.
+        out: The file to write; an older page there is replaced.
 
     Raises:
-        InputError: A folder is none of these, there are two of a kind, or they do not belong
-            together.
+        InputError: A folder is none of these, there are two of a kind, they do not belong
+            together, or something other than a page of ours stands at ``out``.
         BundleError: A bundle is damaged.
     """
+    _check_free(out)
     for folder in folders:
         markers = (RECORD_FILE, INDEX_FILE, RUN_FILE, PLAN_FILE)
         if not any((folder / marker).is_file() for marker in markers):
@@ -171,8 +182,13 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
                 f"{folder}: found none of {', '.join(markers)}, expected a folder that "
                 "isthmus fit, export or run made"
             )
-    for folder in _holding(folders, INDEX_FILE):
+    bundles = _holding(folders, INDEX_FILE)
+    for folder in bundles:
         read_bundle(folder)
+    verifications = [
+        read_json(folder / VERIFICATION_FILE, Verification, schema=VERIFICATION_SCHEMA)
+        for folder in _holding(bundles, VERIFICATION_FILE)
+    ]
     fits = _holding(folders, RECORD_FILE)
     fit = _only([read_json(f / RECORD_FILE, FitRecord, schema=FIT_SCHEMA) for f in fits], "fits")
     graphs = [
@@ -186,8 +202,30 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     if run and plan and _codecs(run.crossings) != _codecs(plan.crossings):
         raise InputError(f"{runs[0]}: is a run of another plan, expected one of the same bundle")
     names = [fit.model.text if fit else "a model", plan.platform.name if plan else "this machine"]
-    text = page(title=" on ".join(names), plan=plan, graph=_only(graphs, ""), fit=fit, run=run)
+    text = page(
+        title=" on ".join(names),
+        plan=plan,
+        graph=_only(graphs, "graphs"),
+        fit=fit,
+        verification=_only(verifications, "verifications"),
+        run=run,
+        rivals=fit.rivals if fit else (),
+    )
     write_bytes(out, text.encode())
+
+
+def _check_free(out: Path) -> None:
+    """Raise where something other than a page of ours would be replaced."""
+    if not out.exists():
+        return
+    if out.is_file():
+        with out.open("rb") as file:
+            if _MARK in file.read(_HEAD_BYTES):
+                return
+    raise InputError(
+        f"{out}: exists and is no page of Isthmus, so it is not ours to replace; name another "
+        "--out or remove it"
+    )
 
 
 def _holding(folders: Iterable[Path], name: str) -> list[Path]:
@@ -272,11 +310,14 @@ def _profile_section(graph: Graph, plan: Plan | None) -> Section:
 
 
 def _facts_section(
-    fit: FitRecord | None, verification: Verification | None, run: RunRecord | None
+    graph: Graph | None,
+    fit: FitRecord | None,
+    verification: Verification | None,
+    run: RunRecord | None,
 ) -> Section:
     parts: list[Part] = []
     if fit:
-        parts += shown([fit_table(fit)])
+        parts += shown([fit_table(fit, num_outputs=_num_outputs(graph) if graph else None)])
     if verification:
         parts += shown([verification_table(verification)])
     facts = {"model": fit.model.text, "data": fit.data} if fit else {}
@@ -289,6 +330,11 @@ def _facts_section(
     for key, value in facts.items():
         table.add_row(Text(key), Text(value))
     return Section(title="How it was made", parts=(*parts, *shown([table])))
+
+
+def _num_outputs(graph: Graph) -> int:
+    """Return how many values a model's first output has for one sample."""
+    return math.prod(graph.tensors()[graph.outputs[0]].shape)
 
 
 def drawn(figure: Figure) -> Part:

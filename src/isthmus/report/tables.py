@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _RUNNER_UPS = 5
 _SENSITIVE = 8
 _LOSSY_IMAGES = ("input jpeg", "input webp")
+_GUESSING = 1.2  # times chance: up to here luck explains a score on a small test set
 
 
 def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...]:
@@ -127,8 +128,16 @@ def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
     return *parts, *(Text(f"Note: {note}", "dim") for note in plan.notes)
 
 
-def fit_table(record: FitRecord, out: Path | None = None) -> Table:
-    """Return what training did, the accuracy with and without the cut, and where it stands."""
+def fit_table(
+    record: FitRecord, out: Path | None = None, *, num_outputs: int | None = None
+) -> Table:
+    """Return what training did, the accuracy with and without the cut, and where it stands.
+
+    Args:
+        record: The facts of the fit.
+        out: The folder, where it is worth a word.
+        num_outputs: Of the model; where it is known, a fit that only guesses gets a note.
+    """
     table = new_table(
         "Training", ("phase", "l"), ("epochs", "r"), ("loss, first", "r"), ("loss, last", "r"),
         ("time", "r"),
@@ -138,9 +147,23 @@ def fit_table(record: FitRecord, out: Path | None = None) -> Table:
         add_row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
     table.caption = Text(
         f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
-        f"codecs, {percent(record.accuracy_whole)} without a cut.{_written(out)}"
+        f"codecs, {percent(record.accuracy_whole)} without a cut."
+        f"{_guessing(record, num_outputs or 1)}{_written(out)}"
     )
     return table
+
+
+def _guessing(record: FitRecord, num_outputs: int) -> str:
+    """Return a note on a fit that is hardly better than chance; empty for one that is."""
+    chance = 1 / num_outputs
+    scores = {"without a cut": record.accuracy_whole, "through the codecs": record.accuracy_split}
+    poor = [f"{percent(s)} {w}" for w, s in scores.items() if s <= _GUESSING * chance]
+    if num_outputs < 2 or not poor:
+        return ""
+    return (
+        f"\nNote: {' and '.join(poor)}: hardly better than guessing among {num_outputs} outputs "
+        f"({percent(chance)}); check the data's scale and labels, and the epochs."
+    )
 
 
 def verification_table(verification: Verification, out: Path | None = None) -> Table:
@@ -196,18 +219,18 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
 
 
 def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
-    """Return the demo's outcome for a stranger, on one screen."""
+    """Return the demo's outcome for a stranger, on one screen: 40 lines of 96 columns."""
     plan = record.plan
+    ways = rivals_table(plan, record.fit, record.run, _shown(record.rivals))
+    latency = _latency_table(record)
     lost = new_table("Other plans, and why they lose", ("plan", "l"), ("why", "l"))
     for other in plan.runner_ups[:_RUNNER_UPS]:
         add_row(lost, other.what, other.reason)
-    return (
-        rivals_table(plan, record.fit, record.run, _shown(record.rivals)),
-        _latency_table(record),
-        Text(f"{_breakdown(record.run)}\n"),
-        *([lost] if plan.runner_ups else []),
-        Text(f"{headline(plan)}. All figures: {report}", "bold"),
-    )
+    for table in (ways, latency, lost):
+        table.show_edge = False  # saves two lines and two columns
+    others: list[Table | Text] = [lost, Text()] if plan.runner_ups else []
+    answer = Text(f"{headline(plan)}. All figures: {report}", "bold")
+    return ways, Text(), latency, Text(f"{_breakdown(record.run)}\n"), *others, answer
 
 
 def rivals_table(
@@ -231,16 +254,42 @@ def rivals_table(
         name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"
         words = f"the same, through {crossing.codec}"
         add_row(table, name, num_bytes(sent), percent(score), words, style="bold green")
-        better = [r for r in rivals if r.payload_bytes <= sent and r.accuracy >= score]
-        names = [r.name + (" (does not fit)" if _hindrance(r, plan) else "") for r in better]
-        if names:
-            line = f"No more bytes than Isthmus and no less accurate: {', '.join(names)}."
-            table.caption = Text(line)
+        table.caption = Text(_verdict(plan, sent, score, rivals))
     for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
         payload = num_bytes(rival.payload_bytes)
         add_row(table, rival.name, payload, percent(rival.accuracy), words)
     return table
+
+
+def _verdict(plan: Plan, sent: float, score: float, rivals: Sequence[Rival]) -> str:
+    """Return which rivals are at least as good as the split, and what the reader makes of it."""
+    better = [r for r in rivals if r.payload_bytes <= sent and r.accuracy >= score]
+    if not better:
+        return "None of these ways does as well with so few bytes." if rivals else ""
+    names = [r.name + (" (does not fit)" if _hindrance(r, plan) else "") for r in better]
+    fitting = [r for r in better if not _hindrance(r, plan)]
+    advice = f"Of what fits {plan.platform.name}, nothing does as well with so few bytes."
+    if fitting:
+        advice = _advice(plan, min(fitting, key=lambda r: (r.payload_bytes, -r.accuracy)), score)
+    return f"No more bytes than Isthmus and no less accurate: {', '.join(names)}.\n{advice}"
+
+
+def _advice(plan: Plan, rival: Rival, score: float) -> str:
+    """Return who does at least as well as the split, and when to do that instead."""
+    near, far = plan.stages[0].device, plan.stages[-1].device
+    who, when = {
+        "smaller": (
+            f"A smaller network, trained for {near} alone,",
+            "where you may retrain, do that",
+        ),
+        "label": (f"{near} with the whole network", "where it holds it, do not split"),
+        "input": (f"{far} with the whole network", "where it holds it, do not split"),
+        "int8": (f"The same crossing as {rival.name}", "spare yourself the training"),
+    }.get(rival.name.partition(" ")[0], (rival.name, "do that"))
+    how = "better" if rival.accuracy > score else "as well"
+    unit = "byte" if rival.payload_bytes == 1 else "bytes"
+    return f"{who} does {how} with {num_bytes(rival.payload_bytes)} {unit}: {when}."
 
 
 def _shown(rivals: Sequence[Rival]) -> list[Rival]:
