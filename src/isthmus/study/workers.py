@@ -301,7 +301,7 @@ def _run_processes(
     finally:
         _stop(processes.values())
     if len(died) == workers:
-        raise RunError(f"study {name}: all workers ended: {'; '.join(died)}")
+        raise RunError(f"study {name}: all workers ended: {'; '.join(sorted(died))}")
 
 
 def _context(compute: Compute) -> ForkServerContext | SpawnContext:
