@@ -237,7 +237,7 @@ def rivals_table(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Table:
     """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
-    samples = "" if run is None else f" ({run.requests} test samples, bytes are means)"
+    samples = "" if run is None else f" (Isthmus: {run.requests} test samples, bytes are means)"
     table = new_table(
         f"What crosses for one sample{samples}",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),
