@@ -41,8 +41,8 @@ Inputs = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, cifar10, cifar100, fashion-mnist, npz:FILE (x_train, y_train, x_test, "
-        "y_test), or file.py:function, which runs: trusted local files only."
+        help="digits, cifar10, cifar100, fashion-mnist, npz:FILE (x_train or x_train_0 ..., "
+        "y_train, x_test, y_test), or file.py:function, which runs: trusted local files only."
     ),
 ]
 DataDir = Annotated[
@@ -58,7 +58,8 @@ _EXTRAS = {
     "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
     "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
-    "optuna": "study", "psutil": "study", "sqlalchemy": "study", "filelock": "study",
+    "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
+    "filelock": "study",
 }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("isthmus-demo"),
     json_: Json = False,
 ) -> None:
-    """Run the whole chain on handwritten digits, in two minutes on two cores.
+    """Run the whole chain on handwritten digits, in a minute or two on two cores.
 
     Trains a small ResNet that fits on neither of two microcontrollers, finds where to cut it,
     learns how little has to cross, and runs both halves as processes over an emulated SPI link.

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from isthmus.data import load_images
 from isthmus.errors import InputError
 from isthmus.study import cells
 from isthmus.study.grid import Cell
@@ -27,14 +28,13 @@ def studied(tmp_path_factory):
     """A study, and every part of a data set that it opened, with whether the choice was stored."""
     folder = tmp_path_factory.mktemp("study")
     opened = []
-    load_images = cells.load_images
 
     def watched(data, part, **options):
         opened.append((part, (folder / CHOICE_FILE).is_file()))
         return load_images(data, part, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "load_images", watched)
+        patch.setattr("isthmus.study.cells.load_images", watched)
         outcome = run_study(TINY, folder)
     return folder, outcome, opened
 

@@ -12,7 +12,14 @@ from isthmus.data import load_images
 from isthmus.errors import InputError
 from isthmus.files import write_bytes, write_json
 from isthmus.progress import Report, silent
-from isthmus.study.cells import CHOICE_FILE, CHOICE_SCHEMA, Choice, choose, compute_cell
+from isthmus.study.cells import (
+    CHOICE_FILE,
+    CHOICE_SCHEMA,
+    RECIPES,
+    Choice,
+    choose,
+    compute_cell,
+)
 from isthmus.study.grid import SCHEMA, Grid
 from isthmus.study.recipes import STUDIES, StudyRecipe, grid_of
 from isthmus.study.records import StudyRecord, write_records
@@ -76,7 +83,7 @@ def run_study(
     grid = Grid(
         name=recipe.name,
         cells=grid_of(recipe, trained=trained),
-        config={"choice": asdict(choice)},
+        config={"choice": asdict(choice), "recipe": asdict(RECIPES[best.recipe])},
     )
     create_study(grid, url)
     run_workers(
