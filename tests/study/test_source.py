@@ -9,7 +9,7 @@ from isthmus.errors import InputError
 from isthmus.study import cells
 from isthmus.study.grid import Cell
 from isthmus.study.recipes import STUDIES, StudyRecipe, grid_of
-from isthmus.study.source import CHOICE_FILE, RECORDS_FILE, run_named, run_study
+from isthmus.study.source import RECORDS_FILE, run_named, run_study
 
 PLAIN = Cell(
     depth=18, width=4, placement="block", ratio=1, data="digits", recipe="digits", epochs=1
@@ -30,7 +30,7 @@ def studied(tmp_path_factory):
     opened = []
 
     def watched(data, part, **options):
-        opened.append((part, (folder / CHOICE_FILE).is_file()))
+        opened.append((part, (folder / cells.CHOICE_FILE).is_file()))
         return load_images(data, part, **options)
 
     with pytest.MonkeyPatch.context() as patch:
