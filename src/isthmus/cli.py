@@ -105,7 +105,7 @@ def profile(
 
     Example: `isthmus profile resnet18 --input 1x3x32x32`
     """
-    from isthmus.files import to_json, write_bytes
+    from isthmus.files import check_our_file, to_json, write_bytes
     from isthmus.graph import cuts
     from isthmus.graph.ir import SCHEMA
     from isthmus.report.tables import profile_tables
@@ -118,6 +118,7 @@ def profile(
 
         write_profile(out, graph, title=model)
     elif out is not None:
+        check_our_file(out)
         write_bytes(out, text.encode())
     if json_:
         print(text)
@@ -174,13 +175,15 @@ def plan(
 
     Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
     """
-    from isthmus.files import to_json, write_bytes
+    from isthmus.files import check_our_file, to_json, write_bytes
     from isthmus.graph import find_cut
     from isthmus.plan import partition
     from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
     from isthmus.report.tables import plan_tables
 
+    if out is not None:
+        check_our_file(out)
     target = load_platform(platform)
     graph = _capture(model, weights, input_)
     try:

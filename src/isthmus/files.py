@@ -191,6 +191,12 @@ def check_ours(path: Path, *, files: Sequence[str]) -> None:
             )
 
 
+def check_our_file(path: Path) -> None:
+    """Raise unless a JSON file of ours may be written at a path: it is free, or holds one."""
+    if path.exists() and not _has_our_schema(path):
+        raise InputError(f"{path}: exists and is no JSON of ours to replace; name another --out")
+
+
 def _has_our_schema(marker: Path) -> bool:
     try:
         fields = json.loads(marker.read_bytes())

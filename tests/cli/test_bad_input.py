@@ -160,6 +160,14 @@ def test_a_plan_that_is_damaged_or_of_another_version(isthmus, planned):
     one_line(isthmus(*base), "plan.json", "not JSON")
 
 
+def test_an_output_file_that_is_not_ours(isthmus, mine):
+    before = (mine / "net.py").read_text()
+    one_line(isthmus("plan", "digits-resnet", "two-mcu-spi", "--out", "net.py"), "net.py")
+    assert (mine / "net.py").read_text() == before
+    assert isthmus("plan", "digits-resnet", "two-mcu-spi", "--out", "plan.json").code == 0
+    assert isthmus("plan", "digits-resnet", "two-mcu-spi", "--out", "plan.json").code == 0
+
+
 def test_an_output_folder_that_is_not_ours(isthmus, planned):
     (planned / "precious").mkdir()
     (planned / "precious" / "thesis.txt").write_text("mine")

@@ -139,13 +139,12 @@ def study_tables(records: Sequence[StudyRecord]) -> tuple[Table | Text, ...]:
     if not rows:
         return ()
     places = [str(cut["after"]) for cut in rows[0].cuts]
-    where = "/\n".join(places)
     table = new_table(
         "Accuracy on the test set, and what crosses for one sample (int8)",
-        ("network", "l"), ("placement", "l"), ("ratio", "r"), ("seeds", "r"),
-        ("accuracy, %", "r"), (f"channels after\n{where}", "r"), (f"bytes after\n{where}", "r"),
-        (f"MACs\nbefore\n{COMPARED_CUT}", "r"),
+        ("network", "l"), ("place", "l"), ("r", "r"), ("seeds", "r"), ("accuracy, %", "r"),
+        ("channels", "r"), ("bytes", "r"), ("MACs", "r"),
     )  # fmt: skip
+    table.pad_edge = False
     for column in table.columns:
         column.no_wrap = True
     for row in rows:
@@ -159,11 +158,14 @@ def study_tables(records: Sequence[StudyRecord]) -> tuple[Table | Text, ...]:
             accuracy_text(row),
             "/".join(str(cut["wire_channels"]) for cut in row.cuts),
             "/".join(num_bytes(cut["int8_bytes"]) for cut in row.cuts),
-            percent(compared[0]["macs_before_share"]) if compared else "",
+            f"{compared[0]['macs_before_share']:.0%}" if compared else "",
         )
     spread = any(row.spread is not None for row in rows)
     words = "\u00b1 is the standard deviation over the" if spread else "No spread is known of one"
-    table.caption = Text(f"{words} seed{'s' * spread}.")
+    table.caption = Text(
+        f"Channels and bytes on the wire after {', '.join(places)}; MACs before {COMPARED_CUT}'s "
+        f"cut. {words} seed{'s' * spread}."
+    )
     sentences = [
         Text(f"{front.network}: {balanced.why}" if front.network == ALL else balanced.why)
         for front in fronts_of(rows)
