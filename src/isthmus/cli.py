@@ -110,7 +110,8 @@ def profile(
     from isthmus.graph.ir import SCHEMA
     from isthmus.report.tables import profile_tables
 
-    _check_suffix(out, (".json", ".html"))
+    if out is not None and out.suffix not in (".json", ".html"):
+        raise InputError(f"--out {out}: expected a name that ends in .json or .html")
     graph = _capture(model, weights, input_)
     text = to_json(graph, schema=SCHEMA)
     if out is not None and out.suffix == ".html":
@@ -484,11 +485,6 @@ def _capture(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
     if inputs is None:
         raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
     return capture(loaded, example_inputs(inputs, loaded))
-
-
-def _check_suffix(path: Path | None, suffixes: tuple[str, ...]) -> None:
-    if path is not None and path.suffix not in suffixes:
-        raise InputError(f"--out {path}: expected a name that ends in {' or '.join(suffixes)}")
 
 
 def _print_json(value: Mapping[str, Any]) -> None:
