@@ -42,8 +42,9 @@ Array = npt.NDArray[Any]
 Samples = Sequence[Array]  # one array for each input, samples along axis 0
 Sample = tuple[Array, ...]  # one array for each input, without a batch
 
-_WARM_UP_REQUESTS = 10
-_CALIBRATION_REQUESTS = 50
+_WARM_UP_REQUESTS = 10  # at least
+_WARM_UP_S = 0.5  # at least: so long after their start, processes still fault in their pages
+_CALIBRATION_REQUESTS = 100
 _LONGEST_PAUSE_S = 0.05
 
 
@@ -185,7 +186,9 @@ def _calibrate(workers: Workers, samples: Sequence[Sample], *, pause_s: float) -
     a process that has slept a while starts with cold caches.
     """
     turns = [samples[index % len(samples)] for index in range(_CALIBRATION_REQUESTS)]
-    _one_in_flight(workers, turns[:_WARM_UP_REQUESTS], lambda: None)
+    end_s = time.monotonic() + _WARM_UP_S
+    while time.monotonic() < end_s:
+        _one_in_flight(workers, turns[:_WARM_UP_REQUESTS], lambda: None)
     return _one_in_flight(workers, turns, lambda: time.sleep(pause_s))
 
 
