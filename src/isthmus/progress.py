@@ -1,6 +1,11 @@
-"""How long work reports: the step in words, how much of it is done, and of how much."""
+"""How long work reports: the step in words, how much of it is done, and of how much.
 
+And how it keeps a library from talking in between.
+"""
+
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,6 +41,20 @@ def shown() -> Iterator[Report]:
             bars.update(tasks[name], description=step, completed=done, total=total)
 
         yield draw
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Keep a library's notes on its own internals, and its warnings, from the user."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _print_line(step: str, done: int, total: int) -> None:

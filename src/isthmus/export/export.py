@@ -8,10 +8,7 @@
 Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the program.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +34,7 @@ from isthmus.links import Codec
 from isthmus.plan import Crossing, Plan
 from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.platform import dump_platform
+from isthmus.progress import quiet
 from isthmus.split import SplitModel
 
 
@@ -160,7 +158,7 @@ def _write_program(
     """Write one ONNX program with a dynamic batch; return what it makes of the example."""
     batch = {0: torch.export.Dim("batch")}
     path.parent.mkdir()
-    with _quiet():
+    with quiet("torch.onnx"):
         try:
             exported = torch.export.export(
                 program,
@@ -181,17 +179,3 @@ def _write_program(
     with torch.no_grad():
         made: Sequence[Tensor] = program(*symbols)
     return made
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's notes on optional packages and on its own internals from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,9 +1,7 @@
 """One phase of training: seeded batches from memory, one loss, lightning around it."""
 
 import io
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from isthmus.errors import InputError
 from isthmus.files import write_bytes
-from isthmus.progress import Report, silent
+from isthmus.progress import Report, quiet, silent
 
 Inputs = tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor, Tensor]  # inputs, labels, what a teacher says
@@ -180,7 +178,7 @@ def run_phase(
         callbacks.append(ModelCheckpoint(folder, filename="state", enable_version_counter=False))
         last = folder / "state.ckpt" if (folder / "state.ckpt").is_file() else None
     started = time.perf_counter()
-    with _quiet(), _deterministic():
+    with quiet("lightning.pytorch"), _deterministic():
         trainer = lightning.Trainer(
             max_epochs=phase.epochs,
             callbacks=callbacks,
@@ -209,20 +207,6 @@ def run_phase(
         accuracies=tuple(training.accuracies),
         seconds=time.perf_counter() - started,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lightning's notes from the user: no workers are wanted, as the data are in memory."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager
