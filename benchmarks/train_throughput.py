@@ -310,8 +310,8 @@ def text(rows: list[dict[str, Any]], name: str, device: torch.device, load: floa
         f"- machine: {describe_machine()}{gpu}; {', '.join(vector_units())}",
         f"- versions: {versions}",
         f"- batches of {rows[0]['batch_size']}; load average when it began {load:.1f}; of",
-        f"  {len(rows)} runs, {num_quiet} were quiet: other programs left them the cores that they",
-        "  use. Only those count; the csv has all, with the cores that others took meanwhile",
+        f"  {len(rows)} runs, {num_quiet} were quiet: other programs left them the cores they use.",
+        "  Only those count; the csv has all, with the cores that others took meanwhile",
         "",
         f"Ours over bare: at least {WANTED} in {held} of {len(ratios)} settings, a median over",
         f"the settings of {statistics.median(ratios.values()):.3f}.",
@@ -361,6 +361,15 @@ def what_pays(rows: list[dict[str, Any]], settings: list[tuple[Any, ...]]) -> li
             lines.append(f"| {net} | {threads} | {' | '.join(columns)} |")
         twice = median(rows, (net, 1, "bf16", "channels last"), "ours twice") / base
         lines.append(f"| {net} | twice | | | | {twice:.2f} |")
+    disturbed = [row for row in rows if row["threads"] == 2 and not row["quiet"]]
+    if disturbed:
+        worst = min(disturbed, key=lambda row: row["images_per_s"])
+        lines += [
+            "",
+            f"Two threads want both cores: of {len(disturbed)} runs disturbed by another program",
+            f"the slowest ({', '.join(map(str, setting_of(worst)))}) took in",
+            f"{worst['images_per_s']:.0f} images per second.",
+        ]
     return lines
 
 

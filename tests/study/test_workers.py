@@ -34,7 +34,7 @@ def attempts_of(url):
     return [trial.state.name for trial in trials if trial.user_attrs["cell"]["ratio"] == 2]
 
 
-def wait_until(condition, *, seconds=40):
+def wait_until(condition, *, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

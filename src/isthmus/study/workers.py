@@ -64,6 +64,8 @@ ERROR_FILE = "error.txt"
 _PATIENCE_S = 600  # how long a database may be away while workers are at work
 _RETRY_S = 2
 _STOP_S = 10
+_RELEASES = 5  # a database that is busy just then
+_RELEASE_PAUSE_S = 0.5
 
 
 class _Lost(BaseException):
@@ -196,9 +198,17 @@ def _work(
     except _Lost:
         return False
     except BaseException:
-        with suppress(StorageError):  # what was raised first says more; the heart stops anyway
-            release(study, claimed)
+        _put_back(study, claimed)
         raise
+
+
+def _put_back(study: Study, claimed: Claim) -> None:
+    """Release a cell on the way out; where that fails to the end, its silent heart tells."""
+    for _ in range(_RELEASES):
+        with suppress(StorageError):
+            release(study, claimed)
+            return
+        time.sleep(_RELEASE_PAUSE_S)
 
 
 def _record(
