@@ -310,7 +310,7 @@ def text(rows: list[dict[str, Any]], name: str, device: torch.device, load: floa
         f"- machine: {describe_machine()}{gpu}; {', '.join(vector_units())}",
         f"- versions: {versions}",
         f"- batches of {rows[0]['batch_size']}; load average when it began {load:.1f}; of",
-        f"  {len(rows)} runs, {num_quiet} were quiet: other programs left them the cores they use.",
+        f"  {len(rows)} runs, {num_quiet} were quiet: other programs left them their cores.",
         "  Only those count; the csv has all, with the cores that others took meanwhile",
         "",
         f"Ours over bare: at least {WANTED} in {held} of {len(ratios)} settings, a median over",
