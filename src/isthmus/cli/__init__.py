@@ -1,0 +1,53 @@
+"""The command line: one function per command, in the order of the chain."""
+
+import signal
+import sys
+
+import typer
+
+from isthmus.cli.chain import demo, export, fit, plan, platforms, profile, run
+from isthmus.cli.study import report, study
+from isthmus.errors import InfeasibleError, IsthmusError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Fit a neural network onto chips joined by narrow links.",
+)
+for command in (demo, profile, platforms, plan, fit, export, run, study, report):
+    app.command()(command)
+
+_EXTRAS = {
+    "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
+    "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
+    "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
+    "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
+    "filelock": "study",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped
+    try:
+        app()
+    except InfeasibleError as error:
+        print("isthmus: no plan fits:", file=sys.stderr)
+        for violation in error.violations:
+            print(f"  {violation}", file=sys.stderr)
+        sys.exit(1)
+    except IsthmusError as error:
+        print(f"isthmus: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        remedy = f'needs {error.name}; pip install "isthmus[{extra}]"'
+        print(f"isthmus: this command {remedy}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"isthmus: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,71 @@
+"""What several commands take, and how they print."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.errors import InputError
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A name (digits-resnet, resnet18 ...), path/to/file.py:function, or timm:NAME. "
+        "A .py file runs: trusted local files only."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="safetensors, or a torch checkpoint of tensors alone; never run."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="Shape of an input, batch first: 1x3x32x32 or NAME:1x16:int64. Repeat for several.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, cifar10, cifar100, fashion-mnist, npz:FILE (x_train or x_train_0 ..., "
+        "y_train, x_test, y_test), or file.py:function, which runs: trusted local files only."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the published files of data sets lie; or set $ISTHMUS_DATA."),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a missing data set from its publisher.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def captured(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
+    """Return the graph of a model as the command line names it; its input must be known."""
+    from isthmus.graph import capture
+    from isthmus.models import MODELS, example_inputs, load_model
+
+    loaded = load_model(model, weights=weights)
+    if inputs is None and model in MODELS:
+        inputs = [MODELS[model].input]
+    if inputs is None:
+        raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
+    return capture(loaded, example_inputs(inputs, loaded))
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print JSON for programs."""
+    print(json.dumps(dict(value), indent=1))
+
+
+def print_parts(*parts: Any) -> None:
+    """Print tables and lines."""
+    from rich.console import Console
+
+    console = Console()
+    for part in parts:
+        console.print(part)
