@@ -1,16 +1,25 @@
 """On what the model runs: devices and links."""
 
 from isthmus.platform.files import PRESETS, dump_platform, load_platform, preset_text
-from isthmus.platform.platform import Device, Link, Memory, Platform, path
+from isthmus.platform.platform import Device, Link, Memory, Platform, multiplexing
+from isthmus.platform.routes import media, path, route, routes, stops
+from isthmus.platform.times import NodeTimes, load_times
 
 __all__ = [
     "PRESETS",
     "Device",
     "Link",
     "Memory",
+    "NodeTimes",
     "Platform",
     "dump_platform",
     "load_platform",
+    "load_times",
+    "media",
+    "multiplexing",
     "path",
     "preset_text",
+    "route",
+    "routes",
+    "stops",
 ]

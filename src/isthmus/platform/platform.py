@@ -1,13 +1,17 @@
 """Devices, links and platforms: frozen data, SI units in the names."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import ceil
+from itertools import pairwise
+from math import ceil, log
 
 from isthmus.errors import InputError
+from isthmus.platform.times import NodeTimes
 
 FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
 BACKENDS = ("onnxruntime",)
+DUPLEXES = ("full", "half", "one-way")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +37,71 @@ class Device:
         name: Unique in the platform.
         kind: Free text for people: mcu, camera, server ...
         memory: Its room.
-        macs_per_s: Multiply-accumulates per second, by format (``"fp32"``, ``"int8"``).
+        memory_bytes_per_s: How fast it reads and writes that memory; None where unlimited.
+        macs_per_s: Peak multiply-accumulates per second, by format (``"fp32"``, ``"int8"``).
+        efficiency: The share of the peak that a node reaches: pairs of its MACs, rising, and a
+            share over 0 and up to 1; empty where every node reaches the peak.
+        start_s: What each call of a stage takes before it computes.
         j_per_mac: Joules per multiply-accumulate, by format.
         sram_j_per_byte: Joules per byte of activation written.
         static_w: Watts drawn whether it computes or not.
+        price: What one costs, in USD.
         formats: The number formats it can run, best first; each has a rate.
+        unsupported: Names of the ops it cannot run.
+        codecs: Names of the codecs it can encode and decode; None for all, ``raw`` always.
         backend: What runs its stage, one of ``BACKENDS``.
+        node_s: Times measured on it; they take the place of its rates for the model they are of.
+
+    Raises:
+        InputError: The efficiency is no such curve.
     """
 
     name: str
     kind: str = "device"
     memory: Memory = field(default_factory=Memory)
+    memory_bytes_per_s: float | None = None
     macs_per_s: Mapping[str, float]
+    efficiency: tuple[tuple[float, float], ...] = ()
+    start_s: float = 0.0
     j_per_mac: Mapping[str, float] = field(default_factory=dict)
     sram_j_per_byte: float = 0.0
     static_w: float = 0.0
+    price: float = 0.0
     formats: tuple[str, ...] = ("fp32",)
+    unsupported: tuple[str, ...] = ()
+    codecs: tuple[str, ...] | None = None
     backend: str = "onnxruntime"
+    node_s: NodeTimes | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (0.0, *(macs for macs, _ in self.efficiency))
+        for (before, macs), (_, share) in zip(pairwise(sizes), self.efficiency, strict=True):
+            if macs <= before:
+                raise InputError(
+                    f"efficiency: found {macs:g} MAC after {before:g} MAC, expected rising sizes"
+                )
+            if not 0 < share <= 1:
+                raise InputError(
+                    f"efficiency: found {share:g} at {macs:g} MAC, expected more than 0, up to 1"
+                )
+
+    def share(self, macs: float) -> float:
+        """Return the share of the peak rate that a node of so many MACs reaches, up to 1.
+
+        It is linear in the logarithm of the MACs between two points of the curve, and flat
+        outside.
+
+        Example:
+            >>> Device(name="a", macs_per_s={}, efficiency=((1e3, 0.2), (1e5, 0.8))).share(1e4)
+            0.5
+        """
+        if not self.efficiency:
+            return 1.0
+        index = bisect_left(self.efficiency, macs, key=lambda point: point[0])
+        if index in (0, len(self.efficiency)):
+            return self.efficiency[index and index - 1][1]
+        (low, share_low), (high, share_high) = self.efficiency[index - 1 : index + 1]
+        return share_low + (share_high - share_low) * log(macs / low) / log(high / low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,28 +112,38 @@ class Link:
         between: The names of the two.
         bytes_per_s: Rate; for a parallel link ``pins * clock_hz / 8``.
         latency_s: Time from the last bit sent to the last bit received.
+        setup_s: Time that the link is busy before the first bit of each frame.
         j_per_byte: Energy of both ends together.
         overhead_bytes: What the medium adds to every message.
         mtu_bytes: Largest message without its overhead, or None where unlimited.
-        duplex: ``"full"``: each direction has the whole rate; ``"half"``: they share it.
+        duplex: ``"full"``: each direction has the whole rate; ``"half"``: they share it;
+            ``"one-way"``: only from the first of the two to the second.
+        medium: Links of one medium, a bus or a radio channel, take turns; empty for one alone.
         pins: Data lines, where the link was given as pins x clock.
         clock_hz: Clock of those lines.
 
     Raises:
-        InputError: Pins and clock do not make the rate.
+        InputError: Pins and clock do not make the rate, or a medium would be full duplex.
     """
 
     between: tuple[str, str]
     bytes_per_s: float
     latency_s: float = 0.0
+    setup_s: float = 0.0
     j_per_byte: float = 0.0
     overhead_bytes: int = 0
     mtu_bytes: int | None = None
     duplex: str = "full"
+    medium: str = ""
     pins: int | None = None
     clock_hz: float | None = None
 
     def __post_init__(self) -> None:
+        if self.medium and self.duplex == "full":
+            raise InputError(
+                f"link {self.name}: found duplex full on the shared medium {self.medium}, "
+                "expected half or one-way"
+            )
         if (self.pins, self.clock_hz) == (None, None):
             return
         if not self.pins or not self.clock_hz or self.pins * self.clock_hz / 8 != self.bytes_per_s:
@@ -95,21 +157,44 @@ class Link:
         """The two ends, joined by a dash."""
         return "-".join(self.between)
 
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """From where to where a frame can go over it: one pair of names, or both."""
+        return (self.between,) if self.duplex == "one-way" else (self.between, self.between[::-1])
+
+    def clock(self, source: str) -> tuple[str, ...]:
+        """Return a key that is equal for hops that take turns: those over one medium.
+
+        Args:
+            source: The end that sends.
+
+        Returns:
+            The medium; or both ends, if they share the rate; or both and the one that sends.
+
+        Example:
+            >>> Link(between=("a", "b"), bytes_per_s=1.0, duplex="half").clock("b")
+            ('a', 'b')
+        """
+        if self.medium:
+            return (self.medium,)
+        return self.between if self.duplex == "half" else (*self.between, source)
+
     def medium_bytes(self, frame_bytes: float) -> float:
         """Return the bytes on the medium for one frame: itself plus overhead per message."""
         messages = 1 if self.mtu_bytes is None else max(1, ceil(frame_bytes / self.mtu_bytes))
         return frame_bytes + messages * self.overhead_bytes
 
     def occupied_s(self, frame_bytes: float) -> float:
-        """Return how long one frame keeps the link busy, in seconds."""
-        return self.medium_bytes(frame_bytes) / self.bytes_per_s
+        """Return how long one frame keeps the link busy, its set-up included, in seconds."""
+        return self.setup_s + self.medium_bytes(frame_bytes) / self.bytes_per_s
 
     def transfer_s(self, frame_bytes: float) -> float:
         r"""Return the time from handing a frame over to having it on the far side, in seconds.
 
-        .. math:: t = \alpha + n / \beta
+        .. math:: t = \alpha + \sigma + n / \beta
 
-        with latency :math:`\alpha`, rate :math:`\beta` and :math:`n` the bytes on the medium.
+        with latency :math:`\alpha`, set-up :math:`\sigma`, rate :math:`\beta` and :math:`n` the
+        bytes on the medium.
 
         References:
             Hockney, "The communication challenge for MPP", Parallel Computing 20(3), 1994.
@@ -123,17 +208,19 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """Devices joined by links in the shape of a tree.
+    """Devices joined by links: a chain, a tree, a mesh or any other connected graph.
 
     Attributes:
         name: What people call it.
         devices: At least one.
-        links: One fewer; every device can be reached, by one way only.
+        links: At most one between any two devices.
         input: The device where samples arise.
         output: The device where the answer is wanted.
 
     Raises:
-        InputError: A link, the input or the output names no device, or it is not a tree.
+        InputError: A link, the input or the output names no device, a link joins a device to
+            itself, two devices are joined twice, a device is joined to none, or no way leads from
+            the input to the output.
     """
 
     name: str
@@ -150,7 +237,20 @@ class Platform:
         for key, name in (("input", self.input), ("output", self.output)):
             if name not in names:
                 raise InputError(f"{key}: found {name!r}, expected a device: {', '.join(names)}")
-        _check_tree(names, self.links)
+        _check_ends(names, self.links)
+        joined = _reached(names[0], (ends for link in self.links for ends in _both(link)))
+        for name in names:
+            if name not in joined:
+                raise InputError(
+                    f"devices.{name}: found no way from {names[0]}, expected a link to it; "
+                    "add one or remove the device"
+                )
+        hops = (ends for link in self.links for ends in link.directions)
+        if self.output not in _reached(self.input, hops):
+            raise InputError(
+                f"output: found no way from {self.input} to {self.output}; turn a one-way link "
+                "round or make it half duplex"
+            )
 
     def device(self, name: str) -> Device:
         """Return the device of that name."""
@@ -161,31 +261,21 @@ class Platform:
         raise InputError(f"platform {self.name}: no device {name!r}; known: {known}")
 
 
-def path(platform: Platform) -> tuple[tuple[Device, ...], tuple[Link, ...]]:
-    """Return the devices and the links on the way from input to output, in order."""
-    ways: dict[str, _Way] = {platform.input: ((platform.input,), ())}
-    _walk(platform.links, ways)
-    names, links = ways[platform.output]
-    return tuple(platform.device(name) for name in names), links
+def multiplexing(link: Link, payload_bytes: float) -> int | None:
+    """Return how many ticks the pins of a link need for a payload; None without pins.
+
+    It is the time-multiplexing factor of Lin, Zhu, Eshraghian, "Reducing Data Bottlenecks in
+    Distributed, Heterogeneous Neural Networks", arXiv 2410.09650.
+    """
+    return None if link.pins is None else ceil(8 * payload_bytes / link.pins)
 
 
-_Way = tuple[tuple[str, ...], tuple[Link, ...]]
+def _both(link: Link) -> tuple[tuple[str, str], tuple[str, str]]:
+    return link.between, link.between[::-1]
 
 
-def _walk(links: tuple[Link, ...], ways: dict[str, _Way]) -> None:
-    """Extend ``ways``, the devices and links to every device reached so far, along the links."""
-    grown = True
-    while grown:
-        grown = False
-        for link in links:
-            for near, far in (link.between, link.between[::-1]):
-                if near in ways and far not in ways:
-                    names, passed = ways[near]
-                    ways[far] = ((*names, far), (*passed, link))
-                    grown = True
-
-
-def _check_tree(names: list[str], links: tuple[Link, ...]) -> None:
+def _check_ends(names: list[str], links: tuple[Link, ...]) -> None:
+    seen: dict[frozenset[str], int] = {}
     for index, link in enumerate(links):
         where = f"links.{index}.between"
         for name in link.between:
@@ -194,19 +284,22 @@ def _check_tree(names: list[str], links: tuple[Link, ...]) -> None:
         first, second = link.between
         if first == second:
             raise InputError(f"{where}: found {first!r} twice, expected two devices")
-        ways: dict[str, _Way] = {first: ((first,), ())}
-        _walk(links[:index], ways)
-        if second in ways:
-            other = "-".join(ways[second][0])
+        other = seen.setdefault(frozenset(link.between), index)
+        if other != index:
             raise InputError(
-                f"{where}: found {first}-{second} beside {other}, expected one way between any "
-                "two devices; remove a link"
+                f"{where}: found {first} and {second}, which links.{other} joins already, "
+                "expected one link between any two devices; remove one"
             )
-    ways = {names[0]: ((names[0],), ())}
-    _walk(links, ways)
-    for name in names:
-        if name not in ways:
-            raise InputError(
-                f"devices.{name}: found no way from {names[0]}, expected a link to it; "
-                "add one or remove the device"
-            )
+
+
+def _reached(start: str, hops: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the devices to which hops lead from one of them, itself included."""
+    far: dict[str, list[str]] = {}
+    for source, target in hops:
+        far.setdefault(source, []).append(target)
+    reached, waiting = {start}, [start]
+    while waiting:
+        new = set(far.get(waiting.pop(), ())) - reached
+        reached |= new
+        waiting += new
+    return reached
