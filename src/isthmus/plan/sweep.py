@@ -1,0 +1,273 @@
+"""Which plan wins where: one or two figures of a platform over a range of values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from isthmus.errors import InfeasibleError, InputError
+from isthmus.graph import Graph
+from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.partition import partition
+from isthmus.plan.plan import Plan
+from isthmus.platform import Device, Link, Platform
+from isthmus.units import parse_quantity
+
+SCHEMA = "isthmus.sweep/1"
+VALUES = {1: 25, 2: 13}
+
+_MEMORIES = ("weights", "activations", "shared")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One figure and its values.
+
+    Attributes:
+        figure: A device or a link and its key in the platform file: ``"hub.compute.fp32"``,
+            ``"camera-hub.bandwidth"``; ``"link.bandwidth"`` means every link at once.
+        unit: Of the values.
+        values: Rising.
+    """
+
+    figure: str
+    unit: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepCell:
+    """The plan that wins at one value of each figure.
+
+    Attributes:
+        values: One for each axis.
+        what: The plan in words; where nothing fits, what is lacking.
+        cost: What the objective makes small; of what nearly fits where nothing does.
+        payload_bytes: Payload over all links.
+        fits: Whether anything does.
+    """
+
+    values: tuple[float, ...]
+    what: str
+    cost: float
+    payload_bytes: float
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The map: a cell for each combination of values, the last axis running fastest."""
+
+    objective: str
+    axes: tuple[Axis, ...]
+    cells: tuple[SweepCell, ...]
+
+
+def parse_axis(text: str, platform: Platform, *, num_values: int) -> Axis:
+    """Read a range as people write it.
+
+    Args:
+        text: ``FIGURE=LOW..HIGH``, e.g. ``"link.bandwidth=10 kbit/s..1 Gbit/s"``.
+        platform: Has the figure.
+        num_values: How many values, in equal ratios.
+
+    Raises:
+        InputError: No such figure, or no rising range of positive quantities.
+    """
+    figure, _, bounds = text.partition("=")
+    low_text, dots, high_text = bounds.partition("..")
+    if not dots:
+        raise InputError(f"--sweep {text!r}: expected FIGURE=LOW..HIGH, with units")
+    unit = _figure(figure, platform).unit
+    low, high = (_parse(part, unit) for part in (low_text, high_text))
+    if not 0 < low < high:
+        raise InputError(f"--sweep {text!r}: expected a rising range over zero")
+    return Axis(
+        figure=figure, unit=unit, values=tuple(np.geomspace(low, high, num_values).tolist())
+    )
+
+
+def with_figure(platform: Platform, figure: str, value: float) -> Platform:
+    """Return the platform with another value of one figure.
+
+    Args:
+        platform: As it is.
+        figure: As in `Axis`.
+        value: In the unit of the figure.
+
+    Raises:
+        InputError: No such figure.
+    """
+    found = _figure(figure, platform)
+    return replace(
+        platform,
+        devices=tuple(
+            found.change(device, value) if device.name in found.names else device
+            for device in platform.devices
+        ),
+        links=tuple(
+            found.change(link, value) if link.name in found.names else link
+            for link in platform.links
+        ),
+    )
+
+
+def sweep(
+    graph: Graph,
+    platform: Platform,
+    axes: Sequence[Axis],
+    *,
+    objective: str = "latency",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Sweep:
+    """Plan at every combination of values.
+
+    Args:
+        graph: What to compute.
+        platform: Of which some figures are changed.
+        axes: One or two.
+        objective: As in `isthmus.plan.partition`.
+        progress: Is told how many of all cells are done.
+        **options: Others of `isthmus.plan.partition`.
+
+    Returns:
+        The map.
+    """
+    cells = []
+    total = prod(len(axis.values) for axis in axes)
+    for values in product(*(axis.values for axis in axes)):
+        changed = platform
+        for axis, value in zip(axes, values, strict=True):
+            changed = with_figure(changed, axis.figure, value)
+        try:
+            plan = partition(graph, changed, objective=objective, **options)
+            what, fits = _what(plan), True
+        except InfeasibleError as error:
+            if not isinstance(error.nearest, Plan):
+                raise
+            plan, fits = error.nearest, False
+            what = f"nothing fits: {plan.violations[0].where} {plan.violations[0].what}"
+        cells.append(
+            SweepCell(
+                values=values,
+                what=what,
+                cost=float(getattr(plan.predicted, OBJECTIVES[objective])),
+                payload_bytes=sum(crossing.payload_bytes for crossing in plan.crossings),
+                fits=fits,
+            )
+        )
+        progress(len(cells), total)
+    return Sweep(objective=objective, axes=tuple(axes), cells=tuple(cells))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figure:
+    """One kind of figure, of the devices or links of some names."""
+
+    names: tuple[str, ...]
+    unit: str
+    change: Callable[[Any, float], Any]
+
+
+def _set(name: str) -> Callable[[Any, float], Any]:
+    return lambda owner, value: replace(owner, **{name: value})
+
+
+def _set_item(name: str, key: str) -> Callable[[Device, float], Device]:
+    def change(device: Device, value: float) -> Device:
+        items: Mapping[str, float] = {**getattr(device, name), key: value}
+        return replace(device, **{name: items})  # type: ignore[arg-type]
+
+    return change
+
+
+def _set_memory(key: str) -> Callable[[Device, float], Device]:
+    def change(device: Device, value: float) -> Device:
+        return replace(device, memory=replace(device.memory, **{f"{key}_bytes": value}))
+
+    return change
+
+
+def _set_rate(link: Link, value: float) -> Link:
+    return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
+
+
+def _set_pins(link: Link, value: float) -> Link:
+    pins = max(1, round(value))
+    return replace(link, pins=pins, bytes_per_s=pins * (link.clock_hz or 0.0) / 8)
+
+
+def _set_clock(link: Link, value: float) -> Link:
+    return replace(link, clock_hz=value, bytes_per_s=(link.pins or 0) * value / 8)
+
+
+def _device_figures(device: Device) -> dict[str, tuple[str, Callable[[Any, float], Any]]]:
+    memories = [m for m in _MEMORIES if getattr(device.memory, f"{m}_bytes") is not None]
+    return {
+        **{f"compute.{f}": ("MAC/s", _set_item("macs_per_s", f)) for f in device.macs_per_s},
+        **{f"energy.{f}": ("J/MAC", _set_item("j_per_mac", f)) for f in device.macs_per_s},
+        **{f"memory.{m}": ("byte", _set_memory(m)) for m in memories},
+        "energy.sram": ("J/byte", _set("sram_j_per_byte")),
+        "energy.static": ("W", _set("static_w")),
+        "memory.bandwidth": ("byte/s", _set("memory_bytes_per_s")),
+        "start": ("s", _set("start_s")),
+        "price": ("USD", _set("price")),
+    }
+
+
+def _link_figures(link: Link) -> dict[str, tuple[str, Callable[[Any, float], Any]]]:
+    found: dict[str, tuple[str, Callable[[Any, float], Any]]] = {
+        "bandwidth": ("byte/s", _set_rate),
+        "latency": ("s", _set("latency_s")),
+        "energy": ("J/byte", _set("j_per_byte")),
+        "setup": ("s", _set("setup_s")),
+    }
+    if link.pins is not None:
+        found |= {"clock": ("Hz", _set_clock), "pins": ("", _set_pins)}
+    return found
+
+
+def _figure(text: str, platform: Platform) -> _Figure:
+    """Find a figure by its name: that of a device or link, ``device`` or ``link``, and a key."""
+    owners: dict[str, Sequence[Device | Link]] = {
+        "link": platform.links,
+        "device": platform.devices,
+        **{link.name: (link,) for link in platform.links},
+        **{device.name: (device,) for device in platform.devices},
+    }
+    for name, members in owners.items():
+        if text.startswith(f"{name}.") and members:
+            first = members[0]
+            known = _device_figures(first) if isinstance(first, Device) else _link_figures(first)
+            key = text.removeprefix(f"{name}.")
+            if key not in known:
+                raise InputError(f"figure {text!r}: {name} has {', '.join(known)}")
+            unit, change = known[key]
+            return _Figure(names=tuple(m.name for m in members), unit=unit, change=change)
+    raise InputError(
+        f"figure {text!r}: expected a device or a link and a key, like link.bandwidth or "
+        f"{platform.devices[0].name}.compute.fp32; there are {', '.join(owners)}"
+    )
+
+
+def _parse(text: str, unit: str) -> float:
+    """Read one end of a range; pins are a plain number."""
+    if unit:
+        return parse_quantity(text.strip(), unit)
+    if not text.strip().isdecimal():
+        raise InputError(f"found {text!r}, expected a whole number of pins")
+    return float(text)
+
+
+def _what(plan: Plan) -> str:
+    """Name a plan: who computes, and after which places it is cut."""
+    computing = [stage.device for stage in plan.stages if stage.nodes]
+    if len(computing) < 2:
+        return f"all on {computing[0]}"
+    end = sum(len(stage.nodes) for stage in plan.stages)
+    inner = [f"{c.after} ({c.codec})" for c in plan.crossings if 0 < c.cut < end]
+    return f"{', '.join(computing)}: cut after {' and '.join(dict.fromkeys(inner))}"

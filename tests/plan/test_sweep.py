@@ -1,0 +1,84 @@
+"""Maps of which plan wins where."""
+
+from math import isclose
+
+import pytest
+import torch
+
+from isthmus.errors import InputError, UnitError
+from isthmus.graph import capture
+from isthmus.models import digits_resnet
+from isthmus.plan import partition
+from isthmus.plan.sweep import parse_axis, sweep, with_figure
+from isthmus.platform import load_platform
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return capture(digits_resnet(), (torch.zeros(1, 1, 8, 8),))
+
+
+@pytest.fixture(scope="module")
+def hub():
+    return load_platform("camera-hub")
+
+
+def test_every_cell_is_what_planning_there_gives(graph, hub):
+    axes = [
+        parse_axis("link.bandwidth=10kbit/s..1 Gbit/s", hub, num_values=4),
+        parse_axis("camera.compute.fp32=1 MMAC/s..100 GMAC/s", hub, num_values=3),
+    ]
+    found = sweep(graph, hub, axes)
+    assert len(found.cells) == 12
+    assert [cell.values[1] for cell in found.cells[:3]] == list(axes[1].values)
+    for cell in found.cells:
+        changed = with_figure(hub, "link.bandwidth", cell.values[0])
+        changed = with_figure(changed, "camera.compute.fp32", cell.values[1])
+        plan = partition(graph, changed)
+        assert isclose(cell.cost, plan.predicted.latency_s)
+        assert cell.payload_bytes == sum(c.payload_bytes for c in plan.crossings)
+    assert {cell.what for cell in found.cells} >= {"all on camera", "all on hub"}
+
+
+def test_where_nothing_fits_the_map_says_what_is_lacking(graph):
+    boards = load_platform("two-mcu-spi")
+    axis = parse_axis("device.memory.weights=1 byte..10 MiB", boards, num_values=3)
+    first, *_, last = sweep(graph, boards, [axis]).cells
+    assert not first.fits
+    assert "weights" in first.what
+    assert last.fits
+
+
+def test_the_platform_itself_is_left_as_it_was(hub):
+    before = load_platform("camera-hub")
+    changed = with_figure(hub, "hub.compute.fp32", 1.0)
+    assert changed.device("hub").macs_per_s["fp32"] == 1.0
+    assert hub == before
+
+
+def test_pins_and_clock_make_the_rate():
+    chips = load_platform("chiplets-4")
+    name = chips.links[0].name
+    halved = with_figure(chips, f"{name}.pins", (chips.links[0].pins or 0) / 2)
+    assert halved.links[0].bytes_per_s == chips.links[0].bytes_per_s / 2
+    assert halved.links[1] == chips.links[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("link.bandwidth", "expected FIGURE=LOW..HIGH"),
+        ("link.bandwidth=1 kbit/s", "expected FIGURE=LOW..HIGH"),
+        ("link.bandwidth=2 kbit/s..1 kbit/s", "rising range"),
+        ("link.speed=1 kbit/s..2 kbit/s", "link has bandwidth, latency"),
+        ("moon.compute.fp32=1 MAC/s..2 MAC/s", "there are link, device, camera-hub, camera, hub"),
+    ],
+)
+def test_a_range_that_means_nothing_is_one_line(hub, text, says):
+    with pytest.raises(InputError, match=says):
+        parse_axis(text, hub, num_values=3)
+
+
+def test_a_range_of_another_unit_is_refused(hub):
+    with pytest.raises(UnitError, match="byte/s"):
+        parse_axis("link.bandwidth=1 ms..2 ms", hub, num_values=3)
