@@ -22,6 +22,7 @@ _DEFINITIONS = (
     "joule = [energy] = J",
     "watt = joule / second = W",
     "mac = [computation] = MAC",
+    "USD = [money]",
     "femto- = 1e-15 = f-",
     "pico- = 1e-12 = p-",
     "nano- = 1e-9 = n-",

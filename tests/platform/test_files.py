@@ -1,20 +1,24 @@
 """Platform files: presets, round trip, and everything that can be wrong in one."""
 
 import re
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.errors import InputError, UnitError
+from isthmus.files import to_json, write_json
 from isthmus.platform import (
     PRESETS,
     Device,
     Link,
     Memory,
+    NodeTimes,
     Platform,
     dump_platform,
     load_platform,
+    media,
     path,
     preset_text,
 )
@@ -67,6 +71,87 @@ def test_pins_times_clock_is_the_rate(tmp_path):
     assert platform.links[0].pins == 16
 
 
+def test_a_device_says_what_it_can_run_how_well_and_for_how_much(tmp_path):
+    more = """kind: mcu
+    efficiency: {10 kMAC: 0.2, 1 MMAC: 1}
+    start: 20 us
+    price: 4.20 USD
+    unsupported: [gelu, softmax]
+    codecs: []"""
+    room = "activations: 16 KiB, bandwidth: 100 MB/s"
+    a, b = load(
+        tmp_path, GOOD.replace("kind: mcu", more).replace("activations: 16 KiB", room)
+    ).devices
+    assert a.efficiency == ((1e4, 0.2), (1e6, 1.0))
+    assert (a.start_s, a.price, a.memory_bytes_per_s) == (pytest.approx(20e-6), 4.2, 1e8)
+    assert (a.unsupported, a.codecs) == (("gelu", "softmax"), ())
+    assert (b.efficiency, b.start_s, b.price, b.memory_bytes_per_s) == ((), 0, 0, None)
+    assert (b.unsupported, b.codecs, b.node_s) == ((), None, None)
+
+
+def test_a_bus_joins_each_of_its_devices_with_every_other(tmp_path):
+    text = GOOD.replace("links:", "  c: {compute: {fp32: 1 MAC/s}}\nlinks:")
+    platform = load(tmp_path, text.replace("[a, b]", "[a, b, c]").replace(", duplex: half", ""))
+    assert [link.between for link in platform.links] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert {link.duplex for link in platform.links} == {"half"}
+    assert len(set(media(platform).values())) == 1
+    named = load(tmp_path, text.replace("[a, b]", "[a, b, c], medium: air"))
+    assert {link.medium for link in named.links} == {"air"}
+
+
+def test_two_buses_without_a_name_are_two_media(tmp_path):
+    more = "".join(f"  {name}: {{compute: {{fp32: 1 MAC/s}}}}\n" for name in "cde")
+    bus = "links:\n  - {between: [b, c, d], bandwidth: 1 Mbit/s}\n"
+    text = GOOD.replace("links:\n", more + bus).replace("[a, b]", "[a, b, e]")
+    platform = load(tmp_path, text)
+    assert len(platform.links) == 6
+    assert len(set(media(platform).values())) == 2
+
+
+def test_a_grid_is_spelled_out_and_its_neighbours_joined(tmp_path):
+    text = GOOD.replace("kind: mcu", "grid: [2, 3]").replace("  b:", "  # b:")
+    text = text.replace("between: [a, b]", "grid: a").replace("output: b", "output: a-1-2")
+    platform = load(tmp_path, text.replace("input: a", "input: a-0-0"))
+    names = [f"a-{row}-{column}" for row in range(2) for column in range(3)]
+    assert [device.name for device in platform.devices] == names
+    assert all(device.macs_per_s == platform.devices[0].macs_per_s for device in platform.devices)
+    assert [link.between for link in platform.links] == [
+        ("a-0-0", "a-0-1"), ("a-0-1", "a-0-2"), ("a-1-0", "a-1-1"), ("a-1-1", "a-1-2"),
+        ("a-0-0", "a-1-0"), ("a-0-1", "a-1-1"), ("a-0-2", "a-1-2"),
+    ]  # fmt: skip
+    devices, _ = path(platform)  # along the row first, then down
+    assert [device.name for device in devices] == ["a-0-0", "a-0-1", "a-0-2", "a-1-2"]
+
+
+TIMES = NodeTimes(graph="0123456789abcdef", seconds={"conv": 0.25}, machine="a Pi", whole_s=0.3)
+
+
+def test_a_measured_table_is_read_from_beside_the_file_and_not_dumped(tmp_path):
+    write_json(tmp_path / "times.json", TIMES, schema="isthmus.times/1")
+    platform = load(tmp_path, GOOD.replace("kind: mcu", "measured: times.json"))
+    assert [device.node_s for device in platform.devices] == [TIMES, None]
+    assert "times.json" not in dump_platform(platform)
+    assert load(tmp_path, dump_platform(platform)).devices[0].node_s is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        (to_json(TIMES, schema="isthmus.graph/1"), "schema 'isthmus.graph/1', expected 'isthm"),
+        (to_json(TIMES, schema="isthmus.times/1").replace("0.25", '"fast"'), "seconds.conv: "),
+        (to_json(TIMES, schema="isthmus.times/1").replace("0.25", "-0.25"), "conv: found -0.25 s"),
+        (to_json(TIMES, schema="isthmus.times/1").replace("0.3", "NaN"), "whole_s: found nan s"),
+    ],
+)
+def test_a_table_that_is_none_of_ours_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "times.json").write_text(text)
+    message = rf"devices.a: measured: .*times.json: .*{message}.*; `isthmus profile .* writes one"
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, GOOD.replace("kind: mcu", "measured: times.json"))
+    assert "\n" not in str(caught.value)
+
+
 def test_one_device_needs_no_link(tmp_path):
     text = GOOD[: GOOD.index("  b:")] + "input: a\noutput: a\n"
     devices, links = path(load(tmp_path, text))
@@ -100,8 +185,8 @@ BAD = [
     ("kind: mcu", "kind: 3", r"devices.a.kind: .*string, found '3'"),
     ("  a:\n", "  ../a:\n", r"devices.\.\./a.*pattern"),
     ("  a:\n", "  1:\n", r"the key 1 in line 5, which YAML reads as a number"),
-    ("[a, b]", "[a, z]", r"links.0.between: found 'z', expected a device: a, b"),
-    ("[a, b]", "[a, a]", r"links.0.between: found 'a' twice, expected two devices"),
+    ("[a, b]", "[a, z]", r"links: between .a, z.: found 'z', expected a device: a, b"),
+    ("[a, b]", "[a, a]", r"links: between .a, a.: found 'a' twice, expected two devices"),
     ("[a, b]", "[a]", r"links.0.between: .*at least 2"),
     ("1 Mbit/s", "0 Mbit/s", r"links.0.bandwidth: found '0 Mbit/s', expected at least 0.125"),
     ("1 Mbit/s", "1 mbit/s", r"links.0.bandwidth: found '1 mbit/s', expected at least 0.125"),
@@ -115,7 +200,35 @@ BAD = [
     ("latency: 8 ms", "latency: 8", r"links.0.latency: found '8', expected a number with a unit"),
     ("7 byte", "7.5 byte", r"links.0.message.overhead: found '7.5 byte', expected a whole number"),
     ("244 byte", "0 byte", r"links.0.message.mtu: "),
-    ("half", "both", r"links.0.duplex: found 'both', expected full or half"),
+    ("half", "both", r"links.0.duplex: found 'both', expected full or half or one-way"),
+    ("half", "half, setup: -1 us", r"links.0.setup: found '-1 us', expected at least 0 s"),
+    ("half", "full, medium: air", r"links.0: link a-b: found duplex full on .* medium air"),
+    ("half", "half, medium: the air", r"links.0.medium: .*pattern"),
+    ("[a, b]", "[a, b, a]", r"links: between .a, a.: found 'a' twice, expected two devices"),
+    ("between: [a, b]", "grid: a", r"links.0: grid: found 'a', expected a device with one: none"),
+    ("between: [a, b]", "between: [a, b], grid: a", r"links.0: found between and grid, expected"),
+    ("between: [a, b], ", "", r"links.0: found neither, expected either between or grid"),
+    ("kind: mcu", "grid: [0]", r"devices.a.grid.0: .*greater than or equal to 1"),
+    ("kind: mcu", "grid: 4", r"devices.a.grid: .*list, found '4'"),
+    ("kind: mcu", "grid: []", r"devices.a.grid: .*at least 1"),
+    ("kind: mcu", "grid: [16, 16]", r"devices: found 257, expected at most 256"),
+    ("kind: mcu", "grid: [2]", r"input: found 'a', expected a device: a-0, a-1, b"),
+    ("  a:\n", f"  {'x' * 63}:\n    grid: [2]\n", r"devices.x+: grid: found 'x+-0', expected a"),
+    ("activations: 16 KiB", "bandwidth: 0 GB/s", r"memory.bandwidth: found '0 GB/s', expected"),
+    ("kind: mcu", "start: 2", r"devices.a.start: found '2', expected a number with a unit"),
+    ("kind: mcu", "price: 4.20", r"devices.a.price: found '4.2', expected .* like '1 USD'"),
+    ("kind: mcu", "price: 4.20 EUR", r"devices.a.price: found '4.20 EUR', expected a known unit"),
+    ("kind: mcu", "price: -1 USD", r"devices.a.price: found '-1 USD', expected at least 0 USD"),
+    ("kind: mcu", "efficiency: 0.5", r"devices.a.efficiency: found '0.5', expected sizes and"),
+    ("kind: mcu", "efficiency: {1 kB: 0.5}", r"devices.a.efficiency: found '1 kB', expected "),
+    ("kind: mcu", "efficiency: {1 MAC: much}", r"efficiency: 1 MAC: found 'much', expected a num"),
+    ("kind: mcu", "efficiency: {1 MAC: 1.5}", r"devices.a: efficiency: found 1.5 at 1 MAC"),
+    ("kind: mcu", "efficiency: {1 MAC: .nan}", r"devices.a: efficiency: found nan at 1 MAC"),
+    ("kind: mcu", "efficiency: {1 kMAC: 0.5, 1000 MAC: 0.6}", r"found 1000 MAC after 1000 MAC"),
+    ("kind: mcu", "unsupported: gelu", r"devices.a.unsupported: .*list, found 'gelu'"),
+    ("kind: mcu", "unsupported: [a b]", r"devices.a.unsupported.0: .*pattern"),
+    ("kind: mcu", "codecs: [no]", r"devices.a.codecs.0: YAML reads off, no and false as a"),
+    ("kind: mcu", "measured: none.json", r"devices.a: measured: .*none.json: cannot be read"),
     ("input: a", "input: z", r"input: found 'z', expected a device: a, b"),
     ("output: b", "output: z", r"output: found 'z', expected a device: a, b"),
     ("output: b\n", "", r"output: found nothing, expected a value"),
@@ -130,7 +243,7 @@ BAD = [
     ("kind: mcu", "kind: " + "9" * 5000, r"not YAML \("),
     ("kind: mcu", "kind: !!python/object/apply:os.system [ls]", r"not YAML \(could not determine"),
     ("links:\n", "links:\n  - {between: [b, a], bandwidth: 1 bit/s}\n",
-     r"links.1.between: found a and b, which links.0 joins already, expected one link"),
+     r"links: between .a, b.: found beside between .b, a., expected one link"),
     ("links:\n", "links: []\nunused:\n", r"top level: found the key 'unused'"),
     ("links:", "  c: {compute: {fp32: 1 MAC/s}}\nlinks:",
      r"devices.c: found no way from a, expected a link to it"),
@@ -230,6 +343,11 @@ rooms = st.none() | positive
 memories = st.builds(Memory, weights_bytes=rooms, activations_bytes=rooms) | st.builds(
     Memory, shared_bytes=positive
 )
+shares = st.floats(min_value=0, max_value=1, exclude_min=True)
+sizes = st.lists(positive, max_size=3, unique=True)
+words = st.lists(st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True), max_size=2).map(
+    tuple
+)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
 
 
@@ -243,24 +361,41 @@ def platforms(draw):
             name=name,
             kind=draw(st.text(st.characters(codec="ascii"), max_size=8)),
             memory=draw(memories),
+            memory_bytes_per_s=draw(rooms),
             macs_per_s={key: draw(positive) for key in formats},
             j_per_mac={key: draw(not_negative) for key in formats if draw(st.booleans())},
+            efficiency=tuple((macs, draw(shares)) for macs in sorted(draw(sizes))),
+            start_s=draw(not_negative),
             sram_j_per_byte=draw(not_negative),
             static_w=draw(not_negative),
+            price=draw(not_negative),
             formats=tuple(formats),
+            unsupported=draw(words),
+            codecs=draw(st.none() | words),
         )
         devices.append(device)
+    # A two-way link from each device to one before it, and any more of any kind.
+    ends = [(draw(st.integers(0, index - 1)), index) for index in range(1, len(devices))]
+    pairs = [pair for pair in combinations(range(len(devices)), 2) if pair not in ends]
+    more = [draw(st.permutations(pair)) for pair in pairs if draw(st.booleans())]
     links = []
-    for index in range(1, len(devices)):
+    for index, (first, second) in enumerate([*ends, *more]):
         clock_hz, pins = draw(positive), draw(st.none() | st.integers(1, 64))
+        medium = draw(st.just("") | names)
         link = Link(
-            between=(device_names[draw(st.integers(0, index - 1))], device_names[index]),
+            between=(device_names[first], device_names[second]),
             bytes_per_s=clock_hz if pins is None else pins * clock_hz / 8,
             latency_s=draw(not_negative),
+            setup_s=draw(not_negative),
             j_per_byte=draw(not_negative),
             overhead_bytes=draw(st.integers(0, 100)),
             mtu_bytes=draw(st.none() | st.integers(1, 2000)),
-            duplex=draw(st.sampled_from(["full", "half"])),
+            duplex=draw(
+                st.sampled_from(
+                    ["half"] + ["full"] * (not medium) + ["one-way"] * (index >= len(ends))
+                )
+            ),
+            medium=medium,
             pins=pins,
             clock_hz=None if pins is None else clock_hz,
         )
@@ -279,4 +414,6 @@ def platforms(draw):
 def test_a_dumped_platform_loads_as_the_same(tmp_path_factory, platform):
     file = tmp_path_factory.mktemp("platform") / "x.yaml"
     file.write_text(dump_platform(platform))
-    assert load_platform(file) == platform
+    loaded = load_platform(file)
+    assert loaded == platform
+    assert path(loaded) == path(platform)

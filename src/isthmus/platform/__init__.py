@@ -1,6 +1,7 @@
 """On what the model runs: devices and links."""
 
-from isthmus.platform.files import PRESETS, dump_platform, load_platform, preset_text
+from isthmus.platform.dump import dump_platform
+from isthmus.platform.files import PRESETS, load_platform, preset_text
 from isthmus.platform.platform import Device, Link, Memory, Platform, multiplexing
 from isthmus.platform.routes import media, path, route, routes, stops
 from isthmus.platform.times import NodeTimes, load_times

@@ -11,18 +11,34 @@
         compute: {int8: 0.4 GMAC/s, fp32: 0.05 GMAC/s}
         energy: {int8: 0.23 pJ/MAC, fp32: 4.6 pJ/MAC, sram: 1.25 pJ/byte, static: 5 mW}
         formats: [int8, fp32]                            # as in compute, if left out
+        unsupported: [gelu]
+        codecs: [uniform]                                # all, if left out
         backend: onnxruntime
-      hub: {memory: 1 GiB, compute: {fp32: 1.5 GMAC/s}}
+      hub:
+        memory: {shared: 1 GiB, bandwidth: 4 GB/s}
+        compute: {fp32: 1.5 GMAC/s}
+        efficiency: {10 kMAC: 0.2, 1 MMAC: 0.8}
+        start: 20 us
+        price: 35 USD
+        measured: times.json                             # beside this file
+      core: {grid: [2, 2], compute: {int8: 1 GMAC/s}}    # core-0-0, core-0-1, core-1-0, core-1-1
     links:
       - {between: [camera, hub], bandwidth: 1 Mbit/s, latency: 8 ms, energy: 50 nJ/bit,
          message: {overhead: 7 byte, mtu: 244 byte}, duplex: half}   # or pins: 16, clock: 100 MHz
+      - {between: [hub, core-0-0, core-1-0], bandwidth: 1 Gbit/s, setup: 1 us}   # a bus
+      - {grid: core, bandwidth: 8 Gbit/s}                # each core and its neighbours
     input: camera
     output: hub
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
+from itertools import combinations, product
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
@@ -37,21 +53,18 @@ from pydantic import (
 
 from isthmus.errors import InputError, UnitError
 from isthmus.files import first_problem
-from isthmus.platform.platform import BACKENDS, FORMATS, Device, Link, Memory, Platform
-from isthmus.units import exact_quantity, parse_quantity
+from isthmus.platform.platform import BACKENDS, DUPLEXES, FORMATS, Device, Link, Memory, Platform
+from isthmus.platform.strict_yaml import read_yaml
+from isthmus.platform.times import NodeTimes, load_times
+from isthmus.units import parse_quantity
 
 SCHEMA = "isthmus.platform/1"
 PRESETS = ("camera-hub", "chiplets-4", "two-mcu-spi")
 
 _MAX_BYTES = 1 << 20
-_MAX_DEPTH = 16
-_MAX_DEVICES = 64
-_NOT_TEXT = {
-    "tag:yaml.org,2002:bool": "a boolean",
-    "tag:yaml.org,2002:int": "a number",
-    "tag:yaml.org,2002:float": "a number",
-    "tag:yaml.org,2002:null": "nothing",
-}
+_MAX_DEVICES = 256
+_MAX_BUS = 64
+_MAX_LINKS = 4096
 
 
 def preset_text(name: str) -> str:
@@ -81,7 +94,7 @@ def load_platform(source: str | Path) -> Platform:
         'hub'
     """
     if source in PRESETS:
-        return _parse(preset_text(str(source)), where=str(source))
+        return _parse(preset_text(str(source)), where=str(source), folder=Path())
     path = Path(source)
     try:
         with path.open("rb") as file:
@@ -94,27 +107,14 @@ def load_platform(source: str | Path) -> Platform:
     if len(data) > _MAX_BYTES:
         raise InputError(f"{source}: found more than 1 MiB, expected a platform file")
     try:
-        return _parse(data.decode(), where=str(source))
+        return _parse(data.decode(), where=str(source), folder=path.parent)
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: found bytes that are not UTF-8, expected YAML") from error
 
 
-def dump_platform(platform: Platform) -> str:
-    """Write a platform as YAML with units, such that loading it gives an equal one."""
-    fields = {
-        "schema": SCHEMA,
-        "name": platform.name,
-        "devices": {device.name: _device_fields(device) for device in platform.devices},
-        "links": [_link_fields(link) for link in platform.links],
-        "input": platform.input,
-        "output": platform.output,
-    }
-    return yaml.safe_dump(fields, sort_keys=False)
-
-
-def _parse(text: str, *, where: str) -> Platform:
+def _parse(text: str, *, where: str, folder: Path) -> Platform:
     try:
-        return _File.model_validate(_read_yaml(text)).platform()
+        return _File.model_validate(read_yaml(text)).platform(folder)
     except ValidationError as error:
         kind = UnitError if _unit_error(error) else InputError
         raise kind(f"{where}: {_problem(error)}") from error
@@ -143,46 +143,6 @@ def _problem(error: ValidationError) -> str:
 
 def _unit_error(error: ValidationError) -> bool:
     return isinstance(error.errors()[0].get("ctx", {}).get("error"), UnitError)
-
-
-def _read_yaml(text: str) -> Any:
-    """Load YAML without what can make it large or ambiguous: aliases, depth, double keys."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"found the alias *{event.anchor}, expected plain values")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise InputError(f"found over {_MAX_DEPTH} nested levels, expected a platform file")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    _check_keys(root)
-    try:
-        return yaml.safe_load(text)
-    except ValueError as error:  # a date that is none, a number of thousands of digits
-        raise InputError(f"not YAML ({error})") from error
-
-
-def _check_keys(node: yaml.Node | None) -> None:
-    """Raise where a key is no text, or named twice: YAML itself would silently keep the last."""
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if key.tag in _NOT_TEXT:
-                raise InputError(
-                    f"found the key {name} in line {line}, which YAML reads as "
-                    f"{_NOT_TEXT[key.tag]}; put it in quotes: {name!r}"
-                )
-            if name in seen:
-                raise InputError(f"{name}: found twice (again in line {line}), expected once")
-            seen.add(name)
-            children.append(value)
-    for child in children:
-        _check_keys(child)
 
 
 class _Strict(BaseModel):
@@ -222,6 +182,15 @@ def _whole_bytes(text: object) -> int:
     return int(value)
 
 
+def _points(value: object) -> tuple[tuple[float, float], ...]:
+    if not isinstance(value, dict):
+        raise InputError(f"found {str(value)[:60]!r}, expected sizes and shares like 1 MMAC: 0.8")
+    for size, share in value.items():
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise InputError(f"{size}: found {str(share)[:60]!r}, expected a number up to 1")
+    return tuple((parse_quantity(size, "MAC"), float(share)) for size, share in value.items())
+
+
 def _one_of(known: tuple[str, ...]) -> BeforeValidator:
     def check(text: object) -> object:
         if text not in known:
@@ -233,17 +202,23 @@ def _one_of(known: tuple[str, ...]) -> BeforeValidator:
 
 # The name is also a folder in the bundle and a part of a transport address.
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_MAX_NAME = 64
 _Room = Annotated[float, _quantity("byte", at_least=1)]
 _Bytes = Annotated[int, BeforeValidator(_whole_bytes)]
 _MacRate = Annotated[float, _quantity("MAC/s", over=0)]
 _MacEnergy = Annotated[float, _quantity("J/MAC")]
+_ByteRate = Annotated[float, _quantity("byte/s", at_least=0.125)]
+_Time = Annotated[float, _quantity("s")]
 _Format = Annotated[str, _one_of(FORMATS)]
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+_Size = Annotated[int, Field(ge=1, le=_MAX_DEVICES)]
 
 
 class _Memory(_Strict):
     weights: _Room | None = None
     activations: _Room | None = None
     shared: _Room | None = None
+    bandwidth: _ByteRate | None = None
 
     @model_validator(mode="after")
     def _is_shared_or_separate(self) -> Self:
@@ -274,11 +249,18 @@ class _Energy(_Strict):
 
 
 class _Device(_Strict):
+    grid: list[_Size] | None = Field(default=None, min_length=1, max_length=3)
     kind: str = "device"
     memory: _Memory = _Memory()
     compute: dict[_Format, _MacRate] = Field(min_length=1)
+    efficiency: Annotated[tuple[tuple[float, float], ...], BeforeValidator(_points)] = ()
+    start: _Time = 0.0
     energy: _Energy = _Energy()
+    price: Annotated[float, _quantity("USD")] = 0.0
     formats: list[_Format] | None = None
+    unsupported: list[_Word] = []
+    codecs: list[_Word] | None = None
+    measured: str | None = None
     backend: Annotated[str, _one_of(BACKENDS)] = BACKENDS[0]
 
     @field_validator("memory", mode="before")
@@ -296,18 +278,56 @@ class _Device(_Strict):
                 raise InputError(f"energy.{name}: found an energy without a rate under compute")
         return self
 
-    def device(self, name: str) -> Device:
-        return Device(
+    def devices(self, name: str, folder: Path) -> Iterator[Device]:
+        """Yield the device of a name, or those of its grid."""
+        device = Device(
             name=name,
             kind=self.kind,
             memory=self.memory.memory(),
+            memory_bytes_per_s=self.memory.bandwidth,
             macs_per_s=self.compute,
+            efficiency=self.efficiency,
+            start_s=self.start,
             j_per_mac=self.energy.j_per_mac(),
             sram_j_per_byte=self.energy.sram,
             static_w=self.energy.static,
+            price=self.price,
             formats=tuple(self.formats or self.compute),
+            unsupported=tuple(self.unsupported),
+            codecs=None if self.codecs is None else tuple(self.codecs),
             backend=self.backend,
+            node_s=None if self.measured is None else _measured(folder / self.measured),
         )
+        cells = [_cell_name(name, cell) for cell in _cells(self.grid or [])]
+        for cell in cells:
+            if len(cell) > _MAX_NAME:
+                raise InputError(f"grid: found {cell!r}, expected a shorter name of the device")
+            yield replace(device, name=cell)
+
+
+def _measured(path: Path) -> NodeTimes:
+    try:
+        return load_times(path)
+    except InputError as error:
+        remedy = "`isthmus profile MODEL --measure` writes one"
+        raise InputError(f"measured: {error}; {remedy}") from error
+
+
+def _cells(sizes: list[int]) -> Iterator[tuple[int, ...]]:
+    return product(*map(range, sizes))
+
+
+def _cell_name(name: str, cell: tuple[int, ...]) -> str:
+    return "-".join((name, *map(str, cell)))
+
+
+def _neighbours(name: str, sizes: list[int]) -> Iterator[tuple[str, str]]:
+    """Yield the names of neighbours in a grid, those along its last axis first."""
+    for axis in reversed(range(len(sizes))):
+        for cell in _cells(sizes):
+            if cell[axis] + 1 < sizes[axis]:
+                after = (*cell[:axis], cell[axis] + 1, *cell[axis + 1 :])
+                yield _cell_name(name, cell), _cell_name(name, after)
 
 
 class _Message(_Strict):
@@ -316,114 +336,98 @@ class _Message(_Strict):
 
 
 class _Link(_Strict):
-    between: list[str] = Field(min_length=2, max_length=2)
-    bandwidth: Annotated[float, _quantity("byte/s", at_least=0.125)] | None = None
+    between: list[str] | None = Field(default=None, min_length=2, max_length=_MAX_BUS)
+    grid: str | None = None
+    bandwidth: _ByteRate | None = None
     pins: Annotated[int, Field(ge=1)] | None = None
     clock: Annotated[float, _quantity("Hz", over=0)] | None = None
-    latency: Annotated[float, _quantity("s")] = 0.0
+    latency: _Time = 0.0
+    setup: _Time = 0.0
     energy: Annotated[float, _quantity("J/byte")] = 0.0
     message: _Message = _Message()
-    duplex: Annotated[str, _one_of(("full", "half"))] = "full"
+    duplex: Annotated[str, _one_of(DUPLEXES)] | None = None
+    medium: _Name | None = None
 
     @model_validator(mode="after")
-    def _has_one_rate(self) -> Self:
+    def _has_ends_and_one_rate(self) -> Self:
+        if (self.between is None) == (self.grid is None):
+            found = "neither" if self.grid is None else "between and grid"
+            raise InputError(f"found {found}, expected either between or grid")
         given = [key for key in ("bandwidth", "pins", "clock") if getattr(self, key) is not None]
         if given not in (["bandwidth"], ["pins", "clock"]):
             found = " and ".join(given) or "neither"
             raise InputError(f"found {found}, expected either bandwidth or pins and clock")
         return self
 
-    def link(self) -> Link:
-        first, second = self.between
+    def links(self, grids: dict[str, list[int]], bus: str) -> Iterator[Link]:
+        """Yield the link, or those between the devices of a bus or a grid.
+
+        Args:
+            grids: The sizes of every grid of devices.
+            bus: What to call the medium of a bus that has no name.
+        """
+        medium = self.medium or (bus if self.between and len(self.between) > 2 else "")
+        pairs: Iterable[tuple[str, str]] = combinations(self.between or (), 2)
+        if self.grid is not None:
+            if self.grid not in grids:
+                known = ", ".join(grids) or "none"
+                raise InputError(f"grid: found {self.grid!r}, expected a device with one: {known}")
+            pairs = _neighbours(self.grid, grids[self.grid])
         rate = self.bandwidth or (self.pins or 0) * (self.clock or 0.0) / 8
-        return Link(
-            between=(first, second),
-            bytes_per_s=rate,
-            latency_s=self.latency,
-            j_per_byte=self.energy,
-            overhead_bytes=self.message.overhead,
-            mtu_bytes=self.message.mtu,
-            duplex=self.duplex,
-            pins=self.pins,
-            clock_hz=self.clock,
-        )
+        for ends in pairs:
+            yield Link(
+                between=ends,
+                bytes_per_s=rate,
+                latency_s=self.latency,
+                setup_s=self.setup,
+                j_per_byte=self.energy,
+                overhead_bytes=self.message.overhead,
+                mtu_bytes=self.message.mtu,
+                duplex=self.duplex or ("half" if medium else "full"),
+                medium=medium,
+                pins=self.pins,
+                clock_hz=self.clock,
+            )
 
 
 class _File(_Strict):
     layout: Literal["isthmus.platform/1"] = Field(alias="schema")
     name: _Name
     devices: dict[_Name, _Device] = Field(min_length=1, max_length=_MAX_DEVICES)
-    links: list[_Link] = Field(default=[], max_length=_MAX_DEVICES)
+    links: list[_Link] = Field(default=[], max_length=_MAX_LINKS)
     input: str
     output: str
 
-    def platform(self) -> Platform:
+    @model_validator(mode="after")
+    def _has_not_too_many_devices(self) -> Self:
+        number = sum(prod(device.grid or ()) for device in self.devices.values())
+        if number > _MAX_DEVICES:
+            raise InputError(f"devices: found {number}, expected at most {_MAX_DEVICES}")
+        return self
+
+    def platform(self, folder: Path) -> Platform:
+        """Return what the file says; the tables that it names are looked for in the folder."""
+        grids = {name: device.grid for name, device in self.devices.items() if device.grid}
+        devices: list[Device] = []
+        links: list[Link] = []
+        for name, device in self.devices.items():
+            with _under(f"devices.{name}"):
+                devices += device.devices(name, folder)
+        for index, link in enumerate(self.links):
+            with _under(f"links.{index}"):
+                links += link.links(grids, bus=f"bus-{index}")
         return Platform(
             name=self.name,
-            devices=tuple(device.device(name) for name, device in self.devices.items()),
-            links=tuple(link.link() for link in self.links),
+            devices=tuple(devices),
+            links=tuple(links),
             input=self.input,
             output=self.output,
         )
 
 
-_BYTES = ("GiB", "MiB", "KiB", "byte")
-_RATES = ("Gbit/s", "Mbit/s", "kbit/s", "bit/s")
-_MAC_RATES = ("GMAC/s", "MMAC/s", "kMAC/s", "MAC/s")
-_CLOCKS = ("GHz", "MHz", "kHz", "Hz")
-_TIMES = ("s", "ms", "us", "ns", "ps")
-_POWERS = ("W", "mW", "uW", "nW")
-_MAC_ENERGIES = ("uJ/MAC", "nJ/MAC", "pJ/MAC", "fJ/MAC")
-_BYTE_ENERGIES = ("uJ/byte", "nJ/byte", "pJ/byte", "fJ/byte")
-_BIT_ENERGIES = ("uJ/bit", "nJ/bit", "pJ/bit", "fJ/bit")
-
-
-def _device_fields(device: Device) -> dict[str, object]:
-    energy = {
-        name: exact_quantity(value, "J/MAC", written=_MAC_ENERGIES)
-        for name, value in device.j_per_mac.items()
-    }
-    energy["sram"] = exact_quantity(device.sram_j_per_byte, "J/byte", written=_BYTE_ENERGIES)
-    energy["static"] = exact_quantity(device.static_w, "W", written=_POWERS)
-    compute = {
-        name: exact_quantity(value, "MAC/s", written=_MAC_RATES)
-        for name, value in device.macs_per_s.items()
-    }
-    return {
-        "kind": device.kind,
-        "memory": _memory_fields(device.memory),
-        "compute": compute,
-        "energy": energy,
-        "formats": list(device.formats),
-        "backend": device.backend,
-    }
-
-
-def _memory_fields(memory: Memory) -> str | dict[str, str]:
-    if memory.shared_bytes is not None:
-        return exact_quantity(memory.shared_bytes, "byte", written=_BYTES)
-    rooms = {"weights": memory.weights_bytes, "activations": memory.activations_bytes}
-    return {
-        name: exact_quantity(room, "byte", written=_BYTES)
-        for name, room in rooms.items()
-        if room is not None
-    }
-
-
-def _link_fields(link: Link) -> dict[str, object]:
-    if link.pins is not None and link.clock_hz is not None:
-        clock = exact_quantity(link.clock_hz, "Hz", written=_CLOCKS)
-        rate: dict[str, object] = {"pins": link.pins, "clock": clock}
-    else:
-        rate = {"bandwidth": exact_quantity(link.bytes_per_s, "byte/s", written=_RATES)}
-    message = {"overhead": f"{link.overhead_bytes} byte"}
-    if link.mtu_bytes is not None:
-        message["mtu"] = f"{link.mtu_bytes} byte"
-    return {
-        "between": list(link.between),
-        **rate,
-        "latency": exact_quantity(link.latency_s, "s", written=_TIMES),
-        "energy": exact_quantity(link.j_per_byte, "J/byte", written=_BIT_ENERGIES),
-        "message": message,
-        "duplex": link.duplex,
-    }
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error

@@ -76,7 +76,7 @@ class Device:
     def __post_init__(self) -> None:
         sizes = (0.0, *(macs for macs, _ in self.efficiency))
         for (before, macs), (_, share) in zip(pairwise(sizes), self.efficiency, strict=True):
-            if macs <= before:
+            if not macs > before:
                 raise InputError(
                     f"efficiency: found {macs:g} MAC after {before:g} MAC, expected rising sizes"
                 )
@@ -275,21 +275,24 @@ def _both(link: Link) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _check_ends(names: list[str], links: tuple[Link, ...]) -> None:
-    seen: dict[frozenset[str], int] = {}
-    for index, link in enumerate(links):
-        where = f"links.{index}.between"
+    seen: dict[frozenset[str], str] = {}
+    for link in links:
+        between = f"between [{', '.join(link.between)}]"
         for name in link.between:
             if name not in names:
-                raise InputError(f"{where}: found {name!r}, expected a device: {', '.join(names)}")
-        first, second = link.between
-        if first == second:
-            raise InputError(f"{where}: found {first!r} twice, expected two devices")
-        other = seen.setdefault(frozenset(link.between), index)
-        if other != index:
+                known = ", ".join(names)
+                raise InputError(f"links: {between}: found {name!r}, expected a device: {known}")
+        ends = frozenset(link.between)
+        if len(ends) == 1:
             raise InputError(
-                f"{where}: found {first} and {second}, which links.{other} joins already, "
-                "expected one link between any two devices; remove one"
+                f"links: {between}: found {link.between[0]!r} twice, expected two devices"
             )
+        if ends in seen:
+            raise InputError(
+                f"links: {between}: found beside {seen[ends]}, expected one link between any two "
+                "devices; remove one"
+            )
+        seen[ends] = between
 
 
 def _reached(start: str, hops: Iterable[tuple[str, str]]) -> set[str]:
