@@ -108,10 +108,12 @@ def exact_quantity(value: float, unit: str, *, written: Sequence[str] = ()) -> s
         >>> exact_quantity(327680.0, "byte", written=("MiB", "KiB"))
         '320 KiB'
     """
-    exact = []
+    small = ""
     for other in (*written, unit):
         number = _REGISTRY.Quantity(value, unit).to(other).magnitude
         text = f"{number:.15g} {other}"
         if parse_quantity(text, unit) == value:
-            exact.append((number < 1, text))
-    return min(exact, key=lambda pair: pair[0])[1] if exact else f"{value!r} {unit}"
+            if number >= 1:
+                return text
+            small = small or text
+    return small or f"{value!r} {unit}"

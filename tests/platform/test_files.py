@@ -409,7 +409,7 @@ def platforms(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(platform=platforms())
 def test_a_dumped_platform_loads_as_the_same(tmp_path_factory, platform):
     file = tmp_path_factory.mktemp("platform") / "x.yaml"
