@@ -1,12 +1,15 @@
 """What capture writes down, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import CaptureError, InputError
-from isthmus.graph import Graph, capture
+from isthmus.graph import Graph, Node, capture, fingerprint
+from isthmus.graph import Tensor as GraphTensor
 from isthmus.models.resnet import resnet
 from isthmus.models.small import digits_resnet
 from tests.nets import NETS, Attention, MultiHead, Recurrent, Tied, images
@@ -173,11 +176,29 @@ def test_a_block_without_gradients_is_one_node_with_its_macs():
     assert [node.macs for node in capture(Frozen(), (torch.zeros(1, 4),)).nodes] == [32, 16]
 
 
+def test_a_fingerprint_tells_graphs_apart_and_is_the_same_in_every_run():
+    x, y = GraphTensor(name="x", shape=(3,)), GraphTensor(name="y", shape=(3,))
+    node = Node(name="y", op="relu", module="", inputs=("x",), outputs=(y,))
+    graph = Graph(inputs=(x,), nodes=(node,), outputs=("y",))
+    assert fingerprint(graph) == "7be9d7e0d1748c85"
+    for other in (
+        replace(graph, outputs=("x",)),
+        replace(graph, inputs=(replace(x, shape=(4,)),)),
+        replace(graph, nodes=(replace(node, op="gelu"),)),
+        replace(graph, nodes=(replace(node, macs=None),)),
+    ):
+        assert fingerprint(other) != fingerprint(graph)
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    first, again = (fingerprint(capture(layers, (torch.zeros(n, 4),))) for n in (1, 3))
+    assert first == again
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_shared_networks_are_small_and_every_operation_is_counted(name):
     graph = capture(NETS[name](), (images(),))
     assert graph.num_parameters < 50_000
-    assert all(node.macs is not None for node in graph.nodes)
+    assert not graph.unknown_ops
+    assert None not in [node.ops for node in graph.nodes]
 
 
 class Steered(nn.Module):

@@ -2,7 +2,7 @@
 
 from isthmus.graph.capture import capture
 from isthmus.graph.cuts import cuts, find_cut, live_bytes
-from isthmus.graph.ir import Cut, Graph, Node, Tensor, Weight
+from isthmus.graph.ir import Cut, Graph, Node, Tensor, Weight, fingerprint
 
 __all__ = [
     "Cut",
@@ -13,5 +13,6 @@ __all__ = [
     "capture",
     "cuts",
     "find_cut",
+    "fingerprint",
     "live_bytes",
 ]

@@ -4,7 +4,7 @@ import torch
 from torch import fx, nn
 
 from isthmus.errors import CaptureError
-from isthmus.graph.cost import macs
+from isthmus.graph.cost import cost, total
 from isthmus.graph.ir import DTYPES, Graph, Node, Tensor, Weight
 from isthmus.graph.trace import (
     Trace,
@@ -22,8 +22,8 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
     """Write down what a model computes in evaluation.
 
     Nodes are the operations on the model's inputs. What is made from weights, constants and the
-    batch size alone (a mask, a first hidden state) is no node of its own: its weights and its
-    MACs belong to the nodes that read it, and every stage makes it anew.
+    batch size alone (a mask, a first hidden state) is no node of its own: its weights belong to
+    the nodes that read it and its cost to the first of them, and every stage makes it anew.
 
     Args:
         model: Takes and returns tensors; it is left as it was.
@@ -52,6 +52,7 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
         free = [n for n in reads if n not in values and n not in traced.weights]
         new = [n for n in (node, *free) if n not in counted]
         counted.update(new)
+        costs = total(cost(n, traced.batch) for n in new)
         nodes.append(
             Node(
                 name=node.name,
@@ -60,7 +61,10 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
                 inputs=tuple(n.name for n in reads if n in values),
                 outputs=tuple(_tensor(n, traced.batch) for n in results(node)),
                 weights=tuple(_weight(traced, n) for n in reads if n in traced.weights),
-                macs=_sum_macs(new, traced.batch),
+                macs=costs.macs,
+                ops=costs.ops,
+                read_bytes=costs.read_bytes,
+                written_bytes=costs.written_bytes,
             )
         )
     return Graph(
@@ -105,8 +109,3 @@ def _weight(traced: Trace, node: fx.Node) -> Weight:
         num_bytes=tensor.numel() * tensor.element_size(),
         trainable=isinstance(tensor, nn.Parameter),
     )
-
-
-def _sum_macs(nodes: list[fx.Node], batch: torch.SymInt) -> int | None:
-    counts = [macs(node, batch) for node in nodes]
-    return None if None in counts else sum(count or 0 for count in counts)

@@ -1,92 +1,170 @@
-"""Multiply-accumulates of one operation, from the shapes that the trace holds.
+"""What one operation costs, from the shapes that the trace holds, for one sample.
 
 One MAC is one multiplication with its addition: half of what counters of floating point
-operations report. Element-wise work, normalization, pooling and movement of data count as none.
-An operation without a rule counts as unknown, never as none.
+operations report. All other arithmetic counts as ops:
+
+* 1 for a sum, product, comparison, choice, rounding or bit operation; a bias is a sum for each
+  element, a clamp two comparisons;
+* 4 for what hardware takes from a table, a polynomial or a few steps of iteration (a quotient, a
+  root, exp, log, erf, tanh, sigmoid, a random number), 8 for an activation built around one (gelu,
+  silu) and for each gate of a recurrent unit;
+* for each element 2 of a batch norm in evaluation, 7 of the norms that take their statistics from
+  their input, 4 of an RMS norm, 8 of a softmax, 9 of attention (a scaled softmax of each score);
+* a reduction 1 for each element that it reads, a pooling its window for each that it makes.
+
+Bytes are those of every tensor and weight that is read, once, and of every tensor that is made. A
+view costs nothing and moves nothing; a look-up reads only the rows that it returns. An operation
+without a rule counts as unknown, never as none.
 """
 
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import ceil, log2, prod
 from typing import Any
 
 import torch
 from torch import fx
 
-from isthmus.graph.trace import arguments, op_name, size_at
+from isthmus.graph.trace import DROPOUTS, arguments, op_name, size_at, written
 
 Shape = tuple[int, ...]
-Rule = Callable[[dict[str, Any], Callable[[Any], Shape], Shape], int | None]
+Rule = Callable[[dict[str, Any], Callable[[Any], Shape], Shape], tuple[int, int] | None]
 
 
-def macs(node: fx.Node, batch: torch.SymInt) -> int | None:
-    """Count the multiply-accumulates of a node for a batch of one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one operation or of several, for one sample.
+
+    Attributes:
+        macs: Multiply-accumulates; None where no rule is known.
+        ops: Other arithmetic operations; None where no rule is known.
+        read_bytes: Of the tensors and weights read.
+        written_bytes: Of the tensors made.
+    """
+
+    macs: int | None = 0
+    ops: int | None = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+def cost(node: fx.Node, batch: torch.SymInt) -> Cost:
+    """Count what a node does for a batch of one.
 
     Args:
         node: An operation of a `Trace`.
         batch: The batch size, a symbol.
 
     Returns:
-        The count, or None where no rule is known.
+        Its cost.
     """
 
-    def shape(value: Any) -> Shape:
-        """Return the shape of an argument, or of the result of the node itself."""
-        return tuple(size_at(size, batch) for size in value.meta["val"].shape)
+    def shape(value: fx.Node | torch.Tensor) -> Shape:
+        """Return the shape of an argument, or of a result."""
+        tensor = value.meta["val"] if isinstance(value, fx.Node) else value
+        return tuple(size_at(size, batch) for size in tensor.shape)
+
+    def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+        return sum(prod(shape(tensor)) * tensor.dtype.itemsize for tensor in tensors)
 
     name = op_name(node).rstrip("_")
-    if name in _FREE:
-        return 0
     if name in _REGIONS:
-        return _region_macs(node, batch)
+        return total(cost(inner, batch) for inner in _region(node))
+    made = _tensors(node)
+    if _moves_nothing(node, name, made):
+        return Cost()
     rule = _RULES.get(name)
-    if rule is None:
-        return None
-    value = node.meta["val"]
-    made = shape(node) if isinstance(value, torch.Tensor) else ()
-    return rule(arguments(node), shape, made)
+    counts = rule(arguments(node), shape, shape(made[0]) if made else ()) if rule else None
+    macs, ops = counts or (None, None)
+    made_bytes = num_bytes(made)
+    reads = [num_bytes(_tensors(argument)) for argument in node.all_input_nodes]
+    if name in _LOOK_UPS:
+        reads[0] = min(reads[0], made_bytes)
+    return Cost(macs=macs, ops=ops, read_bytes=sum(reads), written_bytes=made_bytes)
 
 
-def _region_macs(node: fx.Node, batch: torch.SymInt) -> int | None:
-    """Sum over a block of operations under ``torch.no_grad`` or ``torch.autocast``."""
+def total(costs: Iterable[Cost]) -> Cost:
+    """Add costs; what is unknown in one of them is unknown in the sum."""
+    every = tuple(costs)
+    macs, ops = [cost.macs for cost in every], [cost.ops for cost in every]
+    return Cost(
+        macs=None if None in macs else sum(count or 0 for count in macs),
+        ops=None if None in ops else sum(count or 0 for count in ops),
+        read_bytes=sum(cost.read_bytes for cost in every),
+        written_bytes=sum(cost.written_bytes for cost in every),
+    )
+
+
+def _region(node: fx.Node) -> list[fx.Node]:
+    """Return a block of operations under ``torch.no_grad`` or ``torch.autocast``."""
     block = next(arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr")
     owner = node.graph.owning_module
     assert owner is not None
     inner = getattr(owner, str(block.target)).graph.nodes
-    counts = [macs(n, batch) for n in inner if n.op == "call_function"]
-    return None if None in counts else sum(count or 0 for count in counts)
+    return [n for n in inner if n.op == "call_function"]
 
 
-def _convolution(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
-    weight = shape(args["weight"])
-    return prod(made) * prod(weight[1:])
+def _tensors(node: fx.Node) -> list[torch.Tensor]:
+    """Return the tensors that a node makes."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return [tensor for tensor in values if isinstance(tensor, torch.Tensor)]
+
+
+def _moves_nothing(node: fx.Node, name: str, made: list[torch.Tensor]) -> bool:
+    """Return whether a node only shows in another way what is there: a view."""
+    if name == "getitem" or (name in DROPOUTS and not arguments(node)["train"]):
+        return True
+    if written(node):
+        return False
+    read = [tensor for argument in node.all_input_nodes for tensor in _tensors(argument)]
+    memory = {tensor.untyped_storage()._cdata for tensor in read}
+    return all(tensor.untyped_storage()._cdata in memory for tensor in made)
+
+
+def _convolution(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
+    return prod(made) * prod(shape(args["weight"])[1:]), _bias(args, made)
 
 
 def _transposed_convolution(
     args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> int:
-    weight = shape(args["weight"])
-    return prod(shape(args["input"])) * prod(weight[1:])
+) -> tuple[int, int]:
+    return prod(shape(args["input"])) * prod(shape(args["weight"])[1:]), _bias(args, made)
 
 
-def _product(left: str) -> Rule:
+def _linear(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    return prod(made) * shape(args["input"])[-1], _bias(args, made)
+
+
+def _bias(args: dict[str, Any], made: Shape) -> int:
+    return 0 if args["bias"] is None else prod(made)
+
+
+def _product(left: str, *, adds: bool = False) -> Rule:
     """Return the rule of a product that sums over the last dimension of ``left``."""
 
-    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
-        return prod(made) * shape(args[left])[-1]
+    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+        return prod(made) * shape(args[left])[-1], adds * prod(made)
 
     return rule
 
 
-def _batch_summed_product(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
-    return prod(shape(args["batch1"])) * shape(args["batch2"])[-1]
+def _batch_summed_product(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
+    return prod(shape(args["batch1"])) * shape(args["batch2"])[-1], prod(made)
 
 
-def _einsum(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int | None:
+def _einsum(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int] | None:
     """Count a product of two operands: one MAC for each choice of all indices that meet."""
     left, _, right = args["equation"].replace(" ", "").partition("->")
     operands, terms = args["tensors"], left.split(",")
     if len(operands) == 1:
-        return 0
+        return 0, prod(shape(operands[0]))
     if len(operands) != 2 or "." in left or not right:
         return None
     sizes = {
@@ -95,93 +173,152 @@ def _einsum(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) ->
         for index, size in zip(term, shape(operand), strict=True)
     }
     meeting = set(right) | (set(terms[0]) & set(terms[1]))
-    return prod(sizes[index] for index in meeting)
+    return prod(sizes[index] for index in meeting), 0
 
 
-def _attention(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
+def _attention(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
     query, key, value = (shape(args[name]) for name in ("query", "key", "value"))
-    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    scores = prod(query[:-1]) * key[-2]
+    masked = args["attn_mask"] is not None or args["is_causal"]
+    return scores * (query[-1] + value[-1]), scores * (9 + masked)
 
 
-def _recurrent(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
+def _recurrent(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
     """Count every matrix once for each step of each sequence."""
-    given = args.get("input", args.get("data"))
-    steps = prod(shape(given)[:-1])
-    matrices = (shape(weight) for weight in args["params"])
-    return steps * sum(prod(matrix) for matrix in matrices if len(matrix) == 2)
+    steps = prod(shape(args.get("input", args.get("data")))[:-1])
+    matrices = [size for size in map(shape, args["params"]) if len(size) == 2]
+    layers = args["num_layers"] * (1 + args["bidirectional"])
+    gates = sum(size[0] for size in matrices[:: len(matrices) // layers])
+    return steps * sum(map(prod, matrices)), steps * 8 * gates
 
 
-def _cell(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> int:
-    rows = prod(shape(args["input"])[:-1])
-    return rows * (prod(shape(args["w_ih"])) + prod(shape(args["w_hh"])))
+def _cell(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    rows, w_ih, w_hh = prod(shape(args["input"])[:-1]), shape(args["w_ih"]), shape(args["w_hh"])
+    return rows * (prod(w_ih) + prod(w_hh)), rows * 8 * w_ih[0]
+
+
+def _normalization(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
+    """Count a norm; one with statistics of its own is a scale and a shift."""
+    own = not args.get("training", args.get("use_input_stats", True))
+    return 0, (2 if own else 7) * prod(made)
+
+
+def _pooling(dims: int) -> Rule:
+    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+        window = args["kernel_size"]
+        return 0, prod(made) * prod(window * dims if len(window) == 1 else window)
+
+    return rule
+
+
+def _sorting(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    size, dim = shape(args["self"]), args.get("dim")
+    along = prod(size) if dim is None else size[dim]
+    return 0, prod(size) * ceil(log2(max(along, 2)))
+
+
+def _for_each_made(ops: int) -> Rule:
+    return lambda args, shape, made: (0, ops * prod(made))
+
+
+def _for_each_read(ops: int, *names: str) -> Rule:
+    """Return the rule of so many operations for each element of the argument of that name."""
+
+    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+        read = next(args[name] for name in names if name in args)
+        return 0, ops * prod(shape(read))
+
+    return rule
 
 
 _REGIONS = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast"})
+_LOOK_UPS = frozenset({"embedding", "gather", "index", "index_select", "masked_select", "take"})
 
+_MADE = {
+    1: """abs add angle bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+        bitwise_xor bucketize ceil clamp_max clamp_min copysign cummax cumprod cumsum deg2rad eq
+        floor frac ge greater greater_equal gt hardshrink isfinite isinf isnan ldexp le less
+        less_equal logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum
+        mul multiply nan_to_num ne neg negative not_equal outer positive rad2deg relu round rsub
+        sgn sign softshrink square sub subtract threshold tril triu trunc where""",
+    2: "addcmul clamp clip hardtanh leaky_relu prelu relu6 rrelu rrelu_with_noise",
+    3: "lerp upsample_linear1d",
+    4: """acos acosh alpha_dropout asin asinh atan atan2 atanh bernoulli cos cosh div divide
+        dropout erf erfc erfinv exp exp2 expm1 exponential feature_alpha_dropout feature_dropout
+        floor_divide fmod hardsigmoid hardswish hypot lgamma log log10 log1p log2 native_dropout
+        normal pow rand rand_like randint randn randn_like random reciprocal remainder rms_norm
+        rsqrt sigmoid sin sinc sinh sqrt tan tanh true_divide uniform""",
+    5: "addcdiv",
+    8: """_safe_softmax celu elu gelu glu log_sigmoid log_softmax logaddexp logcumsumexp logit
+        mish polar selu silu softmax softplus xlogy""",
+    9: "upsample_bilinear2d",
+    15: "grid_sampler",
+    21: "upsample_trilinear3d",
+    35: "upsample_bicubic2d",
+}
+_READ = {
+    1: """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+        adaptive_max_pool2d adaptive_max_pool3d all amax amin any argmax argmin count_nonzero max
+        mean min nansum prod sum""",
+    2: "frobenius_norm linalg_norm linalg_vector_norm norm",
+    4: "std std_mean var var_mean",
+    7: "logsumexp",
+}
+_MOVED = """
+    _shape_as_tensor _to_copy _unsafe_view alias arange as_strided atleast_1d atleast_2d
+    atleast_3d broadcast_tensors broadcast_to cat channel_shuffle chunk clone column_stack concat
+    concatenate constant_pad_nd contiguous copy detach diag diag_embed diagonal dsplit dstack
+    embedding empty empty_like expand expand_as eye fill fill_diagonal flatten flip fliplr flipud
+    full full_like gather hsplit hstack im2col index index_copy index_fill index_put index_select
+    lift_fresh_copy linspace masked_scatter masked_select meshgrid movedim moveaxis narrow
+    native_channel_shuffle new_empty new_full new_ones new_zeros one_hot ones ones_like pad
+    permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d
+    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d reshape reshape_as resolve_conj resolve_neg roll rot90 scalar_tensor
+    scatter select select_scatter slice slice_scatter split split_with_sizes squeeze stack
+    sum_to_size swapaxes swapdims sym_size t take take_along_dim tensor_split tile to transpose
+    tril_indices triu_indices type_as unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d view view_as view_as_complex
+    view_as_real vsplit vstack zero zeros zeros_like _assert_tensor_metadata
+"""
 _RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MOVED.split(), _for_each_made(0)),
+    **{name: _for_each_made(ops) for ops, names in _MADE.items() for name in names.split()},
+    **{
+        name: _for_each_read(ops, "self", "input")
+        for ops, names in _READ.items()
+        for name in names.split()
+    },
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(
         ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution
     ),
-    "linear": _product("input"),
-    "matmul": _product("self"),
-    "mm": _product("self"),
-    "mv": _product("self"),
-    "bmm": _product("self"),
-    "dot": _product("self"),
-    "vdot": _product("self"),
-    "addmm": _product("mat1"),
-    "addmv": _product("mat"),
-    "baddbmm": _product("batch1"),
+    "linear": _linear,
+    **dict.fromkeys(("matmul", "mm", "mv", "bmm", "dot", "vdot"), _product("self")),
+    "addmm": _product("mat1", adds=True),
+    "addmv": _product("mat", adds=True),
+    "baddbmm": _product("batch1", adds=True),
     "addbmm": _batch_summed_product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
+    **dict.fromkeys(("batch_norm", "group_norm", "instance_norm", "layer_norm"), _normalization),
+    **{
+        f"{kind}_pool{dims}d{suffix}": _pooling(dims)
+        for kind in ("avg", "max")
+        for dims in (1, 2, 3)
+        for suffix in ("", "_with_indices")
+    },
+    **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
+    "cosine_similarity": _for_each_read(6, "x1"),
+    "_weight_norm": _for_each_read(4, "v"),
+    "index_add": _for_each_read(1, "source"),
+    **dict.fromkeys(("scatter_add", "scatter_reduce"), _for_each_read(1, "src")),
 }
-
-_ELEMENTWISE = """
-    abs acos acosh add addcdiv addcmul alpha_dropout angle asin asinh atan atan2 atanh
-    bernoulli bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min
-    clip clone copysign cos cosh deg2rad detach div divide dropout elu eq erf erfc erfinv exp
-    exp2 expm1 exponential feature_alpha_dropout feature_dropout fill floor floor_divide fmod
-    frac ge gelu glu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh hypot
-    isfinite isinf isnan ldexp le leaky_relu lerp less less_equal lgamma log log10 log1p log2
-    log_sigmoid logaddexp logical_and logical_not logical_or logical_xor logit lt masked_fill
-    maximum minimum mish mul multiply nan_to_num native_dropout ne neg negative normal not_equal
-    ones_like outer polar positive pow prelu rad2deg rand rand_like randint randn randn_like
-    random reciprocal relu relu6 remainder round rrelu rrelu_with_noise rsqrt rsub selu sgn
-    sigmoid sign silu sin sinc sinh softplus softshrink sqrt square sub subtract tan tanh
-    threshold true_divide trunc uniform where xlogy zero zeros_like
-"""
-_NORMALIZATION = """
-    all amax amin any argmax argmin batch_norm channel_shuffle cosine_similarity count_nonzero
-    cummax cumprod cumsum frobenius_norm group_norm instance_norm layer_norm linalg_norm
-    linalg_vector_norm log_softmax logcumsumexp logsumexp max mean median min
-    nansum norm prod rms_norm softmax std std_mean sum var var_mean
-    _weight_norm
-"""
-_POOLING = """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d
-    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
-    max_pool3d_with_indices grid_sampler upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
-"""
-_MOVEMENT = """
-    _shape_as_tensor _to_copy _unsafe_view alias arange argsort as_strided atleast_1d atleast_2d
-    atleast_3d broadcast_tensors broadcast_to cat chunk column_stack concat concatenate
-    constant_pad_nd contiguous copy diag diag_embed diagonal dsplit dstack embedding empty
-    empty_like expand expand_as eye fill_diagonal flatten flip fliplr flipud full full_like
-    gather getitem hsplit hstack im2col index index_add index_copy index_fill index_put
-    index_select lift_fresh_copy linspace masked_scatter masked_select meshgrid movedim moveaxis
-    narrow native_channel_shuffle new_empty new_full new_ones new_zeros one_hot ones pad permute
-    pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
-    resolve_conj resolve_neg roll rot90 scalar_tensor scatter scatter_add scatter_reduce select
-    select_scatter slice slice_scatter sort split split_with_sizes squeeze stack sum_to_size
-    swapaxes swapdims sym_size t take take_along_dim tensor_split tile to topk transpose tril
-    tril_indices triu triu_indices type_as unbind unflatten unfold unsafe_chunk unsafe_split
-    unsqueeze view view_as view_as_complex view_as_real vsplit vstack zeros _assert_tensor_metadata
-"""
-_FREE = frozenset((_ELEMENTWISE + _NORMALIZATION + _POOLING + _MOVEMENT).split())

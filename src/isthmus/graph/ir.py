@@ -1,5 +1,7 @@
 """The captured model as plain data: tensors, weights, nodes, graph. No torch here."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from math import prod
 
@@ -68,6 +70,9 @@ class Node:
         outputs: The tensors it makes.
         weights: The weights it reads, itself or through what is made of weights alone.
         macs: Multiply-accumulates for one sample; None where no cost rule is known.
+        ops: Other arithmetic operations for one sample; None where no cost rule is known.
+        read_bytes: Bytes of the tensors and weights that it reads, one sample; 0 for a view.
+        written_bytes: Bytes that it writes, one sample; 0 for a view.
     """
 
     name: str
@@ -77,6 +82,9 @@ class Node:
     outputs: tuple[Tensor, ...]
     weights: tuple[Weight, ...] = ()
     macs: int | None = 0
+    ops: int | None = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -109,6 +117,16 @@ class Graph:
         return sum(node.macs or 0 for node in self.nodes)
 
     @property
+    def ops(self) -> int:
+        """Other arithmetic operations of one sample, where known."""
+        return sum(node.ops or 0 for node in self.nodes)
+
+    @property
+    def unknown_ops(self) -> tuple[str, ...]:
+        """Operations without a cost rule, each named once."""
+        return tuple(sorted({node.op for node in self.nodes if node.macs is None}))
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
         """Every weight once, in order of first use."""
         return tuple(
@@ -129,6 +147,29 @@ class Graph:
         """Return every tensor by name: the inputs, then what the nodes make."""
         made = (tensor for node in self.nodes for tensor in node.outputs)
         return {tensor.name: tensor for tensor in (*self.inputs, *made)}
+
+
+def fingerprint(graph: Graph) -> str:
+    """Return 16 hexadecimal digits that tell one graph from another, the same in every run.
+
+    They follow from the nodes' names, operations, inputs, shapes and MACs, not from the values of
+    weights.
+    """
+    facts = [
+        [[tensor.name, tensor.shape, tensor.dtype] for tensor in graph.inputs],
+        [
+            [
+                node.name,
+                node.op,
+                node.inputs,
+                [[tensor.name, tensor.shape, tensor.dtype] for tensor in node.outputs],
+                node.macs,
+            ]
+            for node in graph.nodes
+        ],
+        graph.outputs,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
