@@ -5,6 +5,7 @@ from isthmus.plan.partition import METHODS, Partitioner, partition
 from isthmus.plan.plan import (
     Crossing,
     InputSpec,
+    Limits,
     Plan,
     Prediction,
     RunnerUp,
@@ -17,6 +18,7 @@ __all__ = [
     "METHODS",
     "Crossing",
     "InputSpec",
+    "Limits",
     "Partitioner",
     "Plan",
     "Prediction",

@@ -6,10 +6,11 @@ from math import ceil, isinf
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph
+from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.choices import Choices, find_choices
 from isthmus.plan.estimate import FORMAT, stage_nodes
 from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
-from isthmus.plan.plan import Crossing, InputSpec, Plan, Stage
+from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage
 from isthmus.plan.routes import Costs, Route, bound, cheapest_and_fastest, make_costs, overflow
 from isthmus.plan.sensitivity import find_sensitivity
 from isthmus.plan.table import Problem, make_problem
@@ -24,6 +25,9 @@ def plan_chain(
     codec: str | None,
     cut: int | Sequence[int] | None,
     png_bytes: float | None,
+    accuracy: AccuracyTable | None,
+    limits: Limits,
+    time_limit_s: float,
 ) -> Plan:
     """Return the best plan that fits; where none does, the one that overflows by least.
 

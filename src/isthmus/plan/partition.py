@@ -6,10 +6,11 @@ from typing import Protocol
 
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph
+from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.chain import plan_chain
 from isthmus.plan.check import check
 from isthmus.plan.estimate import OBJECTIVES
-from isthmus.plan.plan import Plan
+from isthmus.plan.plan import NO_LIMITS, Limits, Plan
 from isthmus.platform import Platform
 
 
@@ -25,6 +26,9 @@ class Partitioner(Protocol):
         codec: str | None,
         cut: int | Sequence[int] | None,
         png_bytes: float | None,
+        accuracy: AccuracyTable | None,
+        limits: Limits,
+        time_limit_s: float,
     ) -> Plan:
         """Return a plan; it need not fit, `partition` checks it."""
 
@@ -40,7 +44,10 @@ def partition(
     codec: str | None = None,
     cut: int | Sequence[int] | None = None,
     png_bytes: float | None = None,
+    accuracy: AccuracyTable | None = None,
+    limits: Limits = NO_LIMITS,
     method: str | Partitioner = "chain",
+    time_limit_s: float = 60.0,
 ) -> Plan:
     """Choose cuts, devices and codecs.
 
@@ -58,7 +65,10 @@ def partition(
             it free.
         png_bytes: Mean size of the inputs as PNG, where it was measured; without it PNG competes
             with its upper bound.
+        accuracy: What codecs cost in accuracy at the cuts; those of its rows compete too.
+        limits: What the plan must not exceed.
         method: A key of ``METHODS``, or your own partitioner.
+        time_limit_s: How long ``cpsat`` may look for a better plan.
 
     Returns:
         A plan that fits, with its runner-ups and what would change it.
@@ -73,7 +83,17 @@ def partition(
         if method not in METHODS:
             raise InputError(f"no partitioner {method!r}; there are {', '.join(METHODS)}")
         method = METHODS[method]
-    plan = method(graph, platform, objective=objective, codec=codec, cut=cut, png_bytes=png_bytes)
+    plan = method(
+        graph,
+        platform,
+        objective=objective,
+        codec=codec,
+        cut=cut,
+        png_bytes=png_bytes,
+        accuracy=accuracy,
+        limits=limits,
+        time_limit_s=time_limit_s,
+    )
     broken = check(plan, graph, platform)
     if broken:
         raise InfeasibleError(broken, nearest=replace(plan, violations=broken))

@@ -20,6 +20,8 @@ class Stage:
         peak_memory_bytes: Largest sum of activations alive at once, codec buffers included.
         format: The number format that the bundle will hold.
         compute_s: Predicted time of the nodes and of the codec halves on this device.
+        codec_s: That of the codec halves alone.
+        energy_j: Predicted energy, without static power.
     """
 
     device: str
@@ -29,6 +31,8 @@ class Stage:
     peak_memory_bytes: int
     format: str
     compute_s: float
+    codec_s: float = 0.0
+    energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,10 @@ class Crossing:
         payload_bytes: Predicted payload, one sample; a mean where the rate is variable.
         fixed_rate: Whether the payload is predicted exactly.
         transfer_s: Predicted time on the link, header and message overhead included.
+        energy_j: Predicted energy of the link.
+        accuracy: Of the model when this alone crosses, 0 to 1; None where it is unknown.
+        origin: Whence that is known: ``"trained"``, ``"post-hoc"``, ``"lossless"`` where the codec
+            loses nothing, or ``"unknown"``.
     """
 
     link: str
@@ -58,6 +66,9 @@ class Crossing:
     payload_bytes: float
     fixed_rate: bool
     transfer_s: float
+    energy_j: float = 0.0
+    accuracy: float | None = None
+    origin: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +77,42 @@ class Prediction:
 
     Attributes:
         latency_s: From the sample on the input device to the answer on the output device.
-        interval_s: Time between answers of a full pipeline: the slowest stage or link.
-        energy_j: Energy of all stages and links.
+        interval_s: Time between answers of a full pipeline: that of the busiest device or medium.
+        energy_j: Energy of all stages and links, and static power of every device on the way.
+        price: Of all devices on the way, in USD.
+        drop: Accuracy lost, as a share of all samples; of several crossings the sum, which is
+            assumed. None where it is unknown.
     """
 
     latency_s: float
     interval_s: float
     energy_j: float
+    price: float = 0.0
+    drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a plan must not exceed; None where it is free to.
+
+    Attributes:
+        latency_s: Of one sample.
+        interval_s: Between answers of a full pipeline.
+        energy_j: Of one sample.
+        price: Of all devices on the way, in USD.
+        drop: Accuracy lost, as a share of all samples. Codecs of unknown accuracy are barred.
+        link_bytes: Payload of any one crossing.
+    """
+
+    latency_s: float | None = None
+    interval_s: float | None = None
+    energy_j: float | None = None
+    price: float | None = None
+    drop: float | None = None
+    link_bytes: float | None = None
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +120,8 @@ class Violation:
     """One limit that a plan breaks: where, by how much, and what would mend it.
 
     Attributes:
-        where: The device.
-        what: Of what there is too little: ``"weights"``, ``"activations"`` ...
+        where: The device; ``"plan"`` for what the whole costs.
+        what: Of what there is too little: ``"weights"``, ``"activations"``, ``"latency"`` ...
         need: How much the plan needs.
         limit: How much there is; 0 where the device has none at all.
         unit: Of both.
@@ -162,9 +202,10 @@ class Plan:
     """Which device computes what, and what crosses each link.
 
     Attributes:
-        objective: latency, throughput or energy.
+        objective: latency, throughput, energy or price.
         split: Whether more than one device computes.
-        stages: One for each device on the way from input to output, in order.
+        stages: One for each device on the way from input to output, in order. A device that the
+            way passes more than once has nodes in one of them at most.
         crossings: One for each link on that way.
         predicted: Cost on the platform.
         violations: The limits it breaks; empty for a plan that fits.
@@ -174,6 +215,9 @@ class Plan:
         platform: What it was planned for.
         unused: Devices of the platform that are not on the way.
         notes: Lines for people: ops without a cost rule, cuts that cannot be used ...
+        limits: What it was not to exceed.
+        gap: By which share of its cost a better plan might still exist: 0 where it is proven to
+            be the best, None where nothing is known.
     """
 
     objective: str
@@ -188,3 +232,5 @@ class Plan:
     platform: Platform
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    limits: Limits = NO_LIMITS
+    gap: float | None = None
