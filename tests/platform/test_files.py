@@ -1,6 +1,8 @@
 """Platform files: presets, round trip, and everything that can be wrong in one."""
 
 import re
+from dataclasses import replace
+from importlib import resources
 from itertools import combinations
 
 import pytest
@@ -21,6 +23,7 @@ from isthmus.platform import (
     media,
     path,
     preset_text,
+    routes,
 )
 from isthmus.platform.platform import FORMATS
 
@@ -271,7 +274,9 @@ def test_what_is_no_mapping_is_refused(tmp_path, text):
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be read .*or a preset: camera-hub, chiplets-4"):
+    with pytest.raises(
+        InputError, match=r"cannot be read .*or a preset: camera-hub, camera-hub-cloud"
+    ):
         load_platform("no-such-platform")
     with pytest.raises(InputError, match="cannot be read"):
         load_platform(tmp_path)
@@ -285,27 +290,55 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_loads_and_says_what_it_is(name):
-    platform = load_platform(name)
-    devices, _ = path(platform)
-    assert platform.name == name
-    assert len(devices) == len(platform.devices)
-    for device in devices:
-        assert device.macs_per_s["fp32"] > 0
-        assert device.j_per_mac["fp32"] > device.j_per_mac["int8"] > 0
+class TestEveryPreset:
+    def test_loads_and_says_what_it_is(self, name):
+        platform = load_platform(name)
+        assert platform.name == name
+        for device in platform.devices:
+            assert device.macs_per_s["fp32"] > 0
+            assert device.j_per_mac["fp32"] >= device.j_per_mac["int8"] > 0
+
+    def test_has_a_way_there_and_back_again(self, name):
+        platform = load_platform(name)
+        devices, links = path(platform)
+        assert (devices[0].name, devices[-1].name) == (platform.input, platform.output)
+        assert len(devices) == len(links) + 1
+        assert len(routes(platform, platform.input)) == len(platform.devices)
+        assert all(platform.input in routes(platform, d.name) for d in platform.devices)
+
+    def test_loads_as_the_same_once_dumped(self, name, tmp_path):
+        assert load(tmp_path, dump_platform(load_platform(name))) == load_platform(name)
+
+    def test_every_figure_carries_its_source(self, name):
+        figure = re.compile(r":\s+[\d.]+( \S+)?\s*(#.*)?$")
+        source = re.compile(r"# (measured|spec|model|assumed): .{5,}$")
+        lines = [line for line in preset_text(name).splitlines() if not line.startswith("#")]
+        figures = [line for line in lines if figure.search(line)]
+        assert len(figures) >= 12
+        for line in figures:
+            assert source.search(line), line
+        for line in lines:
+            assert line in figures or not re.search(r"\d (byte|[KMG]iB|\w*(MAC|bit|Hz|J|W))", line)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_figure_of_a_preset_carries_its_source(name):
-    figure = re.compile(r":\s+[\d.]+( \S+)?\s*(#.*)?$")
-    source = re.compile(r"# (measured|spec|model|assumed): .{12,}$")
-    lines = [line for line in preset_text(name).splitlines() if not line.startswith("#")]
-    figures = [line for line in lines if figure.search(line)]
-    assert len(figures) >= 12
-    for line in figures:
-        assert source.search(line), line
-    for line in lines:
-        assert line in figures or not re.search(r"\d (byte|[KMG]iB|\w*(MAC|bit|Hz|J|W))", line)
+def test_the_presets_are_the_files_of_the_folder():
+    folder = resources.files("isthmus.platform") / "presets"
+    assert {file.name for file in folder.iterdir()} == {f"{name}.yaml" for name in PRESETS}
+    assert sorted(PRESETS) == list(PRESETS)
+
+
+def test_chiplets_36_is_a_mesh_of_equal_chiplets():
+    platform = load_platform("chiplets-36")
+    assert len(platform.devices) == 36
+    assert len(platform.links) == 2 * 6 * 5
+    assert len(path(platform)[1]) == 10
+    first = platform.devices[0]
+    assert all(replace(device, name=first.name) == first for device in platform.devices)
+
+
+def test_data_of_the_pcie_pair_come_back_to_the_host():
+    platform = load_platform("pcie-pair")
+    assert platform.input == platform.output == "host"
 
 
 def test_an_unknown_preset_names_the_known():

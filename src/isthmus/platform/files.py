@@ -59,7 +59,19 @@ from isthmus.platform.times import NodeTimes, load_times
 from isthmus.units import parse_quantity
 
 SCHEMA = "isthmus.platform/1"
-PRESETS = ("camera-hub", "chiplets-4", "two-mcu-spi")
+PRESETS = (
+    "camera-hub",
+    "camera-hub-cloud",
+    "chiplets-36",
+    "chiplets-4",
+    "manycore-mesh",
+    "pcie-pair",
+    "two-mcu-ble",
+    "two-mcu-spi",
+    "two-phones-wifi",
+    "two-pi-ethernet",
+    "ucie-pair",
+)
 
 _MAX_BYTES = 1 << 20
 _MAX_DEVICES = 256
