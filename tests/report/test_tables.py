@@ -97,9 +97,11 @@ def test_the_profile_says_where_no_cut_is_possible_and_why():
 
 def test_the_platforms_are_listed_with_units():
     text = words(ALL["platforms"])
-    assert "mcu-a: mcu 98.3 kB weights 12 MMAC/s int8" in text
+    assert "mcu-a, mcu-b: mcu 98.3 kB weights 12 MMAC/s int8" in text
     assert "mcu-a - mcu-b 1 Mbit/s, full duplex 300 us" in text
     assert "100 Gbit/s, 4 pins x 25 GHz 20 ns" in text
+    assert "chiplet-0-0 and 35 more: chiplet" in text
+    assert "chiplet-0-0 - chiplet-0-1 and 59 more" in text
 
 
 def test_the_plan_begins_with_its_answer():

@@ -5,9 +5,10 @@ What is predicted and what is measured never share a column; energy is always a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from isthmus.study.evaluate import Record
     from isthmus.train import FitRecord
     from isthmus.train.rivals import Rival
+
+T = TypeVar("T")
 
 _RUNNER_UPS = 5
 _SENSITIVE = 8
@@ -80,15 +83,18 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
 
 
 def platforms_table(platforms: Sequence[Platform]) -> Table:
-    """Return a row for each device and each link of some platforms."""
+    """Return a row for each kind of device and each kind of link of some platforms."""
     table = new_table(
         "Platforms; `isthmus platforms NAME` prints one with the source of each figure",
-        ("platform", "l"), ("device or link", "l"), ("memory", "l"), ("speed", "l"),
+        ("platform", "l"), ("devices and links", "l"), ("memory", "l"), ("speed", "l"),
         ("latency", "r"),
     )  # fmt: skip
+    table.columns[0].no_wrap = True  # a name to be typed
     for platform in platforms:
         name = platform.name
-        for device in platform.devices:
+        for names, device in _alike(
+            platform.devices, lambda device: device.name, lambda device: replace(device, name="")
+        ):
             memory = device.memory
             sizes = (
                 ("weights", memory.weights_bytes),
@@ -99,14 +105,36 @@ def platforms_table(platforms: Sequence[Platform]) -> Table:
             speed = "\n".join(
                 f"{quantity(rate, 'MAC/s')} {form}" for form, rate in device.macs_per_s.items()
             )
-            add_row(table, name, f"{device.name}: {device.kind}", room or "no limit", speed, "")
+            add_row(table, name, f"{names}: {device.kind}", room or "no limit", speed, "")
             name = ""
-        for link in platform.links:
-            add_row(
-                table, name, " - ".join(link.between), "", _speed(link), _seconds(link.latency_s)
-            )
+        for names, link in _alike(
+            platform.links, _ends, lambda link: replace(link, between=("", ""))
+        ):
+            add_row(table, name, names, "", _speed(link), _seconds(link.latency_s))
         table.add_section()
     return table
+
+
+def _alike(
+    parts: Sequence[T], name: Callable[[T], str], nameless: Callable[[T], T]
+) -> list[tuple[str, T]]:
+    """Return one of each kind of device or link, with the names of all of that kind."""
+    kinds: list[tuple[T, list[T]]] = []
+    for part in parts:
+        kind = nameless(part)
+        same = next((same for other, same in kinds if other == kind), [])
+        if not same:
+            kinds.append((kind, same))
+        same.append(part)
+    return [(_shortened([name(part) for part in same]), same[0]) for _, same in kinds]
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _ends(link: Link) -> str:
+    return (" > " if link.duplex == "one-way" else " - ").join(link.between)
 
 
 def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
@@ -419,7 +447,9 @@ def _speed(link: Link) -> str:
     rate = quantity(8 * link.bytes_per_s, "bit/s")
     if link.pins and link.clock_hz:
         return f"{rate}, {link.pins} pins x {quantity(link.clock_hz, 'Hz')}"
-    return f"{rate}, {link.duplex} duplex"
+    if link.medium:
+        return f"{rate}, shared"
+    return f"{rate}, {link.duplex}" + (" duplex" if link.duplex != "one-way" else "")
 
 
 def _seconds(value: float) -> str:
