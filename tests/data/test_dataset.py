@@ -175,7 +175,7 @@ def test_a_truncated_file_is_one_line(tmp_path):
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(InputError, match="cifar100, digits, fashion-mnist, npz:FILE"):
+    with pytest.raises(InputError, match="digits, fashion-mnist, imagefolder:DIR, npz:FILE"):
         load_data("digit")
     assert sorted(DATASETS) == ["cifar10", "cifar100", "digits", "fashion-mnist"]
 

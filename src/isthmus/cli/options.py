@@ -30,7 +30,8 @@ Inputs = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, cifar10, cifar100, fashion-mnist, npz:FILE (x_train or x_train_0 ..., "
+        help="digits, cifar10, cifar100, fashion-mnist, imagefolder:DIR (a folder per class under "
+        "train and test), npz:FILE (x_train or x_train_0 ..., "
         "y_train, x_test, y_test), or file.py:function, which runs: trusted local files only."
     ),
 ]

@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +73,8 @@ def load_data(
     """Load a data set.
 
     Args:
-        reference: A key of ``DATASETS``, ``npz:FILE``, or ``path/to/file.py:function`` whose
+        reference: A key of ``DATASETS``, ``imagefolder:DIR`` or ``imagefolder:DIR:SIZE`` (see
+            `isthmus.data.imagefolder`), ``npz:FILE``, or ``path/to/file.py:function`` whose
             function returns a mapping with the keys of the npz file. A ``.py`` file runs: trusted
             files only.
         data_dir: Where published data sets lie; ``$ISTHMUS_DATA`` where it is left out.
@@ -90,9 +92,10 @@ def load_data(
         >>> data.x_train[0].shape, data.x_test[0].shape
         ((1437, 1, 8, 8), (360, 1, 8, 8))
     """
-    if reference not in DATASETS:
+    read = _reader(reference)
+    if read is None:
         return from_arrays(_own_arrays(reference), name=reference)
-    read, search = DATASETS[reference], Search(data_dir, download=download, progress=progress)
+    search = Search(data_dir, download=download, progress=progress)
     train, test = read("train", search), read("test", search)
     return Dataset(
         name=reference,
@@ -131,8 +134,9 @@ def load_images(
         >>> images.x.shape, images.x.dtype, images.num_classes
         ((360, 1, 8, 8), dtype('uint8'), 10)
     """
-    if reference in DATASETS:
-        return DATASETS[reference](part, Search(data_dir, download=download, progress=progress))
+    read = _reader(reference)
+    if read is not None:
+        return read(part, Search(data_dir, download=download, progress=progress))
     arrays = _own_arrays(reference)
     _check_keys(arrays, name=reference)
     xs = _inputs(arrays, f"x_{part}", name=reference)
@@ -150,6 +154,19 @@ def load_images(
     return Images(x=x, y=y, num_classes=int(max(half.max() for half in labels.values())) + 1)
 
 
+def _reader(reference: str) -> Reader | None:
+    """Return what reads a data set part by part; None for one that is arrays."""
+    kind, _, rest = reference.partition(":")
+    if kind != "imagefolder" or not rest:
+        return DATASETS.get(reference)
+    from isthmus.data.imagefolder import SIZE, image_folder  # noqa: PLC0415  (optional dependency)
+
+    folder, _, size = rest.rpartition(":")
+    if folder and size.isdecimal():
+        return partial(image_folder, Path(folder), int(size))
+    return partial(image_folder, Path(rest), SIZE)
+
+
 def _own_arrays(reference: str) -> Mapping[str, Any]:
     kind, _, rest = reference.partition(":")
     if kind == "npz" and rest:
@@ -158,7 +175,8 @@ def _own_arrays(reference: str) -> Mapping[str, Any]:
         return _call(Path(kind), rest)
     known = ", ".join(sorted(DATASETS))
     raise InputError(
-        f"data {reference!r}: unknown; expected {known}, npz:FILE or path/to/file.py:function"
+        f"data {reference!r}: unknown; expected {known}, imagefolder:DIR, npz:FILE or "
+        "path/to/file.py:function"
     )
 
 
