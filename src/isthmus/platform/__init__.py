@@ -4,6 +4,7 @@ from isthmus.platform.dump import dump_platform
 from isthmus.platform.files import PRESETS, load_platform, preset_text
 from isthmus.platform.platform import Device, Link, Memory, Platform, multiplexing
 from isthmus.platform.routes import media, path, route, routes, stops
+from isthmus.platform.stream import plan_to_stream, to_stream
 from isthmus.platform.times import NodeTimes, load_times
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "media",
     "multiplexing",
     "path",
+    "plan_to_stream",
     "preset_text",
     "route",
     "routes",
     "stops",
+    "to_stream",
 ]
