@@ -14,7 +14,7 @@ from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.run import start_workers
 from isthmus.train import calibrate, split_with_codecs
-from tests.nets import NETS, images
+from tests.nets import NETS
 
 CHAIN = """
 schema: isthmus.platform/1
@@ -154,18 +154,26 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
         export(split_model, plan, tmp_path / "home", samples=samples)
 
 
-@pytest.mark.parametrize("name", sorted(NETS))
+QUICK = ("chain", "residual", "branches", "attention", "decoder", "sensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in NETS
+        if name != "dropouts"  # ONNX has no RReLU
+    ],
+)
 def test_every_small_network_survives_the_way_to_a_bundle(tmp_path, name):
     torch.manual_seed(0)
-    model = NETS[name]().eval()
     split_model, plan = fitted(
-        model,
-        (images(16),),
+        NETS[name].make().eval(),
+        NETS[name].inputs(16),
         load_platform("chiplets-4"),
-        "uniform:bits=8",
+        None if NETS[name].tokens else "uniform:bits=8",
         lambda graph: next(c.index for c in cuts(graph)[3:] if not c.obstacle),
     )
-    verification = export(
-        split_model, plan, tmp_path / "bundle", samples=[images(16, seed=1).numpy()]
-    )
+    samples = [x.numpy() for x in NETS[name].inputs(16, seed=1)]
+    verification = export(split_model, plan, tmp_path / "bundle", samples=samples)
     assert verification.equal_predictions == 1

@@ -12,7 +12,7 @@ from isthmus.graph import Graph, Node, capture, fingerprint
 from isthmus.graph import Tensor as GraphTensor
 from isthmus.models.resnet import resnet
 from isthmus.models.small import digits_resnet
-from tests.nets import NETS, Attention, MultiHead, Recurrent, Tied, images
+from tests.nets import NETS, Attention, Recurrent, Tied, captured, images
 
 
 def nodes_by_name(graph: Graph):
@@ -74,7 +74,7 @@ def test_capture_leaves_modes_weights_and_random_numbers_alone():
     modes = [module.training for module in model.modules()]
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    capture(model, (images(),))
+    capture(model, (torch.zeros(2, 5, 6),))
     assert modes == [module.training for module in model.modules()]
     assert all(torch.equal(weights[name], t) for name, t in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
@@ -135,13 +135,13 @@ def test_random_numbers_drawn_in_forward_are_made_once():
 
 
 def test_a_tensor_is_batched_only_where_dimension_0_alone_is_the_batch():
-    tensors = capture(MultiHead(), (images(),)).tensors()
+    tensors = captured("multi-head").tensors()
     assert not tensors["transpose_1"].batched  # (tokens, B, channels)
     assert not tensors["view"].batched  # (tokens, B * heads, channels)
     assert not tensors["transpose_3"].batched  # (B * heads, tokens, channels)
     assert tensors["view_3"].batched
     assert tensors["view_3"].shape == (2, 16, 6)
-    gru = next(node for node in capture(Recurrent(), (images(),)).nodes if node.op == "gru")
+    gru = next(node for node in captured("recurrent").nodes if node.op == "gru")
     assert [tensor.batched for tensor in gru.outputs] == [True, False]
 
 
@@ -195,7 +195,7 @@ def test_a_fingerprint_tells_graphs_apart_and_is_the_same_in_every_run():
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_shared_networks_are_small_and_every_operation_is_counted(name):
-    graph = capture(NETS[name](), (images(),))
+    graph = captured(name)
     assert graph.num_parameters < 50_000
     assert not graph.unknown_ops
     assert None not in [node.ops for node in graph.nodes]

@@ -6,20 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from isthmus.errors import CaptureError
 from isthmus.graph import capture, cuts
 from isthmus.split import split
-from tests.nets import TRAINED_NETS, Head, Tied, images, residual
+from tests.nets import NETS, Dropouts, Head, Net, captured, images, residual
 from tests.split.plans import plan_at
 
 
-def four_steps(model: nn.Module) -> list[float]:
+def four_steps(model: nn.Module, net: Net) -> list[float]:
     torch.manual_seed(7)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     losses = []
     for step in range(4):
-        loss = F.cross_entropy(model(images(6, seed=step)), torch.arange(6))
+        outputs = tree_leaves(model(*net.inputs(6, seed=step)))
+        loss = torch.stack([(y - k).square().mean() for k, y in enumerate(outputs)]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -27,28 +29,30 @@ def four_steps(model: nn.Module) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("make", [*TRAINED_NETS.values(), Tied], ids=[*TRAINED_NETS, "tied"])
-def test_four_steps_give_the_unsplit_models_losses_weights_and_statistics(make):
+@pytest.mark.parametrize("name", NETS)
+def test_at_every_usable_cut_four_steps_give_the_unsplit_models_losses_and_weights(name):
     torch.manual_seed(0)
-    model = make()
+    net, x = NETS[name], NETS[name].inputs(3, seed=9)
+    model = net.make()
     whole = copy.deepcopy(model)
-    graph = capture(model, (images(),))
-    indices = [cut.index for cut in cuts(graph) if not cut.obstacle]
-    divided = split(model, plan_at(graph, *indices))
+    usable = [cut.index for cut in cuts(captured(name)) if not cut.obstacle]
+    divided = split(model, plan_at(captured(name), *usable))
+    torch.testing.assert_close(divided.eval()(*x), whole.eval()(*x), rtol=0, atol=0)
 
-    assert four_steps(divided) == four_steps(whole)
+    assert four_steps(divided.train(), net) == four_steps(whole.train(), net)
     expected = whole.state_dict()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, expected[name]), name
+    for path, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[path]), path
+    torch.testing.assert_close(divided.eval()(*x), whole.eval()(*x), rtol=0, atol=0)
 
+
+def test_dropout_is_drawn_in_training_alone():
+    torch.manual_seed(0)
+    model, x = Dropouts(), images(3)
+    divided = split(model, plan_at(captured("dropouts"), 2, 5))
+    assert not torch.equal(divided(x), divided(x))
     divided.eval()
-    whole.eval()
-    x = images(3, seed=9)
     assert torch.equal(divided(x), divided(x))
-    assert torch.equal(divided(x), whole(x))
-    divided.train()
-    if not isinstance(model, Tied):  # batch statistics, or dropout
-        assert not torch.equal(divided(x), whole(x))
 
 
 def test_one_module_of_a_stage_can_be_held_in_evaluation():
@@ -58,7 +62,7 @@ def test_one_module_of_a_stage_can_be_held_in_evaluation():
     whole.get_submodule("1.bn1").eval()
     divided.get_submodule("stages.0.1.bn1").eval()
     before = whole.get_buffer("1.bn1.running_mean").clone()
-    assert four_steps(divided) == four_steps(whole)
+    assert four_steps(divided, NETS["residual"]) == four_steps(whole, NETS["residual"])
     assert torch.equal(model.get_buffer("1.bn1.running_mean"), before)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from torch.utils._pytree import tree_leaves
 
 from isthmus.bundle import Bundle, CrossingEntry, read_bundle
 from isthmus.errors import BundleError
@@ -57,8 +58,7 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
     ]
     specs = [_spec(crossing) for crossing in bundle.crossings]
     with torch.no_grad():
-        expected = split_model.eval()(*(torch.from_numpy(x) for x in inputs))
-    expected = (expected,) if isinstance(expected, torch.Tensor) else tuple(expected)
+        expected = tree_leaves(split_model.eval()(*(torch.from_numpy(x) for x in inputs)))
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
     for i in range(len(inputs[0])):
