@@ -64,7 +64,7 @@ def export(
         for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):
             file = None if program is None else f"{stage.device}/program.onnx"
             if program is not None and file is not None:
-                symbols = _write_program(program, symbols, folder / file, device=stage.device)
+                symbols = write_program(program, symbols, folder / file, device=stage.device)
             backend = plan.platform.device(stage.device).backend
             devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
@@ -152,19 +152,36 @@ def _crossing(crossing: Crossing, ends: tuple[str, str]) -> CrossingEntry:
     )
 
 
-def _write_program(
-    program: Program, symbols: Sequence[Tensor], path: Path, *, device: str
+def write_program(
+    program: Program,
+    symbols: Sequence[Tensor],
+    path: Path,
+    *,
+    device: str,
+    any_batch: bool = True,
 ) -> Sequence[Tensor]:
-    """Write one ONNX program with a dynamic batch; return what it makes of the example."""
+    """Write one ONNX program.
+
+    Args:
+        program: What to write.
+        symbols: An example of what it takes, of two samples or more if the batch is free.
+        path: The file; its folder is made.
+        device: Names the program in error messages.
+        any_batch: Leave the size of the batch free, in place of the example's.
+
+    Returns:
+        What the program makes of the example.
+
+    Raises:
+        CaptureError: It cannot be written as ONNX.
+    """
     batch = {0: torch.export.Dim("batch")}
+    free = {"symbols": tuple(batch for _ in symbols)} if any_batch else None
     path.parent.mkdir()
     with quiet("torch.onnx"):
         try:
             exported = torch.export.export(
-                program,
-                tuple(symbols),
-                dynamic_shapes={"symbols": tuple(batch for _ in symbols)},
-                strict=False,
+                program, tuple(symbols), dynamic_shapes=free, strict=False
             )
             onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
         except (OSError, MemoryError):

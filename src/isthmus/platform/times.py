@@ -20,6 +20,7 @@ class NodeTimes:
         seconds: Time of each node, by its name; of a fused block at its first node.
         machine: What measured it, in words.
         whole_s: Time of the whole model, measured in the same run.
+        notes: Lines for people: how well the parts add up, what could not be measured alone.
 
     Raises:
         InputError: A time is no finite number, or negative.
@@ -29,6 +30,7 @@ class NodeTimes:
     seconds: Mapping[str, float]
     machine: str
     whole_s: float
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (*self.seconds.items(), ("whole_s", self.whole_s)):
