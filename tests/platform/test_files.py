@@ -20,7 +20,6 @@ from isthmus.platform import (
     Platform,
     dump_platform,
     load_platform,
-    media,
     path,
     preset_text,
     routes,
@@ -97,7 +96,7 @@ def test_a_bus_joins_each_of_its_devices_with_every_other(tmp_path):
     platform = load(tmp_path, text.replace("[a, b]", "[a, b, c]").replace(", duplex: half", ""))
     assert [link.between for link in platform.links] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert {link.duplex for link in platform.links} == {"half"}
-    assert len(set(media(platform).values())) == 1
+    assert len({link.medium for link in platform.links}) == 1
     named = load(tmp_path, text.replace("[a, b]", "[a, b, c], medium: air"))
     assert {link.medium for link in named.links} == {"air"}
 
@@ -108,7 +107,7 @@ def test_two_buses_without_a_name_are_two_media(tmp_path):
     text = GOOD.replace("links:\n", more + bus).replace("[a, b]", "[a, b, e]")
     platform = load(tmp_path, text)
     assert len(platform.links) == 6
-    assert len(set(media(platform).values())) == 2
+    assert len({link.medium for link in platform.links}) == 2
 
 
 def test_a_grid_is_spelled_out_and_its_neighbours_joined(tmp_path):
@@ -260,6 +259,15 @@ def test_what_is_wrong_in_a_file_is_named_in_one_line(tmp_path, found, written, 
         load(tmp_path, GOOD.replace(found, written, 1))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "pair.yaml") + ": ")
+
+
+def test_a_file_cannot_grow_without_bound(tmp_path):
+    chips = "  a:\n    grid: [64]\n    compute: {fp32: 1 MAC/s}\n"
+    bus = f"  - {{between: [{', '.join(f'a-{k}' for k in range(64))}], bandwidth: 1 bit/s}}\n"
+    head, _, _ = GOOD.partition("  a:")
+    text = f"{head}{chips}links:\n{bus * 3}input: a-0\noutput: a-0\n"
+    with pytest.raises(InputError, match=r"links.2: found 6048 with all buses, at most 4096"):
+        load(tmp_path, text)
 
 
 def test_a_wrong_unit_is_a_unit_error(tmp_path):

@@ -3,7 +3,7 @@
 from isthmus.platform.dump import dump_platform
 from isthmus.platform.files import PRESETS, load_platform, preset_text
 from isthmus.platform.platform import Device, Link, Memory, Platform, multiplexing
-from isthmus.platform.routes import media, path, route, routes, stops
+from isthmus.platform.routes import path, route, routes, stops
 from isthmus.platform.stream import plan_to_stream, to_stream
 from isthmus.platform.times import NodeTimes, load_times
 
@@ -17,7 +17,6 @@ __all__ = [
     "dump_platform",
     "load_platform",
     "load_times",
-    "media",
     "multiplexing",
     "path",
     "plan_to_stream",

@@ -428,6 +428,8 @@ class _File(_Strict):
         for index, link in enumerate(self.links):
             with _under(f"links.{index}"):
                 links += link.links(grids, bus=f"bus-{index}")
+                if len(links) > _MAX_LINKS:
+                    raise InputError(f"found {len(links)} with all buses, at most {_MAX_LINKS}")
         return Platform(
             name=self.name,
             devices=tuple(devices),

@@ -74,12 +74,3 @@ def path(platform: Platform) -> tuple[tuple[Device, ...], tuple[Link, ...]]:
     links = route(platform, platform.input, platform.output)
     names = stops(platform.input, links)
     return tuple(platform.device(name) for name in names), links
-
-
-def media(platform: Platform) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the clock of every hop: hops with an equal one take turns.
-
-    Returns:
-        By the names of the sender and the receiver, the key that `Link.clock` gives.
-    """
-    return {ends: link.clock(ends[0]) for link in platform.links for ends in link.directions}
