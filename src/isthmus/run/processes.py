@@ -296,16 +296,15 @@ def _links(bundle: Bundle, platform: Platform) -> tuple[tuple[Link, ...], tuple[
     links, clocks = [], []
     for crossing in bundle.crossings:
         ends = {crossing.source, crossing.target}
-        found = [index for index, link in enumerate(platform.links) if set(link.between) == ends]
+        found = [link for link in platform.links if set(link.between) == ends]
         if not found:
             raise BundleError(
                 f"{PLATFORM_FILE}: found no link between {crossing.source} and {crossing.target}; "
                 "export the bundle anew"
             )
-        link = platform.links[found[0]]
-        direction = "" if link.duplex == "half" else f"-{link.between.index(crossing.source)}"
+        (link,) = found
         links.append(link)
-        clocks.append(f"link-{found[0]}{direction}.clock")
+        clocks.append(f"{'+'.join(link.clock(crossing.source))}.clock")
     return tuple(links), tuple(clocks)
 
 
