@@ -157,7 +157,7 @@ def write_profile(out: Path, graph: Graph, *, title: str) -> None:
     Raises:
         InputError: Something other than a page of ours stands at ``out``.
     """
-    _check_free(out)
+    check_free(out)
     write_bytes(out, page(title=title, graph=graph).encode())
 
 
@@ -174,7 +174,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
             together, or something other than a page of ours stands at ``out``.
         BundleError: A bundle is damaged.
     """
-    _check_free(out)
+    check_free(out)
     for folder in folders:
         markers = (RECORD_FILE, INDEX_FILE, RUN_FILE, PLAN_FILE)
         if not any((folder / marker).is_file() for marker in markers):
@@ -214,7 +214,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     write_bytes(out, text.encode())
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """Raise where something other than a page of ours would be replaced."""
     if not out.exists():
         return
