@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -332,20 +331,24 @@ def test_a_plan_that_comes_back_never_locks_with_one_place_for_each_queue():
     assert len(simulation.answers_s) == 100
 
 
-def test_streams_share_devices_and_links_of_one_name_and_their_queues():
-    near = chain([0.1, 1.0], [(0.1, 0.0)])
-    far = replace(near, stages=(replace(near.stages[0], device="e0"), near.stages[1]))
-    link = hop("e0", "d1", 0.1)
-    platform = replace(
-        near.platform,
-        devices=(*near.platform.devices, Device(name="e0", macs_per_s={})),
-        links=(*near.platform.links, link),
-    )
-    far = replace(far, platform=platform, crossings=(replace(near.crossings[0], link=link.name),))
-    streams = [Stream(plan=plan, requests=50, arrivals=InFlight(5)) for plan in (near, far)]
+def test_streams_share_the_devices_and_the_media_of_one_name():
+    """Two cameras with a radio of their own, two on one; the hub does all they can send."""
+    plan = chain([0.1, 0.1], [(1.0, 0.0)], duplex="half", medium="radio")
+    names = [{"d0": f"camera-{k}", "radio": f"radio-{min(k, 2)}", "d1": "hub"} for k in range(4)]
+    streams = [Stream(plan=plan, requests=100, arrivals=InFlight(3), names=own) for own in names]
     fleet = simulate_fleet(streams)
-    assert fleet.throughput_per_s == pytest.approx(1.0, rel=0.01)
-    assert [station.name for station in fleet.stations] == ["d0", "d0->d1", "d1", "e0", "e0->d1"]
+    answered = [r.stream for r in fleet.requests if r.answered_s is not None and r.answered_s < 90]
+    assert [answered.count(stream) for stream in range(4)] == [89, 89, 45, 44]
+    assert {station.name for station in fleet.stations} == {
+        name for own in names for name in own.values()
+    }
+
+
+def test_a_failure_names_a_link_as_its_stream_does():
+    plan = chain([1.0, 1.0], [(1.0, 0.0)])
+    stream = Stream(plan=plan, requests=1, names={"d0": "camera"})
+    failures = [Failure(station="camera-d1", start_s=1.5, end_s=3.0)]
+    assert simulate_fleet([stream], failures=failures).latencies_s.tolist() == [5.0]
 
 
 @pytest.mark.parametrize("law", ["lognormal", "gamma"])
@@ -377,11 +380,11 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
         ({"requests": 0}, "found 0, expected 1 or more"),
         ({"queue": 0}, "queue: found 0"),
         ({"arrivals": InFlight(0)}, "InFlight"),
-        ({"arrivals": Every(-1.0)}, "rising"),
-        ({"arrivals": Poisson(0.0)}, "rising"),
-        ({"arrivals": Poisson(-1.0)}, "rising"),
-        ({"arrivals": (1.0, 0.5)}, "rising"),
-        ({"arrivals": (1.0,)}, "for 2 requests, expected as many"),
+        ({"arrivals": Every(-1.0)}, "rising times"),
+        ({"arrivals": Poisson(0.0)}, "rising times"),
+        ({"arrivals": Poisson(-1.0)}, "rising times"),
+        ({"arrivals": (1.0, 0.5)}, "rising times"),
+        ({"arrivals": (1.0,)}, "for 2 requests, expected as many rising"),
         ({"jitter": Jitter(law="normal")}, "lognormal or gamma"),
         ({"jitter": Jitter(stages=-0.1)}, "variations of 0 or more"),
         ({"failures": [Failure(station="d0", start_s=1.0, end_s=1.0)]}, "end after its start"),

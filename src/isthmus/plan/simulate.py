@@ -23,7 +23,7 @@ References:
     Kung, Blackwell, Chapman, "Credit-based flow control for ATM networks", SIGCOMM 1994.
 """
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
@@ -38,7 +38,6 @@ from isthmus.plan.plan import Plan
 from isthmus.wire.frames import HEADER_BYTES
 
 QUEUE = 16  # as many frames as the runner lets a hop have under way
-
 Array = npt.NDArray[np.float64]
 
 
@@ -74,8 +73,7 @@ class Jitter:
     Attributes:
         stages: Of the time of a stage.
         hops: Of the time that a frame occupies its medium.
-        law: ``"lognormal"`` or ``"gamma"``; the mean is the plan's figure. Gamma with a variation
-            of 1 is the exponential distribution.
+        law: ``"lognormal"`` or ``"gamma"`` (1: exponential), with the plan's figure as its mean.
     """
 
     stages: float = 0.0
@@ -108,11 +106,13 @@ class Stream:
         requests: How many.
         arrivals: When they come; in seconds where given one by one. One that finds the first
             queue full waits outside if another's answer lets it in, and is dropped otherwise.
+        names: Other names for devices and media of the plan: ``{"camera": "camera-17"}``.
     """
 
     plan: Plan
     requests: int
     arrivals: Arrivals = InFlight()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,18 +254,18 @@ def simulate_fleet(
     failures: Sequence[Failure] = (),
     seed: int = 0,
 ) -> Simulation:
-    """Send requests through several plans at once; devices and media of one name are the same.
+    """Send several streams at once through devices, links and media; those of one name are one.
 
     Args:
         streams: The plans, and the requests of each.
-        queue: As in `simulate`. Plans share the queue of a hop at the same position on their
+        queue: As in `simulate`. Streams share the queue of a hop at the same position on their
             ways, and the queue in which a stage finds what came over that hop.
         jitter: As in `simulate`, as are those that follow.
         failures: What is away, and when.
         seed: Of jitter and of random arrivals; each stream draws its own.
 
     Returns:
-        What happened to all of them together.
+        What happened to all of them.
 
     Raises:
         InputError: As in `simulate`, or there are no streams.
@@ -273,7 +273,7 @@ def simulate_fleet(
     for problem in _problems(streams, queue, jitter, failures):
         raise InputError(problem)
     world = _World(places=inf if queue is None else queue)
-    ways = [_way(world, stream.plan) for stream in streams]
+    ways = [_way(world, stream) for stream in streams]
     for failure in failures:
         _fail(world, failure)
     for index, (stream, way) in enumerate(zip(streams, ways, strict=True)):
@@ -341,14 +341,13 @@ def _open(world: _World, stream: int, way: _Way, factors: _Factors, times_s: Arr
         if queue.count < queue.capacity:
             env.process(_journey(world, stream, way, own, queue.request()))
         else:
-            dropped = Request(stream=stream, arrived_s=env.now, answered_s=None)
-            world.requests[next(world.numbers)] = dropped
+            lost = Request(stream=stream, arrived_s=env.now, answered_s=None)
+            world.requests[next(world.numbers)] = lost
 
 
 def _journey(world: _World, stream: int, way: _Way, own: list[float], place: Place) -> _Process:
     """Take one request from the door to its answer."""
-    env, number = world.env, next(world.numbers)
-    arrived_s = env.now
+    env, number, arrived_s = world.env, next(world.numbers), world.env.now
     yield place
     for step, ahead, factor in zip(way, (*way[1:], None), own, strict=True):
         station = step.station
@@ -387,24 +386,27 @@ def _attempts(
     yield start_s, start_s + seconds, True
 
 
-def _way(world: _World, plan: Plan) -> _Way:
+def _way(world: _World, stream: Stream) -> _Way:
     """Return the steps of a plan: stage, hop, stage ... stage."""
-    links = {link.name: link for link in plan.platform.links}
-    devices = [stage.device for stage in plan.stages]
+
+    def call(name: str) -> str:
+        return stream.names.get(name, name)
+
+    plan, links = stream.plan, {link.name: link for link in stream.plan.platform.links}
+    names = [call(stage.device) for stage in plan.stages]
     way: list[_Step] = []
-    for before, stage, after, crossing in zip(
-        ("", *devices), plan.stages, (*devices[1:], ""), (*plan.crossings, None), strict=False
+    for before, name, after, stage, crossing in zip(
+        ("", *names), names, (*names[1:], ""), plan.stages, (*plan.crossings, None), strict=False
     ):
-        device = stage.device
-        queue = (len(way), before, device)
-        way.append(_step(world, queue, device, (device,), stage.compute_s))
+        way.append(_step(world, (len(way), before, name), name, (name,), stage.compute_s))
         if crossing is not None:
             link = links[crossing.link]
-            clock, name = link.clock(device), link.medium or link.name
-            names = (f"{device}->{after}", name) if device in clock[2:] else (name,)
+            clock = tuple(map(call, link.clock(stage.device)))
+            known = call(link.medium) or "-".join(map(call, link.between))
+            known_as = (f"{name}->{after}", known) if name in clock[2:] else (known,)
             seconds = link.occupied_s(crossing.payload_bytes + HEADER_BYTES)
-            queue = (len(way), device, after)
-            way.append(_step(world, queue, clock, names, seconds, link.latency_s))
+            queue = (len(way), name, after)
+            way.append(_step(world, queue, clock, known_as, seconds, link.latency_s))
     return tuple(way)
 
 
@@ -460,7 +462,7 @@ def _times_s(stream: Stream, generator: np.random.Generator) -> Array:
         rising = len(times_s) == requests and np.all(np.diff(times_s, prepend=0.0) >= 0)
     if not rising or not np.isfinite(times_s[-1]):
         raise InputError(
-            f"found {arrivals} for {requests} requests, expected as many times, rising from 0 s on"
+            f"found {arrivals} for {requests} requests, expected as many rising times"
         )
     return times_s
 
