@@ -1,5 +1,7 @@
 """The same chain, once or many times."""
 
+from isthmus.study.accuracy import accuracy_table, trained_rows
+from isthmus.study.calibrate import post_hoc_accuracy
 from isthmus.study.evaluate import Record, evaluate, export_fitted, fit_plan, make_plan
 from isthmus.study.front import (
     Balanced,
@@ -10,6 +12,7 @@ from isthmus.study.front import (
     knee,
     least_bytes,
 )
+from isthmus.study.measure import measure_nodes
 from isthmus.study.recipes import Recipe, demo
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "Point",
     "Recipe",
     "Record",
+    "accuracy_table",
     "demo",
     "dominated",
     "evaluate",
@@ -27,4 +31,7 @@ __all__ = [
     "knee",
     "least_bytes",
     "make_plan",
+    "measure_nodes",
+    "post_hoc_accuracy",
+    "trained_rows",
 ]

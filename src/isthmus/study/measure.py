@@ -31,14 +31,12 @@ from torch import nn
 
 from isthmus.errors import InputError, IsthmusError
 from isthmus.export.export import Program, write_program
-from isthmus.graph import Graph, capture, fingerprint
-from isthmus.graph.modes import in_eval_form
-from isthmus.graph.stage import write_stage
-from isthmus.graph.trace import results, trace
+from isthmus.graph import Graph, fingerprint
 from isthmus.machine import describe_machine
 from isthmus.platform import NodeTimes
 from isthmus.progress import Report, silent
 from isthmus.run.backends import load_program
+from isthmus.study.parts import Parts, take_apart
 from isthmus.units import format_quantity
 
 _EMPTY = """
@@ -88,17 +86,13 @@ def measure_nodes(
     """
     if repeats < 1:
         raise InputError(f"repeats: found {repeats}, expected 1 or more")
-    found, expected = fingerprint(graph), fingerprint(capture(model, example))
-    if found != expected:
-        raise InputError(
-            f"found a graph {found}, but that of the model is {expected}; capture the model anew"
-        )
+    parts = take_apart(model, graph, example)
     blocks = find_blocks(graph)
     ends = [_ends(graph, block) for block in blocks]
     borders = dict.fromkeys([*graph.outputs, *(name for _, makes in ends for name in makes)])
     with TemporaryDirectory() as folder:
         report("write programs", 0, 1)
-        exported = _export(model, example, tuple(borders), Path(folder))
+        exported = _export(parts, graph, tuple(borders), example, Path(folder))
         whole = exported.call([tensor.name for tensor in graph.inputs], graph.outputs)
         alone = zip(blocks, (_alone(exported, *sides) for sides in ends), strict=True)
         calls = {block: call for block, call in alone if call is not None}
@@ -199,20 +193,21 @@ class _Exported:
 
 
 def _export(
-    model: nn.Module, example: tuple[torch.Tensor, ...], borders: Sequence[str], folder: Path
+    parts: Parts,
+    graph: Graph,
+    borders: tuple[str, ...],
+    example: tuple[torch.Tensor, ...],
+    folder: Path,
 ) -> _Exported:
-    traced = trace(model, example)
-    made = [*traced.inputs, *(value for node in traced.operations for value in results(node))]
-    leaving = tuple(map({value.name: value for value in made}.__getitem__, borders))
-    modes = in_eval_form(traced, model)
-    stage = write_stage(model, modes, traced.operations, arriving=traced.inputs, leaving=leaving)
+    inputs = tuple(tensor.name for tensor in graph.inputs)
+    stage = parts.part(range(len(graph.nodes)), inputs, borders)
     sample = tuple(x[:1] for x in example)
     path = folder / "whole" / "program.onnx"
     program = Program(None, stage, None).eval()
     write_program(program, sample, path, device="this machine", any_batch=False)
     written, arrays = onnx.load(path), tuple(x.numpy() for x in sample)
     arrays += load_program(path, backend="onnxruntime")(arrays)
-    names = [value.name for value in (*traced.inputs, *leaving)]
+    names = (*inputs, *borders)
     entries = (*written.graph.input, *written.graph.output)
     return _Exported(
         extractor=Extractor(written),
