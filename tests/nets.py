@@ -243,7 +243,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out(y.transpose(1, 2).reshape(batch, tokens, dim))
+        return self.out(y.transpose(1, 2).contiguous().view(batch, tokens, dim))
 
 
 class MultiHead(nn.Module):

@@ -67,7 +67,7 @@ def cost(node: fx.Node, batch: torch.SymInt) -> Cost:
     def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
         return sum(prod(shape(tensor)) * tensor.dtype.itemsize for tensor in tensors)
 
-    name = op_name(node).rstrip("_")
+    name = op_name(node).strip("_")
     if name in _REGIONS:
         return total(cost(inner, batch) for inner in _region(node))
     made = _tensors(node)
@@ -238,15 +238,18 @@ def _for_each_read(ops: int, *names: str) -> Rule:
 
 
 _REGIONS = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast"})
-_LOOK_UPS = frozenset({"embedding", "gather", "index", "index_select", "masked_select", "take"})
+_LOOK_UPS = frozenset(
+    {"embedding", "gather", "index", "index_select", "masked_select", "take", "unsafe_index"}
+)
 
 _MADE = {
-    1: """abs add angle bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
-        bitwise_xor bucketize ceil clamp_max clamp_min copysign cummax cumprod cumsum deg2rad eq
-        floor frac ge greater greater_equal gt hardshrink isfinite isinf isnan ldexp le less
-        less_equal logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum
-        mul multiply nan_to_num ne neg negative not_equal outer positive rad2deg relu round rsub
-        sgn sign softshrink square sub subtract threshold tril triu trunc where""",
+    1: """abs add and angle bitwise_and bitwise_left_shift bitwise_not bitwise_or
+        bitwise_right_shift bitwise_xor bucketize ceil clamp_max clamp_min copysign cummax cumprod
+        cumsum deg2rad diff eq floor frac ge greater greater_equal gt hardshrink isfinite isinf
+        isnan ldexp le less less_equal logical_and logical_not logical_or logical_xor lt
+        masked_fill maximum minimum mul multiply nan_to_num ne neg negative not_equal or outer
+        positive rad2deg relu round rsub sgn sign softshrink square sub subtract threshold tril
+        triu trunc where xor""",
     2: "addcmul clamp clip hardtanh leaky_relu prelu relu6 rrelu rrelu_with_noise",
     3: "lerp upsample_linear1d",
     4: """acos acosh alpha_dropout asin asinh atan atan2 atanh bernoulli cos cosh div divide
@@ -255,8 +258,8 @@ _MADE = {
         normal pow rand rand_like randint randn randn_like random reciprocal remainder rms_norm
         rsqrt sigmoid sin sinc sinh sqrt tan tanh true_divide uniform""",
     5: "addcdiv",
-    8: """_safe_softmax celu elu gelu glu log_sigmoid log_softmax logaddexp logcumsumexp logit
-        mish polar selu silu softmax softplus xlogy""",
+    8: """celu elu gelu glu log_sigmoid log_softmax logaddexp logcumsumexp logit mish polar
+        safe_softmax selu silu softmax softplus xlogy""",
     9: "upsample_bilinear2d",
     15: "grid_sampler",
     21: "upsample_trilinear3d",
@@ -264,28 +267,29 @@ _MADE = {
 }
 _READ = {
     1: """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-        adaptive_max_pool2d adaptive_max_pool3d all amax amin any argmax argmin count_nonzero max
-        mean min nansum prod sum""",
+        adaptive_max_pool2d adaptive_max_pool3d all amax amin any argmax argmin col2im
+        count_nonzero max mean min nansum prod sum""",
     2: "frobenius_norm linalg_norm linalg_vector_norm norm",
     4: "std std_mean var var_mean",
     7: "logsumexp",
 }
 _MOVED = """
-    _shape_as_tensor _to_copy _unsafe_view alias arange as_strided atleast_1d atleast_2d
-    atleast_3d broadcast_tensors broadcast_to cat channel_shuffle chunk clone column_stack concat
-    concatenate constant_pad_nd contiguous copy detach diag diag_embed diagonal dsplit dstack
-    embedding empty empty_like expand expand_as eye fill fill_diagonal flatten flip fliplr flipud
-    full full_like gather hsplit hstack im2col index index_copy index_fill index_put index_select
-    lift_fresh_copy linspace masked_scatter masked_select meshgrid movedim moveaxis narrow
-    native_channel_shuffle new_empty new_full new_ones new_zeros one_hot ones ones_like pad
-    permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d
-    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as resolve_conj resolve_neg roll rot90 scalar_tensor
-    scatter select select_scatter slice slice_scatter split split_with_sizes squeeze stack
-    sum_to_size swapaxes swapdims sym_size t take take_along_dim tensor_split tile to transpose
-    tril_indices triu_indices type_as unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d view view_as view_as_complex
-    view_as_real vsplit vstack zero zeros zeros_like _assert_tensor_metadata
+    alias arange as_strided assert_tensor_metadata atleast_1d atleast_2d atleast_3d
+    broadcast_tensors broadcast_to cat channel_shuffle chunk clone column_stack concat concatenate
+    constant_pad_nd contiguous copy detach diag diag_embed diagonal dsplit dstack embedding empty
+    empty_like expand expand_as eye fill fill_diagonal flatten flip fliplr flipud full full_like
+    gather hsplit hstack im2col index index_copy index_fill index_put index_select lift_fresh_copy
+    linspace masked_scatter masked_select meshgrid moveaxis movedim narrow native_channel_shuffle
+    new_empty new_full new_ones new_zeros one_hot ones ones_like pad permute pixel_shuffle
+    pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as
+    resolve_conj resolve_neg roll rot90 scalar_tensor scatter select select_scatter
+    shape_as_tensor slice slice_scatter split split_with_sizes squeeze stack sum_to_size swapaxes
+    swapdims sym_size t take take_along_dim tensor_split tile to to_copy transpose tril_indices
+    triu_indices type_as unbind unflatten unfold unsafe_chunk unsafe_index unsafe_split
+    unsafe_view unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    upsample_nearest_exact1d upsample_nearest_exact2d upsample_nearest_exact3d view view_as
+    view_as_complex view_as_real vsplit vstack zero zeros zeros_like
 """
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVED.split(), _for_each_made(0)),
@@ -318,7 +322,7 @@ _RULES: dict[str, Rule] = {
     },
     **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
     "cosine_similarity": _for_each_read(6, "x1"),
-    "_weight_norm": _for_each_read(4, "v"),
+    "weight_norm": _for_each_read(4, "v"),
     "index_add": _for_each_read(1, "source"),
     **dict.fromkeys(("scatter_add", "scatter_reduce"), _for_each_read(1, "src")),
 }

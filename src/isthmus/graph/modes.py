@@ -2,7 +2,8 @@
 
 A traced graph holds one mode. Both are traced, and walked in lockstep: operations that take the
 mode as an argument (dropout, batch norm ...) may differ in that argument, and a dropout may stand
-in the training graph alone. Whatever else differs cannot be trained faithfully.
+in the training graph alone; so may `contiguous`, which attention with dropout can need, and which
+changes no value. Whatever else differs cannot be trained faithfully.
 """
 
 from collections.abc import Mapping
@@ -53,10 +54,10 @@ class Modes:
 
     Attributes:
         trace: In training, where the modes could be compared; else in evaluation.
-        names: The names that its nodes have in evaluation. A dropout that runs in training alone
-            has the name of its input.
+        names: The names that its nodes have in evaluation. What runs in training alone has the
+            name of its input.
         flags: The operations that depend on the mode.
-        training_only: The dropouts that run in training alone.
+        training_only: The dropouts, and copies into contiguous memory, of training alone.
         counters: The step counters of batch norms that training advances.
     """
 
@@ -100,6 +101,9 @@ def compare(evaluation: Trace, training: Trace) -> Modes:
         elif op_name(node) in DROPOUTS and arguments(node)["train"]:
             twins[node] = twins[arguments(node)["input"]]
             flags[node] = Flag(name="train", training=True, evaluation=False)
+            training_only.add(node)
+        elif op_name(node) == "contiguous":
+            twins[node] = twins[arguments(node)["self"]]
             training_only.add(node)
         else:
             raise _differs(node)
