@@ -5,7 +5,8 @@ import sys
 
 import typer
 
-from isthmus.cli.chain import demo, export, fit, plan, platforms, profile, run
+from isthmus.cli.chain import demo, export, fit, platforms, profile, run
+from isthmus.cli.plan import plan
 from isthmus.cli.study import report, study
 from isthmus.errors import InfeasibleError, IsthmusError
 

@@ -1,9 +1,10 @@
 """The commands of the chain, from a model to measured figures."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +16,11 @@ from isthmus.cli.options import (
     Json,
     Model,
     Weights,
-    captured,
     print_json,
     print_parts,
+    read_model,
 )
-from isthmus.errors import InfeasibleError, InputError
+from isthmus.errors import InputError
 
 
 def demo(
@@ -53,8 +54,17 @@ def profile(
     *,
     weights: Weights = None,
     input_: Inputs = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time every block on this machine instead; --out writes the table that a "
+            "platform file names: `measured: times.json`.",
+        ),
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .json for the graph, .html for the plot.")
+        Path | None,
+        typer.Option(help="File to write: .json for the graph or the times, .html for the plot."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -63,14 +73,20 @@ def profile(
     Example: `isthmus profile resnet18 --input 1x3x32x32`
     """
     from isthmus.files import check_our_file, to_json, write_bytes
-    from isthmus.graph import cuts
-    from isthmus.graph.ir import SCHEMA
+    from isthmus.graph import capture, cuts
     from isthmus.report.tables import profile_tables
 
-    if out is not None and out.suffix not in (".json", ".html"):
-        raise InputError(f"--out {out}: expected a name that ends in .json or .html")
-    graph = captured(model, weights, input_)
-    text = to_json(graph, schema=SCHEMA)
+    suffixes = (".json",) if measure else (".json", ".html")
+    if out is not None and out.suffix not in suffixes:
+        raise InputError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
+    loaded, example = read_model(model, weights, input_)
+    graph = capture(loaded, example)
+    if measure:
+        text, parts = _measured(loaded, graph, example)
+    else:
+        from isthmus.graph.ir import SCHEMA
+
+        text, parts = to_json(graph, schema=SCHEMA), profile_tables(graph, cuts(graph))
     if out is not None and out.suffix == ".html":
         from isthmus.report.page import write_profile
 
@@ -81,7 +97,20 @@ def profile(
     if json_:
         print(text)
     else:
-        print_parts(*profile_tables(graph, cuts(graph)))
+        print_parts(*parts)
+
+
+def _measured(model: Any, graph: Any, example: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:
+    """Time a model on this machine; return the table as JSON, and for people."""
+    from isthmus.files import to_json
+    from isthmus.platform.times import SCHEMA
+    from isthmus.progress import shown
+    from isthmus.report.times_table import times_table
+    from isthmus.study import measure_nodes
+
+    with shown() as progress:
+        times = measure_nodes(model, graph, example, report=progress)
+    return to_json(times, schema=SCHEMA), times_table(graph, times)
 
 
 def platforms(
@@ -105,62 +134,6 @@ def platforms(
         from isthmus.report.tables import platforms_table
 
         print_parts(platforms_table([load_platform(preset) for preset in PRESETS]))
-
-
-def plan(
-    model: Model,
-    platform: Annotated[str, typer.Argument(help="A preset (see `isthmus platforms`) or a file.")],
-    *,
-    weights: Weights = None,
-    input_: Inputs = None,
-    codec: Annotated[
-        str | None,
-        typer.Option(
-            help="What carries inner crossings: raw:bits=16, uniform:bits=5, "
-            "bottleneck:ratio=8,bits=8. Left out, a sensible narrow one is chosen and named."
-        ),
-    ] = None,
-    cut: Annotated[
-        str | None, typer.Option(help="Force the cut after this module, e.g. layer2.")
-    ] = None,
-    objective: Annotated[str, typer.Option(help="latency, throughput or energy.")] = "latency",
-    out: Annotated[Path | None, typer.Option(help="File to write, plan.json.")] = None,
-    json_: Json = False,
-) -> None:
-    """Choose cuts, devices and codecs; say what they cost, or what does not fit and by how much.
-
-    Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
-    """
-    from isthmus.files import check_our_file, to_json, write_bytes
-    from isthmus.graph import find_cut
-    from isthmus.plan import partition
-    from isthmus.plan.plan import SCHEMA
-    from isthmus.platform import load_platform
-    from isthmus.report.tables import plan_tables
-
-    if out is not None:
-        check_our_file(out)
-    target = load_platform(platform)
-    graph = captured(model, weights, input_)
-    try:
-        found = partition(
-            graph,
-            target,
-            objective=objective,
-            codec=codec,
-            cut=None if cut is None else find_cut(graph, cut).index,
-        )
-    except InfeasibleError as error:
-        if json_:
-            print(to_json(error.nearest, schema=SCHEMA))
-        raise
-    text = to_json(found, schema=SCHEMA) + "\n"
-    if out is not None:
-        write_bytes(out, text.encode())
-    if json_:
-        print(text, end="")
-    else:
-        print_parts(*plan_tables(found))
 
 
 def fit(

@@ -45,9 +45,10 @@ Download = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def captured(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
-    """Return the graph of a model as the command line names it; its input must be known."""
-    from isthmus.graph import capture
+def read_model(
+    model: str, weights: Path | None, inputs: list[str] | None
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return a model as the command line names it, and an example of its input."""
     from isthmus.models import MODELS, example_inputs, load_model
 
     loaded = load_model(model, weights=weights)
@@ -55,7 +56,7 @@ def captured(model: str, weights: Path | None, inputs: list[str] | None) -> Any:
         inputs = [MODELS[model].input]
     if inputs is None:
         raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
-    return capture(loaded, example_inputs(inputs, loaded))
+    return loaded, example_inputs(inputs, loaded)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

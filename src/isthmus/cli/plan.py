@@ -1,0 +1,246 @@
+"""The command that plans."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isthmus.cli.options import (
+    DataDir,
+    Download,
+    Inputs,
+    Json,
+    Model,
+    Weights,
+    print_parts,
+    read_model,
+)
+from isthmus.errors import InfeasibleError, InputError
+
+_LIMITS = {
+    "latency": ("latency_s", "s"),
+    "interval": ("interval_s", "s"),
+    "energy": ("energy_j", "J"),
+    "price": ("price", "USD"),
+    "bytes": ("link_bytes", "byte"),
+    "drop": ("drop", ""),
+}
+
+
+def plan(
+    model: Model,
+    platform: Annotated[str, typer.Argument(help="A preset (see `isthmus platforms`) or a file.")],
+    *,
+    weights: Weights = None,
+    input_: Inputs = None,
+    objective: Annotated[
+        str, typer.Option(help="What to make small: latency, throughput, energy or price.")
+    ] = "latency",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A bound: latency=50ms, interval=20ms, energy=2mJ, price=40USD, bytes=64byte on "
+            "each link, drop=1 point of accuracy. Repeat for several."
+        ),
+    ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="What carries inner crossings: raw:bits=16, uniform:bits=5, "
+            "bottleneck:ratio=8,bits=8. Left out, a sensible narrow one is chosen and named."
+        ),
+    ] = None,
+    cut: Annotated[
+        str | None, typer.Option(help="Force the cut after this module, e.g. layer2.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="As in `isthmus fit`: codecs are tried on training images at the promising cuts, "
+            "without training, and the plan chooses among them too."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    fits: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder that `isthmus fit` made, whose accuracy counts. Repeat."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="chain: exact for stages one after another. cpsat: exact for any assignment of "
+            "operations; needs isthmus[plan]. greedy: a baseline."
+        ),
+    ] = "chain",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Map which plan wins over a range of a figure of the platform, or of two: "
+            "link.bandwidth=10kbit/s..1Gbit/s, hub.compute.fp32=1MMAC/s..1GMAC/s."
+        ),
+    ] = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make: platform, network and plan as Stream reads them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .json, or .html with the network drawn.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Choose cuts, devices and codecs; say what they cost, or what does not fit and by how much.
+
+    Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
+    """
+    from isthmus.files import check_our_file, to_json, write_bytes
+    from isthmus.graph import capture, find_cut
+    from isthmus.plan import partition
+    from isthmus.plan.plan import SCHEMA
+    from isthmus.platform import load_platform
+    from isthmus.report.tables import plan_tables
+
+    as_page = _check_out(out)
+    target = load_platform(platform)
+    loaded, example = read_model(model, weights, input_)
+    graph = capture(loaded, example)
+    index = None if cut is None else find_cut(graph, cut).index
+    title = f"{model} on {target.name}"
+    options: dict[str, Any] = {
+        "objective": objective,
+        "codec": codec,
+        "cut": index,
+        "limits": _limits(limit or ()),
+        "method": method,
+    }
+    if data is not None or fits:
+        found_in = (data, data_dir, download)
+        options["accuracy"] = _accuracies(loaded, graph, target, options, fits or (), found_in)
+    if sweep:
+        _sweep(
+            graph, target, sweep, options, title=f"{model} on {target.name}", out=out, json_=json_
+        )
+        return
+    try:
+        found = partition(graph, target, **options)
+    except InfeasibleError as error:
+        if json_:
+            print(to_json(error.nearest, schema=SCHEMA))
+        raise
+    text = to_json(found, schema=SCHEMA) + "\n"
+    if out is not None and as_page:
+        from isthmus.report.plan_page import write_plan_page
+
+        write_plan_page(out, found, graph, title=title)
+    elif out is not None:
+        check_our_file(out)
+        write_bytes(out, text.encode())
+    if stream is not None:
+        from isthmus.export.stream import write_stream
+
+        write_stream(stream, loaded, graph, example, found)
+    if json_:
+        print(text, end="")
+    else:
+        print_parts(*plan_tables(found))
+
+
+def _check_out(out: Path | None) -> bool:
+    """Return whether a page is asked for; raise where neither page nor JSON is."""
+    if out is not None and out.suffix not in (".json", ".html"):
+        raise InputError(f"--out {out}: expected a name that ends in .json or .html")
+    return out is not None and out.suffix == ".html"
+
+
+def _limits(texts: Sequence[str]) -> Any:
+    from isthmus.plan import Limits
+    from isthmus.units import parse_quantity
+
+    values: dict[str, float] = {}
+    for text in texts:
+        name, _, bound = text.partition("=")
+        if name not in _LIMITS:
+            raise InputError(f"--limit {text!r}: expected one of {', '.join(_LIMITS)} and a bound")
+        field, unit = _LIMITS[name]
+        if field in values:
+            raise InputError(f"--limit {text!r}: found {name} twice, expected once")
+        try:
+            values[field] = parse_quantity(bound, unit) if unit else float(bound) / 100
+        except ValueError as error:
+            raise InputError(
+                f"--limit {text!r}: expected points of accuracy, like drop=1"
+            ) from error
+        except InputError as error:
+            raise InputError(f"--limit {text!r}: {error}") from error
+    return Limits(**values)
+
+
+def _accuracies(
+    model: Any,
+    graph: Any,
+    platform: Any,
+    options: dict[str, Any],
+    fits: Sequence[Path],
+    found_in: tuple[str | None, Path | None, bool],
+) -> Any:
+    """Return what codecs cost in accuracy: measured on data, and as fits recorded it."""
+    from isthmus.data import load_data
+    from isthmus.progress import shown
+    from isthmus.study import accuracy_table
+
+    data, data_dir, download = found_in
+    with shown() as progress:
+        return accuracy_table(
+            model,
+            graph,
+            platform,
+            load_data(data, data_dir=data_dir, download=download, progress=progress)
+            if data
+            else None,
+            objective=options["objective"],
+            codec=options["codec"],
+            cut=options["cut"],
+            fits=fits,
+            report=progress,
+        )
+
+
+def _sweep(
+    graph: Any,
+    platform: Any,
+    texts: Sequence[str],
+    options: dict[str, Any],
+    *,
+    title: str,
+    out: Path | None,
+    json_: bool,
+) -> None:
+    """Print the map of which plan wins where, and write it."""
+    from isthmus.files import check_our_file, to_json, write_bytes
+    from isthmus.plan.sweep import SCHEMA, VALUES, parse_axis, sweep
+    from isthmus.progress import shown
+    from isthmus.report.sweep_map import write_sweep_page
+    from isthmus.report.sweep_table import sweep_headline, sweep_table
+
+    if len(texts) not in VALUES:
+        raise InputError(f"--sweep: found {len(texts)} figures, expected one or two")
+    axes = [parse_axis(text, platform, num_values=VALUES[len(texts)]) for text in texts]
+    with shown() as progress:
+        found = sweep(
+            graph,
+            platform,
+            axes,
+            progress=lambda done, total: progress("plans", done, total),
+            **options,
+        )
+    text = to_json(found, schema=SCHEMA)
+    if out is not None and out.suffix == ".html":
+        write_sweep_page(out, found, title=title)
+    elif out is not None:
+        check_our_file(out)
+        write_bytes(out, text.encode() + b"\n")
+    if json_:
+        print(text)
+    else:
+        print_parts(sweep_headline(found), sweep_table(found))
