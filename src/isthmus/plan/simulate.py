@@ -139,7 +139,7 @@ class Span:
         station: Who worked.
         start_s: From when.
         end_s: Until it was done, or until the station failed.
-        done: Whether it was done; otherwise it is a retry that follows.
+        done: Whether it was done; otherwise the work begins again.
     """
 
     request: int
