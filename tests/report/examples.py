@@ -1,5 +1,7 @@
 """A small world to report on: what the stages of the chain would have handed over."""
 
+from math import prod
+
 from isthmus.export import Verification
 from isthmus.graph import Graph
 from isthmus.graph.ir import Node, Tensor, Weight
@@ -35,6 +37,9 @@ def node(name: str, module: str, op: str, source: str, shape: tuple[int, ...], *
         outputs=(Tensor(name=name, shape=shape),),
         weights=(weight,) if weight_bytes else (),
         macs=costs.get("macs", 0),
+        ops=costs.get("ops", 0),
+        read_bytes=costs.get("read_bytes", 0),
+        written_bytes=4 * prod(shape),
     )
 
 
@@ -42,8 +47,18 @@ GRAPH = Graph(
     inputs=(Tensor(name="x", shape=(1, 8, 8)),),
     nodes=(
         node("conv", "conv", "conv2d", "x", (16, 8, 8), macs=9_216, weight_bytes=576),
-        node("relu", "relu", "relu", "conv", (16, 8, 8)),
-        node("l1", "layer1", "conv2d", "relu", (32, 4, 4), macs=589_824, weight_bytes=73_728),
+        node("relu", "relu", "relu", "conv", (16, 8, 8), ops=1_024, read_bytes=4_096),
+        node(
+            "l1",
+            "layer1",
+            "conv2d",
+            "relu",
+            (32, 4, 4),
+            macs=589_824,
+            ops=2_000,
+            weight_bytes=73_728,
+            read_bytes=79_952,
+        ),
         node("l2", "layer2", "conv2d", "l1", (64, 2, 2), macs=368_640, weight_bytes=92_160),
         node("pool", "pool", "mean", "l2", (64,)),
         node("fc", "fc", "linear", "pool", (10,), macs=640, weight_bytes=2_600),

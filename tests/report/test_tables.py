@@ -83,15 +83,29 @@ def test_the_tables_load_neither_torch_nor_plotly():
 
 def test_the_profile_states_what_crosses_at_every_cut_and_the_totals():
     text = words(ALL["profile"])
-    assert "layer1 (conv2d) 590 kMAC 73.7 kB 2.05 kB 2,048 1 61.9 %" in text
+    assert "layer1 (conv2d) 590 kMAC 2 k 82 kB 73.7 kB 2,048 61.9 %" in text
     assert "42,266 parameters, 169 kB of weights, 968 kMAC for one sample" in text
+
+
+def test_the_profile_says_how_many_tensors_cross_together():
+    x, y = GRAPH.inputs[0], GRAPH.nodes[0].outputs[0]
+    places = (replace(cuts(GRAPH)[1], tensors=(x, y)),)
+    assert "4,352 in 2" in words(profile_tables(GRAPH, places))
+
+
+def test_the_profile_names_what_it_cannot_count():
+    strange = replace(GRAPH.nodes[1], op="cdist", macs=None, ops=None)
+    graph = replace(GRAPH, nodes=(GRAPH.nodes[0], strange, *GRAPH.nodes[2:]))
+    text = words(profile_tables(graph, cuts(graph)))
+    assert "relu (cdist) unknown unknown" in text
+    assert "Not counted, for want of a cost rule: cdist." in text
 
 
 def test_the_profile_says_where_no_cut_is_possible_and_why():
     places = list(cuts(GRAPH))
     places[2] = replace(places[2], obstacle="it depends on the batch")
     text = words(profile_tables(GRAPH, places))
-    assert "relu (relu) 4.1 kB no cut" in text
+    assert "relu (relu) 1.02 k 8.19 kB no cut" in text
     assert "No cut: it depends on the batch" in text
 
 

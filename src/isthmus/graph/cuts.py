@@ -58,7 +58,8 @@ def live_bytes(graph: Graph) -> tuple[int, ...]:
     """Return for each node the bytes of all tensors alive while it runs, one sample.
 
     These are what it reads and makes, and what later nodes or the caller still need. A view
-    counts like a tensor of its own.
+    counts like a tensor of its own, as for runtimes that copy slices and transposes. What an
+    operation needs inside, and what is made from weights alone (a mask), is not counted.
     """
     last = _last_reads(graph)
     alive: dict[str, Tensor] = {tensor.name: tensor for tensor in graph.inputs}

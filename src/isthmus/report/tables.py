@@ -54,30 +54,38 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
     """
     table = new_table(
         "What each operation costs, and what crosses when the model is cut after it (per sample)",
-        ("after", "l"), ("MACs", "r"), ("weights", "r"), ("output", "r"),
-        ("crossing,\nbytes", "r"), ("in\ntensors", "r"), ("MACs\nbefore", "r"),
+        ("after", "l"), ("MACs", "r"), ("other\nops", "r"), ("bytes\nmoved", "r"),
+        ("weights", "r"), ("crossing,\nbytes", "r"), ("MACs\nbefore", "r"),
     )  # fmt: skip
     done, total = 0, graph.macs or 1
     for cut in cuts:
-        node = graph.nodes[cut.index - 1] if cut.index else None
-        done += (node.macs or 0) if node else 0
-        unknown = node is not None and node.macs is None
+        crossing = num_bytes(cut.num_bytes) if not cut.obstacle else "no cut"
+        if len(cut.tensors) > 1:
+            crossing += f" in {len(cut.tensors)}"
+        style = "dim" if cut.obstacle else ""
+        if cut.index == 0:
+            add_row(table, cut.after, "", "", "", "", crossing, percent(0), style=style)
+            continue
+        node = graph.nodes[cut.index - 1]
+        done += node.macs or 0
         add_row(
             table,
-            f"{cut.after} ({node.op})" if node else cut.after,
-            "unknown" if unknown else _some(node.macs if node else 0, "MAC"),
-            _some(node.weight_bytes if node else 0, "byte"),
-            _some(node.output_bytes if node else 0, "byte"),
-            num_bytes(cut.num_bytes) if not cut.obstacle else "no cut",
-            str(len(cut.tensors)),
+            f"{cut.after} ({node.op})",
+            "unknown" if node.macs is None else _some(node.macs, "MAC"),
+            "unknown" if node.ops is None else _some(node.ops, "MAC").removesuffix("MAC").strip(),
+            _some(node.read_bytes + node.written_bytes, "byte"),
+            _some(node.weight_bytes, "byte"),
+            crossing,
             percent(done / total),
-            style="dim" if cut.obstacle else "",
+            style=style,
         )
     whole = (
         f"The whole model: {graph.num_parameters:,} parameters, "
         f"{quantity(graph.weight_bytes, 'byte')} of weights, {quantity(graph.macs, 'MAC')} for "
         "one sample."
     )
+    if graph.unknown_ops:
+        whole += f" Not counted, for want of a cost rule: {', '.join(graph.unknown_ops)}."
     obstacles = sorted({cut.obstacle for cut in cuts if cut.obstacle})
     return table, Text(whole), *(Text(f"No cut: {obstacle}", "dim") for obstacle in obstacles)
 
