@@ -94,14 +94,15 @@ def plan(
 
     Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
     """
-    from isthmus.files import check_our_file, to_json, write_bytes
+    from isthmus.files import to_json
     from isthmus.graph import capture, find_cut
+    from isthmus.models import MODELS
     from isthmus.plan import partition
     from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
     from isthmus.report.tables import plan_tables
 
-    as_page = _check_out(out)
+    page = _page(out)
     target = load_platform(platform)
     loaded, example = read_model(model, weights, input_)
     graph = capture(loaded, example)
@@ -114,9 +115,11 @@ def plan(
         "limits": _limits(limit or ()),
         "method": method,
     }
+    if data is not None and weights is None and model in MODELS:
+        raise InputError(f"--data: {model} has random weights here; add --weights")
     if data is not None or fits:
         found_in = (data, data_dir, download)
-        options["accuracy"] = _accuracies(loaded, graph, target, options, fits or (), found_in)
+        options |= _known(loaded, graph, target, options, fits or (), found_in)
     if sweep:
         _sweep(
             graph, target, sweep, options, title=f"{model} on {target.name}", out=out, json_=json_
@@ -128,29 +131,36 @@ def plan(
         if json_:
             print(to_json(error.nearest, schema=SCHEMA))
         raise
-    text = to_json(found, schema=SCHEMA) + "\n"
-    if out is not None and as_page:
-        from isthmus.report.plan_page import write_plan_page
-
-        write_plan_page(out, found, graph, title=title)
-    elif out is not None:
-        check_our_file(out)
-        write_bytes(out, text.encode())
     if stream is not None:
         from isthmus.export.stream import write_stream
 
         write_stream(stream, loaded, graph, example, found)
+    text = to_json(found, schema=SCHEMA)
+    if page is not None:
+        from isthmus.report.plan_page import write_plan_page
+
+        write_plan_page(page, found, graph, title=title)
+    else:
+        _write(out, text)
     if json_:
-        print(text, end="")
+        print(text)
     else:
         print_parts(*plan_tables(found))
 
 
-def _check_out(out: Path | None) -> bool:
-    """Return whether a page is asked for; raise where neither page nor JSON is."""
+def _write(out: Path | None, text: str) -> None:
+    from isthmus.files import check_our_file, write_bytes
+
+    if out is not None:
+        check_our_file(out)
+        write_bytes(out, text.encode() + b"\n")
+
+
+def _page(out: Path | None) -> Path | None:
+    """Return where a page is wanted, None for JSON or nothing; raise for anything else."""
     if out is not None and out.suffix not in (".json", ".html"):
         raise InputError(f"--out {out}: expected a name that ends in .json or .html")
-    return out is not None and out.suffix == ".html"
+    return out if out is not None and out.suffix == ".html" else None
 
 
 def _limits(texts: Sequence[str]) -> Any:
@@ -176,34 +186,30 @@ def _limits(texts: Sequence[str]) -> Any:
     return Limits(**values)
 
 
-def _accuracies(
+def _known(
     model: Any,
     graph: Any,
     platform: Any,
     options: dict[str, Any],
     fits: Sequence[Path],
     found_in: tuple[str | None, Path | None, bool],
-) -> Any:
-    """Return what codecs cost in accuracy: measured on data, and as fits recorded it."""
+) -> dict[str, Any]:
+    """Return what data and earlier fits tell: accuracies through codecs, and sizes as PNG."""
     from isthmus.data import load_data
     from isthmus.progress import shown
     from isthmus.study import accuracy_table
+    from isthmus.train import png_bytes
 
     data, data_dir, download = found_in
+    asked = {key: options[key] for key in ("objective", "codec", "cut")}
     with shown() as progress:
-        return accuracy_table(
-            model,
-            graph,
-            platform,
-            load_data(data, data_dir=data_dir, download=download, progress=progress)
-            if data
-            else None,
-            objective=options["objective"],
-            codec=options["codec"],
-            cut=options["cut"],
-            fits=fits,
-            report=progress,
+        samples = None
+        if data is not None:
+            samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+        table = accuracy_table(
+            model, graph, platform, samples, **asked, fits=fits, report=progress
         )
+    return {"accuracy": table, "png_bytes": samples and png_bytes(samples)}
 
 
 def _sweep(
@@ -217,7 +223,7 @@ def _sweep(
     json_: bool,
 ) -> None:
     """Print the map of which plan wins where, and write it."""
-    from isthmus.files import check_our_file, to_json, write_bytes
+    from isthmus.files import to_json
     from isthmus.plan.sweep import SCHEMA, VALUES, parse_axis, sweep
     from isthmus.progress import shown
     from isthmus.report.sweep_map import write_sweep_page
@@ -235,11 +241,11 @@ def _sweep(
             **options,
         )
     text = to_json(found, schema=SCHEMA)
-    if out is not None and out.suffix == ".html":
-        write_sweep_page(out, found, title=title)
-    elif out is not None:
-        check_our_file(out)
-        write_bytes(out, text.encode() + b"\n")
+    page = _page(out)
+    if page is not None:
+        write_sweep_page(page, found, title=title)
+    else:
+        _write(out, text)
     if json_:
         print(text)
     else:
