@@ -94,6 +94,7 @@ def plan(
 
     Example: `isthmus plan digits-resnet two-mcu-spi --codec bottleneck:ratio=8,bits=4`
     """
+    from isthmus.export.stream import write_stream
     from isthmus.files import to_json
     from isthmus.graph import capture, find_cut
     from isthmus.models import MODELS
@@ -132,8 +133,6 @@ def plan(
             print(to_json(error.nearest, schema=SCHEMA))
         raise
     if stream is not None:
-        from isthmus.export.stream import write_stream
-
         write_stream(stream, loaded, graph, example, found)
     text = to_json(found, schema=SCHEMA)
     if page is not None:
