@@ -140,8 +140,10 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
             {
                 "--out",
                 "--storage",
+                "--search",
                 "--workers",
                 "--join",
+                "--so-far",
                 "--meter",
                 "--data-dir",
                 "--download",

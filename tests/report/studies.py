@@ -3,19 +3,19 @@
 from isthmus.study.cells import Candidate, Choice
 from isthmus.study.grid import Cell
 from isthmus.study.records import StudyRecord
-from isthmus.study.transfer import Reading
+from isthmus.study.transfer import Reading, Transfer
 
 MACHINE = "Some Processor 3000, 2 cores, Linux 6.1"
 VERSIONS = {"python": "3.11.9", "isthmus": "0.1.0", "torch": "2.13.0"}
 RECIPE = {"epochs": 8, "batch_size": 128, "augmentation": {"border": "reflection", "flip": True}}
-CHANNELS = {"layer1": (16, 1024), "layer2": (32, 256), "layer3": (64, 64)}
+CHANNELS = {"layer1": (1, 1024), "layer2": (2, 256), "layer3": (4, 64)}  # widths, pixels
 SHARES = {"layer1": (0.25, 0.02), "layer2": (0.5, 0.06), "layer3": (0.75, 0.25)}
 
 
 def record(depth, placement, ratio, accuracy, *, seed=0, **changes):
     cell = Cell(
         depth=depth,
-        width=16,
+        width=changes.pop("width", 16),
         placement=placement,
         ratio=ratio,
         data=changes.pop("data", "cifar100"),
@@ -33,7 +33,8 @@ def record(depth, placement, ratio, accuracy, *, seed=0, **changes):
             "macs_before_share": SHARES[name][0],
             "weights_before_share": SHARES[name][1],
         }
-        for name, (channels, pixels) in CHANNELS.items()
+        for name, (widths, pixels) in CHANNELS.items()
+        for channels in (widths * cell.width,)
     ]
     figures = {
         "accuracy": accuracy,
@@ -111,3 +112,6 @@ def _readings():
 
 
 READINGS = tuple(_readings())
+TRANSFER = Transfer(
+    readings=READINGS, machine=MACHINE, versions=VERSIONS, revision="0123abc", seconds=90.0
+)

@@ -1,7 +1,7 @@
 import pytest
 
 from isthmus.report.study import study_page
-from tests.report.studies import CHOICE, READINGS, RECORDS
+from tests.report.studies import CHOICE, RECORDS, TRANSFER
 from tests.report.test_browser import CHROMIUM, pytestmark, sync_api
 
 __all__ = ["pytestmark"]
@@ -13,7 +13,7 @@ FIGURES = ("accuracy_ratio", "accuracy_bytes", "transfer_layers")
 def opened(tmp_path_factory):
     """The page in a browser, with everything it said and asked for."""
     path = tmp_path_factory.mktemp("study") / "study.html"
-    text = study_page(title="Study small", records=RECORDS, choice=CHOICE, readings=READINGS)
+    text = study_page(title="Study small", records=RECORDS, choice=CHOICE, transfer=TRANSFER)
     path.write_text(text, encoding="utf-8")
     said: list[str] = []
     asked: list[str] = []

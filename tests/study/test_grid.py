@@ -69,6 +69,8 @@ def test_more_seeds_ratios_or_networks_are_the_same_study_but_more_epochs_are_no
     small = grid()
     more = [replace(small.cells[0], seed=1), replace(small.cells[0], depth=34)]
     assert stored_config(grid(cells=(*small.cells, *more))) == stored_config(small)
+    searched = grid(candidates=grid(6).cells, search=2)
+    assert differences(stored_config(small), stored_config(searched)) == ()
     longer = grid(cells=tuple(replace(cell, epochs=8) for cell in small.cells))
     assert differences(stored_config(small), stored_config(longer)) == (
         "cells.epochs: stored [6], asked [8]",

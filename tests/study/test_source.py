@@ -1,15 +1,19 @@
 """The source study from end to end, on digits, with the smallest networks."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from isthmus.data import load_images
-from isthmus.errors import InputError
+from isthmus.errors import InputError, StorageError
+from isthmus.models import load_weights, read_weights, resnet
 from isthmus.study import cells
 from isthmus.study.grid import Cell
-from isthmus.study.recipes import STUDIES, StudyRecipe, grid_of
+from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
 from isthmus.study.source import RECORDS_FILE, run_named, run_study
+from isthmus.train.images import evaluate_images
 
 PLAIN = Cell(
     depth=18, width=4, placement="block", ratio=1, data="digits", recipe="digits", epochs=1
@@ -20,6 +24,9 @@ TINY = StudyRecipe(
     depths=(18,),
     ratios=(1, 2),
     seeds=(0,),
+    searched_depths=(18,),
+    searched_widths=(2, 4),
+    searched_ratios=(1, 2, 4),
 )
 
 
@@ -86,11 +93,92 @@ def test_run_again_nothing_is_computed_again(studied):
     assert (folder / RECORDS_FILE).read_text().count("\n") == 3
 
 
+def test_what_is_finished_so_far_is_shown_without_training(studied, tmp_path, monkeypatch):
+    folder, outcome, _ = studied
+    monkeypatch.setitem(STUDIES, "tiny", lambda: TINY)
+    shown = run_named("tiny", folder, so_far=True)
+    assert (shown.records, shown.choice) == (outcome.records, outcome.choice)
+    with pytest.raises(StorageError, match="no such file; create the study first"):
+        run_named("tiny", tmp_path, so_far=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_study_asked_for_in_another_way_shows_the_difference(studied):
     folder, _, _ = studied
     wider = replace(TINY, candidates=tuple(replace(c, width=8) for c in TINY.candidates))
-    with pytest.raises(InputError, match="width"):
+    with pytest.raises(InputError) as error:
         run_study(wider, folder)
+    assert str(error.value) == (
+        f"{folder}/choice.json: is of another study: network: stored 'resnet18, width 4, ratio 1',"
+        " asked 'resnet18, width 8, ratio 1'; name another folder"
+    )
+    longer = replace(TINY, candidates=(replace(PLAIN, epochs=2),))
+    with pytest.raises(
+        InputError, match=r"recipes: stored \['digits, 1 epochs', .*\], asked \['dig"
+    ):
+        run_study(longer, folder)
+
+
+def test_a_plain_network_leaves_weights_that_take_pixels_as_other_commands_feed_them(studied):
+    folder, outcome, _ = studied
+    (plain,) = [record for record in outcome.records if record.cell.ratio == 1]
+    (path,) = folder.glob(f"cells/*/{cells.WEIGHTS_FILE}")
+    network = resnet(18, num_classes=10, in_channels=1, width=4)
+    load_weights(network, read_weights(path), where=str(path))
+    test = load_images("digits", "test")
+    scores = evaluate_images(network.eval(), torch.from_numpy(test.x), torch.from_numpy(test.y))
+    assert scores.top1 == pytest.approx(plain.figures["accuracy"], abs=0.05)
+    assert scores.top1 > 0.3
+
+
+def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_path):
+    before, _, _ = studied
+    folder = tmp_path / "study"
+    shutil.copytree(before, folder)
+    judged = []
+
+    def watched(data, part, **options):
+        judged.append(part)
+        return load_images(data, part, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isthmus.study.cells.load_images", watched)
+        outcome = run_study(TINY, folder, search=2)
+    tried = [r for r in outcome.records if r.cell.judged == "held-out"]
+    found = [r for r in outcome.records if r.cell.judged == "test" and r.cell.ratio not in (1, 2)]
+    found += [r for r in outcome.records if r.cell.judged == "test" and r.cell.width == 2]
+    assert len(tried) == 2
+    assert {r.cell for r in tried} <= set(
+        beyond(TINY, trained=replace(PLAIN, recipe=outcome.choice.best.recipe))
+    )
+    keys = {replace(r.cell, judged="test").key for r in tried}
+    assert 1 <= len(found) <= 2
+    assert {r.key for r in found} <= keys
+    # Two trainings of the search, then as many as are on the front, each with the test set.
+    assert judged == ["train"] * 2 + ["train", "test"] * len(found)
+    again = run_study(TINY, folder)
+    assert again.records == outcome.records
+
+
+def test_there_is_only_so_much_to_search_in(tmp_path):
+    # Width 2: block 1, 2, cut 2; width 4: block 4, cut 4, the others being the grid's.
+    with pytest.raises(InputError, match="search: found 6, expected at most 5"):
+        run_study(TINY, tmp_path, search=6)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="--search: is for who creates the study"):
+        run_named("digits", tmp_path, join=True, search=2, storage="sqlite:///none.db")
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_a_search_goes_beyond_the_grid_and_leaves_every_layer_a_channel(name):
+    recipe = STUDIES[name]()
+    space = beyond(recipe, trained=recipe.candidates[0])
+    grid = {cell.key for cell in grid_of(recipe, trained=recipe.candidates[0])}
+    assert len({cell.key for cell in space}) == len(space)
+    assert bool(space) == bool(recipe.searched_depths)
+    for cell in space:
+        assert replace(cell, judged="test").key not in grid
+        assert cell.ratio <= cell.width
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
@@ -104,7 +192,7 @@ def test_every_named_study_has_ratio_1_once_and_both_placements_elsewhere(name):
 
 
 def test_an_unknown_study_lists_what_there_is(tmp_path):
-    with pytest.raises(InputError, match="there are paper, small, digits, transfer"):
+    with pytest.raises(InputError, match="there are base, paper, small, digits, transfer"):
         run_named("large", tmp_path)
     with pytest.raises(InputError, match="add --storage"):
         run_named("digits", tmp_path, join=True)

@@ -10,6 +10,7 @@ from isthmus.errors import InputError, StorageError
 from isthmus.study.records import StudyRecord, read_records, to_csv, to_markdown
 from isthmus.study.store import (
     Failure,
+    add_cells,
     beat,
     claim,
     create_study,
@@ -17,6 +18,7 @@ from isthmus.study.store import (
     fail,
     finish,
     open_study,
+    proposal,
     records,
     release,
     summarize,
@@ -218,6 +220,53 @@ def test_a_search_with_one_worker_repeats(tmp_path):
     assert chosen[0] == chosen[1]
 
 
+def test_a_search_may_be_added_and_grow_but_never_shrinks(sqlite):
+    create_study(grid(2), sqlite)
+    for search, finished in ((0, 2), (1, 3), (3, 5), (1, 5), (0, 5)):
+        create_study(grid(2, candidates=grid(6).cells, search=search), sqlite)
+        with open_study(sqlite, "tiny") as study:
+            finish_all(study)
+            assert summarize(study).finished == finished
+
+
+def test_a_search_learns_only_from_cells_that_were_judged_as_its_candidates_are(sqlite):
+    held_out = tuple(replace(cell, judged="held-out") for cell in grid(3).cells)
+    create_study(grid(2, candidates=held_out, search=3), sqlite)
+    with open_study(sqlite, "tiny") as study:
+        finish_all(study)
+        judged = [record.cell.judged for record in records(study)]
+        assert sorted(judged) == ["held-out"] * 3 + ["test"] * 2
+        assert claim(study) is None
+
+
+def test_after_some_tries_a_search_looks_near_what_was_best():
+    # Two rows of 40 networks: in one the accuracy is 0.9 wherever, in the other 0.1, and bytes
+    # are the same for all. Twenty tries, half of them each: the next is of the better row.
+    plain = grid(1).cells[0]
+    space = [
+        replace(plain, width=width, placement=placement)
+        for width in range(1, 41)
+        for placement in ("block", "cut")
+    ]
+    known = [(cell, [0.9 if cell.placement == "cut" else 0.1, 64.0]) for cell in space[:40:2]]
+    known += [(cell, [0.9 if cell.placement == "cut" else 0.1, 64.0]) for cell in space[1:40:2]]
+    free = space[40:]
+    chosen = []
+    for seed in range(10):
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        scratch = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        chosen.append(proposal(scratch, free, known).placement)
+    assert chosen.count("cut") >= 8
+
+
+def test_cells_are_added_once(sqlite):
+    create_study(grid(2), sqlite)
+    with open_study(sqlite, "tiny") as study:
+        assert add_cells(study, grid(3).cells) == 1
+        assert add_cells(study, grid(3).cells) == 0
+        assert summarize(study).waiting == 3
+
+
 class TestADatabaseThatCannotBeUsed:
     """One line each, and no password in it."""
 
@@ -287,12 +336,12 @@ def test_tables_hold_the_cells_and_their_plain_figures(sqlite):
         finish_all(study)
         found = records(study)
     assert to_csv(found).splitlines() == [
-        "depth,width,placement,ratio,data,recipe,epochs,seed,accuracy,bytes,seconds",
-        "18,16,cut,1,digits,fast,6,0,1.0,64,1.5",
-        "18,16,cut,2,digits,fast,6,0,0.5,32,1.5",
+        "depth,width,placement,ratio,data,recipe,epochs,seed,judged,accuracy,bytes,seconds",
+        "18,16,cut,1,digits,fast,6,0,test,1.0,64,1.5",
+        "18,16,cut,2,digits,fast,6,0,test,0.5,32,1.5",
     ]
     assert to_markdown(found).splitlines()[2] == (
-        "| 18 | 16 | cut | 1 | digits | fast | 6 | 0 | 1.0 | 64 | 1.5 |"
+        "| 18 | 16 | cut | 1 | digits | fast | 6 | 0 | test | 1.0 | 64 | 1.5 |"
     )
 
 

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli.options import DataDir, Download, Json, print_json, print_parts
-from isthmus.errors import InputError
+from isthmus.errors import InputError, RunError
 
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="digits (3 minutes), small (2 cores), paper (GPU), or transfer.")
+        str,
+        typer.Argument(
+            help="digits (3 minutes), small (2 cores), paper, base (GPU: the plain networks' "
+            "weights), or transfer."
+        ),
     ] = "digits",
     *,
     out: Annotated[
@@ -21,9 +25,21 @@ def study(
     storage: Annotated[
         str | None, typer.Option(help="Database for many machines: postgresql://USER@HOST/DB.")
     ] = None,
+    search: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="After the grid, try so many more networks (depth, width, placement, ratio) for "
+            "more accuracy and fewer bytes, on a part of the training set held out; the best are "
+            "then trained and tested as the grid's.",
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     join: Annotated[
         bool, typer.Option("--join", help="Help with a study that was created elsewhere.")
+    ] = False,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Train nothing; show what is finished by now.")
     ] = False,
     meter: Annotated[
         list[str] | None,
@@ -43,24 +59,27 @@ def study(
     from isthmus.report.study import study_tables, transfer_tables, write_study
     from isthmus.study.source import run_named, run_transfer
 
+    failed: tuple[Any, ...] = ()
     folder = out or Path(f"study-{name}")
     if meter and name != "transfer":
         raise InputError("--meter: is for `isthmus study transfer` alone; leave it out")
+    if (search or so_far) and name == "transfer":
+        raise InputError("--search, --so-far: transfer trains nothing; leave them out")
     with shown() as progress:
         if name == "transfer":
-            readings = run_transfer(folder, meter, report=progress)
-            page = write_study(
-                folder, title="Transfer", records=(), choice=None, readings=readings
-            )
-            parts = transfer_tables(readings)
-            summary: dict[str, Any] = {"readings": len(readings)}
+            found = run_transfer(folder, meter, report=progress)
+            page = write_study(folder, title="Transfer", records=(), choice=None, transfer=found)
+            parts: tuple[Any, ...] = transfer_tables(found.readings)
+            summary: dict[str, Any] = {"readings": len(found.readings)}
         else:
             outcome = run_named(
                 name,
                 folder,
+                search=search,
                 storage=storage,
                 workers=workers,
                 join=join,
+                so_far=so_far,
                 data_dir=data_dir,
                 download=download,
                 report=progress,
@@ -72,12 +91,17 @@ def study(
                 choice=outcome.choice,
             )
             parts = study_tables(outcome.records)
-            summary = asdict(outcome.summary)
+            failed, summary = outcome.summary.failed, asdict(outcome.summary)
     if json_:
         print_json({"schema": "isthmus.study/1", "name": name, **summary, "page": str(page)})
     else:
         print_parts(*parts)
         print(page)
+    if failed:
+        raise RunError(
+            f"study {name}: {len(failed)} cells failed, the first {failed[0].key} "
+            f"({failed[0].reason}); the same command tries them again"
+        )
 
 
 def report(

@@ -158,6 +158,7 @@ def ratio_chart(rows: Sequence[Row]) -> Figure:
     chart.update_yaxes(range=[low, high])
     chart.update_yaxes(title="accuracy on the test set, %", row=1, col=1)
     seeds = sorted({len(row.accuracies) for row in rows})
+    mean = f", mean over {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else ""
     spread = (
         "Bars: standard deviation over the seeds."
         if seeds[-1] > 1
@@ -166,13 +167,14 @@ def ratio_chart(rows: Sequence[Row]) -> Figure:
     return Figure(
         name="accuracy_ratio",
         title=_fall(rows),
-        text=f"Top-1, mean over {' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])}, each "
-        f"read once from the test set after the last epoch. {spread}",
+        text=f"Top-1{mean}, each read once from the test set after the last epoch. {spread}",
         chart=styled(chart, height=430, top=40),
     )
 
 
-def bytes_chart(fronts: Sequence[NetworkFront], *, cut: str) -> Figure:
+def bytes_chart(
+    fronts: Sequence[NetworkFront], *, cut: str, name: str = "accuracy_bytes"
+) -> Figure:
     """Draw accuracy against bytes: a panel for each network, its front and balanced points."""
     wide = min(len(fronts), PANELS_WIDE)
     high = -(-len(fronts) // wide)
@@ -201,7 +203,7 @@ def bytes_chart(fronts: Sequence[NetworkFront], *, cut: str) -> Figure:
     chart.update_yaxes(range=list(limits(accuracies, margin=0.22)))
     chart.update_yaxes(title="accuracy, %", col=1)
     return Figure(
-        name="accuracy_bytes",
+        name=name,
         title=_span(max(fronts, key=lambda front: front.front[-1].accuracy)),
         text="Filled: placement cut. Hollow: placement block, which sends as much at every ratio. "
         "The steps are the front: the best accuracy that so many bytes buy. Ringed: the balanced "
@@ -212,11 +214,17 @@ def bytes_chart(fronts: Sequence[NetworkFront], *, cut: str) -> Figure:
 
 def _fall(rows: Sequence[Row]) -> str:
     """Return the title of `ratio_chart`: what the whole span of ratios costs."""
-    lines = [line for line in lines_of(rows).values() if len(line) > 1]
-    if not lines:
+    least_r, most_r = min(row.ratio for row in rows), max(row.ratio for row in rows)
+    if least_r == most_r:
         return "Accuracy at one ratio"
-    changes = sorted(100 * (line[-1].mean - line[0].mean) for line in lines)
-    span = f"from r = {min(row.ratio for row in rows)} to r = {max(row.ratio for row in rows)}"
+    changes = sorted(
+        100 * (line[-1].mean - line[0].mean)
+        for line in lines_of(rows).values()
+        if (line[0].ratio, line[-1].ratio) == (least_r, most_r)
+    )
+    if not changes:
+        return "Accuracy at the ratios that each network has"
+    span = f"from r = {least_r} to r = {most_r}"
     if changes[-1] >= 0:
         return f"Accuracy changes by {changes[0]:+.1f} to {changes[-1]:+.1f} points {span}"
     least, most = f"{-changes[-1]:.1f}", f"{-changes[0]:.1f}"

@@ -1,7 +1,7 @@
 """A study's records, gathered: one row for each network, placement and ratio, over its seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import sqrt
 from statistics import fmean, stdev
@@ -17,6 +17,7 @@ from isthmus.study.records import StudyRecord
 
 SEEDS_WANTED = 3
 ALL = "All networks"
+WITH_SEARCH = "The grid and the search"
 _SETTINGS = ("width", "data", "recipe", "epochs")
 
 
@@ -32,6 +33,7 @@ class Row:
         accuracies: Top-1 on the test set, 0..1, one for each seed.
         num_bytes: int8 bytes that cross for one sample at the compared cut.
         cuts: What the records say of every cut between stages.
+        pooled: Standard deviation over the seeds, from all rows that have several; None if none.
     """
 
     depth: int
@@ -41,6 +43,7 @@ class Row:
     accuracies: tuple[float, ...]
     num_bytes: float
     cuts: tuple[Mapping[str, Any], ...]
+    pooled: float | None = None
 
     @property
     def network(self) -> str:
@@ -59,8 +62,21 @@ class Row:
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean; None for one seed."""
-        return None if self.spread is None else self.spread / sqrt(len(self.accuracies))
+        """Standard error of the mean, by the pooled spread; None where that is unknown."""
+        return None if self.pooled is None else self.pooled / sqrt(len(self.accuracies))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """A network that a search tried.
+
+    Attributes:
+        held_out: Its record on the held-out part of the training set.
+        tested: Its record on the test set; None unless it was among the best on the former.
+    """
+
+    held_out: StudyRecord
+    tested: StudyRecord | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,21 +106,41 @@ class Slope:
 
     Attributes:
         points: Of accuracy (0..100) for each doubling, by least squares.
-        error: Its standard error from the spread of the seeds; None where one has one seed.
+        error: Its standard error from the spread of the seeds; None where that is unknown.
     """
 
     points: float
     error: float | None
 
 
-def rows_of(records: Sequence[StudyRecord]) -> tuple[Row, ...]:
+def divided(
+    records: Sequence[StudyRecord],
+) -> tuple[tuple[StudyRecord, ...], tuple[Searched, ...]]:
+    """Tell the records of the grid from those of the search."""
+    by_key = {record.key: record for record in records}
+    searched = tuple(
+        Searched(held_out=record, tested=by_key.get(replace(record.cell, judged="test").key))
+        for record in records
+        if record.cell.judged == "held-out"
+    )
+    others = {each.key for pair in searched for each in (pair.held_out, pair.tested) if each}
+    return tuple(record for record in records if record.key not in others), searched
+
+
+def rows_of(records: Sequence[StudyRecord], *, named: Sequence[str] = ()) -> tuple[Row, ...]:
     """Gather the seeds; sorted by network, placement and ratio.
+
+    Args:
+        records: All judged on the same images.
+        named: Settings that a network's name has in any case; it has those that differ.
 
     Raises:
         InputError: A record lacks the accuracy or the bytes.
     """
     varied = [
-        name for name in _SETTINGS if len({getattr(record.cell, name) for record in records}) > 1
+        name
+        for name in _SETTINGS
+        if name in named or len({getattr(record.cell, name) for record in records}) > 1
     ]
     gathered: dict[tuple[Any, ...], list[StudyRecord]] = {}
     for record in records:
@@ -115,14 +151,24 @@ def rows_of(records: Sequence[StudyRecord]) -> tuple[Row, ...]:
         settings = tuple(getattr(cell, name) for name in varied)
         group = (cell.depth, settings, PLACEMENTS.index(cell.placement), cell.ratio)
         gathered.setdefault(group, []).append(record)
-    return tuple(_row(gathered[group], varied) for group in sorted(gathered))
+    rows = [_row(gathered[group], varied) for group in sorted(gathered)]
+    several = [row for row in rows if row.spread is not None]
+    freedom = sum(len(row.accuracies) - 1 for row in several)
+    squares = sum((len(row.accuracies) - 1) * (row.spread or 0.0) ** 2 for row in several)
+    pooled = sqrt(squares / freedom) if several else None
+    return tuple(replace(row, pooled=pooled) for row in rows)
 
 
 def lines_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Return the rows of each network and placement, by growing ratio."""
+    """Return the rows of each network and placement, by growing ratio.
+
+    Both placements begin with the plain network, r = 1, which they share.
+    """
+    plain = {row.network: row for row in rows if row.ratio == 1}
     lines: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        lines.setdefault((row.network, row.placement), []).append(row)
+        shared = [plain[row.network]] if row.ratio > 1 and row.network in plain else []
+        lines.setdefault((row.network, row.placement), shared).append(row)
     return lines
 
 
@@ -148,12 +194,23 @@ def fronts_of(rows: Sequence[Row]) -> tuple[NetworkFront, ...]:
     """Return each network's front, and that of all together where there are several."""
     points: dict[str, list[Point]] = {}
     for row in rows:
-        name = f"{row.network} {row.placement} r={row.ratio}"
-        point = Point(name=name, accuracy=row.mean, num_bytes=row.num_bytes)
-        points.setdefault(row.network, []).append(point)
+        points.setdefault(row.network, []).append(point_of(row))
     if len(points) > 1:
         points[ALL] = [point for group in points.values() for point in group]
     return tuple(_front(network, group) for network, group in points.items())
+
+
+def front_with(rows: Sequence[Row], searched: Sequence[Searched]) -> NetworkFront:
+    """Return the front of the grid's rows and of what the search found and tested."""
+    tested = [each.tested for each in searched if each.tested is not None]
+    found = rows_of(tested, named=("width",))
+    return _front(WITH_SEARCH, [point_of(row) for row in (*rows, *found)])
+
+
+def point_of(row: Row) -> Point:
+    """Return a row as a point of accuracy against bytes."""
+    name = f"{row.network} {row.placement} r={row.ratio}"
+    return Point(name=name, accuracy=row.mean, num_bytes=row.num_bytes)
 
 
 def missing(records: Sequence[StudyRecord]) -> tuple[str, ...]:
@@ -172,9 +229,15 @@ def missing(records: Sequence[StudyRecord]) -> tuple[str, ...]:
     ]
     if len(seeds) < SEEDS_WANTED:
         found.append(f"seeds: {len(seeds)} of {SEEDS_WANTED}")
-    grid = set(product(sorted(depths), sorted(placements), sorted(ratios), sorted(seeds)))
-    lacking = len(grid - {(cell.depth, cell.placement, cell.ratio, cell.seed) for cell in cells})
-    if lacking:
+    places = {
+        (place if ratio > 1 else "both", ratio) for place, ratio in product(placements, ratios)
+    }
+    grid = set(product(depths, places, seeds))
+    there = {
+        (cell.depth, (cell.placement if cell.ratio > 1 else "both", cell.ratio), cell.seed)
+        for cell in cells
+    }
+    if lacking := len(grid - there):
         found.append(f"{lacking} of {len(grid)} trainings of the grid that was begun")
     return tuple(found)
 

@@ -11,16 +11,28 @@ from rich.table import Table
 from rich.text import Text
 
 from isthmus.files import write_bytes, write_json
-from isthmus.report.answers import accuracy_text, answers, headline, saving
+from isthmus.report.answers import accuracy_text, answers, doubts, headline, saving
 from isthmus.report.charts import bytes_chart, ratio_chart, transfer_chart, transfer_grid
-from isthmus.report.findings import ALL, NetworkFront, Row, fronts_of, missing, rows_of
+from isthmus.report.findings import (
+    ALL,
+    NetworkFront,
+    Row,
+    Searched,
+    divided,
+    front_with,
+    fronts_of,
+    missing,
+    point_of,
+    rows_of,
+)
 from isthmus.report.page import Part, Section, Tile, drawn, rendered, shown
 from isthmus.report.paper import paper_figures
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import num_bytes, percent
+from isthmus.study import hypervolume
 from isthmus.study.cells import COMPARED_CUT, Choice
 from isthmus.study.records import StudyRecord, to_csv, to_markdown
-from isthmus.study.transfer import Reading, claims
+from isthmus.study.transfer import Reading, Transfer, claims
 
 PAGE_FILE = "study.html"
 FRONT_SCHEMA = "isthmus.front/1"
@@ -41,7 +53,8 @@ class Fronts:
     Attributes:
         compared_cut: The module after which their bytes cross.
         bytes_as: The number format that the bytes are counted in.
-        networks: One for each network, and one for all together where there are several.
+        networks: One for each network of the grid, one for all together where there are several,
+            and one for the grid and what a search found.
     """
 
     compared_cut: str
@@ -55,7 +68,7 @@ def write_study(
     title: str,
     records: Sequence[StudyRecord],
     choice: Choice | None,
-    readings: Sequence[Reading] = (),
+    transfer: Transfer | None = None,
 ) -> Path:
     """Write tables, figures and the page of a study; each file is whole or absent.
 
@@ -66,7 +79,7 @@ def write_study(
         title: Of the page.
         records: One for each finished cell.
         choice: How the cells are trained, if it is known.
-        readings: Of the hardware side.
+        transfer: The hardware side.
 
     Returns:
         The page.
@@ -74,13 +87,15 @@ def write_study(
     Raises:
         InputError: A record lacks the accuracy or the bytes.
     """
-    rows = rows_of(records)
-    fronts = fronts_of(rows)
-    networks = [front for front in fronts if front.network != ALL]
-    files = paper_figures(rows, networks, readings, cut=COMPARED_CUT)
+    grid, searched = divided(records)
+    rows, readings = rows_of(grid), transfer.readings if transfer else ()
+    fronts = [*fronts_of(rows), *([front_with(rows, searched)] if searched else [])]
+    drawn_fronts = [front for front in fronts if front.network != ALL]
+    files = paper_figures(rows, drawn_fronts, readings, cut=COMPARED_CUT)
     if records:
         files |= {"accuracy.csv": to_csv(records).encode()}
         files |= {"accuracy.md": to_markdown(records).encode()}
+    if rows:
         files |= _both("summary", _summary(rows))
     if readings:
         table = _transfer(readings)
@@ -89,9 +104,9 @@ def write_study(
     for name, content in files.items():
         write_bytes(folder / name, content)
     if fronts:
-        held = Fronts(compared_cut=COMPARED_CUT, bytes_as="int8", networks=fronts)
+        held = Fronts(compared_cut=COMPARED_CUT, bytes_as="int8", networks=tuple(fronts))
         write_json(folder / "front.json", held, schema=FRONT_SCHEMA)
-    text = study_page(title=title, records=records, choice=choice, readings=readings)
+    text = study_page(title=title, records=records, choice=choice, transfer=transfer)
     write_bytes(folder / PAGE_FILE, text.encode())
     return folder / PAGE_FILE
 
@@ -101,50 +116,62 @@ def study_page(
     title: str,
     records: Sequence[StudyRecord],
     choice: Choice | None,
-    readings: Sequence[Reading] = (),
+    transfer: Transfer | None = None,
 ) -> str:
     """Return the page alone; whatever is not given is left out."""
-    rows = rows_of(records)
+    grid, searched = divided(records)
+    rows, readings = rows_of(grid), transfer.readings if transfer else ()
     sections = []
     if rows:
         networks = [front for front in fronts_of(rows) if front.network != ALL]
-        tables = shown(study_tables(records))
+        tables = shown(_grid_tables(rows))
         curves = (drawn(ratio_chart(rows)), *tables[:1])
         sections.append(Section(title="Accuracy and ratio", parts=curves))
         points = (drawn(bytes_chart(networks, cut=COMPARED_CUT)), *tables[1:])
         sections.append(Section(title="Accuracy and bytes", parts=points))
+    if searched:
+        found = front_with(rows, searched)
+        chart = drawn(bytes_chart([found], cut=COMPARED_CUT, name="accuracy_search"))
+        parts = (chart, *shown(_search_tables(rows, searched)))
+        sections.append(Section(title="Beyond the grid: the search", parts=parts))
     if readings:
         charts = [drawn(transfer_chart(readings))] if transfer_grid(readings) else []
-        parts = (*charts, *shown(transfer_tables(readings)))
+        parts = (*charts, *shown([*transfer_tables(readings), _readings_table(readings)]))
         sections.append(Section(title="What passes from layer to layer", parts=parts))
-    if records or choice:
-        sections.append(_facts_section(records, choice))
+    if records or choice or transfer:
+        sections.append(_facts_section(grid, choice, transfer))
     return rendered(
         _TEMPLATE,
         title=title,
         statement=headline(rows, readings),
-        tiles=_tiles(records, rows),
+        tiles=_tiles(grid, rows),
         answers=answers(rows, readings),
         sections=sections,
     )
 
 
 def study_tables(records: Sequence[StudyRecord]) -> tuple[Table | Text, ...]:
-    """Return a row for each network, placement and ratio, then the balanced points in words.
+    """Return a row for each network, placement and ratio, the balanced points, and the search.
 
     Raises:
         InputError: A record lacks the accuracy or the bytes.
     """
-    rows = rows_of(records)
-    if not rows:
-        return ()
+    grid, searched = divided(records)
+    rows = rows_of(grid)
+    return (
+        *(_grid_tables(rows) if rows else ()),
+        *(_search_tables(rows, searched) if searched else ()),
+    )
+
+
+def _grid_tables(rows: Sequence[Row]) -> tuple[Table | Text, ...]:
     places = [str(cut["after"]) for cut in rows[0].cuts]
     table = new_table(
         "Accuracy on the test set, and what crosses for one sample (int8)",
         ("network", "l"), ("place", "l"), ("r", "r"), ("seeds", "r"), ("accuracy, %", "r"),
         ("channels", "r"), ("bytes", "r"), ("MACs", "r"),
     )  # fmt: skip
-    table.pad_edge = False
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False  # 80 columns
     for column in table.columns:
         column.no_wrap = True
     for row in rows:
@@ -174,9 +201,45 @@ def study_tables(records: Sequence[StudyRecord]) -> tuple[Table | Text, ...]:
     return table, *sentences
 
 
-def transfer_tables(readings: Sequence[Reading]) -> tuple[Table | Text, ...]:
-    """Return what each meter says about the paper's claim, side by side, then every reading."""
-    found = claims(readings) if readings else ()
+def _search_tables(rows: Sequence[Row], searched: Sequence[Searched]) -> tuple[Table | Text, ...]:
+    """Return every network that the search tried, and what it adds to the grid, in words."""
+    tested = [each for each in searched if each.tested]
+    table = new_table(
+        f"The {len(searched)} networks that the search tried",
+        ("network", "l"), ("width", "r"), ("place", "l"), ("r", "r"), ("held out, %", "r"),
+        ("test, %", "r"), ("bytes", "r"),
+    )  # fmt: skip
+    for each in sorted(searched, key=lambda pair: pair.held_out.figures["bytes"]):
+        cell, figures = each.held_out.cell, each.held_out.figures
+        add_row(
+            table,
+            f"ResNet-{cell.depth}",
+            str(cell.width),
+            cell.placement,
+            str(cell.ratio),
+            f"{100 * figures['accuracy']:.2f}",
+            f"{100 * each.tested.figures['accuracy']:.2f}" if each.tested else "",
+            num_bytes(figures["bytes"]),
+            style="bold" if each.tested else "",
+        )
+    table.caption = Text(
+        "Held out: trained on nine tenths of the training set, judged on the other tenth, which "
+        f"is all that the search saw. The {len(tested)} that no other beat there were trained "
+        f"on the whole training set and tested, with one seed. Bytes: int8, after {COMPARED_CUT}."
+    )
+    both = front_with(rows, searched)
+    grid = [point_of(row) for row in rows]
+    before = f"{hypervolume(grid, both.reference):.2f}" if grid else "0"
+    gain = Text(
+        f"With the search the front covers {both.hypervolume:.2f} (accuracy times halvings of "
+        f"{num_bytes(both.reference.num_bytes)} bytes); the grid alone {before}."
+    )
+    return table, gain, *(Text(balanced.why) for balanced in both.balanced)
+
+
+def transfer_tables(readings: Sequence[Reading]) -> tuple[Table, ...]:
+    """Return what each meter says about the paper's claim, side by side."""
+    found = claims(readings)
     places = list(dict.fromkeys(claim.placement for claim in found))
     side = new_table(
         'The claim "ratio 8 cuts about 70 % at the fifth layer", by each meter',
@@ -185,6 +248,11 @@ def transfer_tables(readings: Sequence[Reading]) -> tuple[Table | Text, ...]:
     for meter in dict.fromkeys(claim.meter for claim in found):
         says = {claim.placement: saving(claim) for claim in found if claim.meter == meter}
         add_row(side, meter, *(says.get(place, "not read") for place in places))
+    side.caption = Text("; ".join(doubts(readings)))
+    return (side,) if found else ()
+
+
+def _readings_table(readings: Sequence[Reading]) -> Table:
     table = new_table(
         "Bytes that pass after each layer, by each meter",
         ("placement", "l"), ("ratio", "r"), ("layer", "l"), ("meter", "l"), ("median", "r"),
@@ -203,19 +271,20 @@ def transfer_tables(readings: Sequence[Reading]) -> tuple[Table | Text, ...]:
             percent(reading.not_positive),
             str(reading.repeats),
         )
-    return *([side] if found else []), *([table] if readings else [])
+    return table
 
 
 def _tiles(records: Sequence[StudyRecord], rows: Sequence[Row]) -> list[Tile]:
     if not rows:
         return []
     best = max(rows, key=lambda row: row.mean)
-    hours = sum(record.seconds for record in records) / 3600
+    minutes = sum(record.seconds for record in records) / 60
+    spent = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} hours"
     tiles = [
         Tile(
             value=str(len(records)),
             label="trainings",
-            note=f"{len(rows)} of network, placement and ratio; {hours:.1f} hours",
+            note=f"{len(rows)} networks by depth, placement and ratio; {spent} in all",
         ),
         Tile(
             value=f"{100 * best.mean:.2f} %",
@@ -234,7 +303,9 @@ def _tiles(records: Sequence[StudyRecord], rows: Sequence[Row]) -> list[Tile]:
     ]
 
 
-def _facts_section(records: Sequence[StudyRecord], choice: Choice | None) -> Section:
+def _facts_section(
+    records: Sequence[StudyRecord], choice: Choice | None, transfer: Transfer | None
+) -> Section:
     parts: list[Part] = []
     if choice:
         parts += shown(_choice_parts(choice))
@@ -245,9 +316,13 @@ def _facts_section(records: Sequence[StudyRecord], choice: Choice | None) -> Sec
         facts += [("data", "; ".join(data)), ("seeds", ", ".join(map(str, seeds)))]
         facts += [("not run", lack) for lack in missing(records)]
     facts += _distinct("recipe", [_flat(record.figures.get("recipe", {})) for record in records])
-    facts += _distinct("machine", [record.machine for record in records])
-    facts += _distinct("versions", [_flat(record.versions) for record in records])
-    facts += _distinct("revision", [record.revision or "not known" for record in records])
+    if transfer:
+        words = "ResNet-18, random weights, one random image; a thread or a process for each layer"
+        facts.append(("transfer", f"{words}; {transfer.seconds / 60:.0f} minutes"))
+    made: list[StudyRecord | Transfer] = [*records, *([transfer] if transfer else [])]
+    facts += _distinct("machine", [each.machine for each in made])
+    facts += _distinct("versions", [_flat(each.versions) for each in made])
+    facts += _distinct("revision", [each.revision or "not known" for each in made])
     table = new_table("Recipe, machine and versions", ("", "l"), ("", "l"))
     for name, value in facts:
         add_row(table, name, value)

@@ -4,6 +4,7 @@
 
     choose   candidates on 90 % of the training set, compared on the other 10 %  -->  choice.json
     compute  the chosen recipe on the whole training set  -->  the test set, read once
+    search   the chosen recipe on 90 % of the training set  -->  the other 10 %
 
 Nothing opens the test set before ``choice.json`` is there.
 """
@@ -15,17 +16,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from isthmus.data import Images, load_images
 from isthmus.errors import InputError
-from isthmus.files import read_json, write_json
+from isthmus.files import read_json, write_bytes, write_json
 from isthmus.graph import capture, find_cut
 from isthmus.models import resnet, wires
 from isthmus.progress import Report
-from isthmus.study.grid import Cell
+from isthmus.study.grid import Cell, differences
 from isthmus.train import Progress
-from isthmus.train.augment import Augmentation, normalization_of
+from isthmus.train.augment import Augmentation, Normalization, normalization_of
 from isthmus.train.images import (
     ImageRecipe,
     evaluate_images,
@@ -37,6 +39,7 @@ from isthmus.train.images import (
 
 CHOICE_SCHEMA = "isthmus.choice/1"
 CHOICE_FILE = "choice.json"
+WEIGHTS_FILE = "weights.safetensors"
 HELD_OUT = 0.1  # share of the training set: 5,000 of 50,000
 COMPARED_CUT = "layer2"  # whose bytes the front is drawn for
 
@@ -45,6 +48,9 @@ RECIPES: dict[str, ImageRecipe] = {
     "small": small_recipe(),
     "small-lower-rate": replace(small_recipe(), learning_rate=0.05),
     "standard": standard_recipe(),
+    "standard-smooth": replace(
+        standard_recipe(), nesterov=True, schedule="cosine", label_smoothing=0.1
+    ),
     "digits": replace(
         small_recipe(), batch_size=64, augmentation=Augmentation(padding=1, flip=False)
     ),
@@ -106,17 +112,26 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
         The choice.
 
     Raises:
-        InputError: A data set or a recipe is not there.
+        InputError: A data set or a recipe is not there, or the folder has the choice of another
+            study.
     """
     path = folder / CHOICE_FILE
     if path.is_file():
-        return read_json(path, Choice, schema=CHOICE_SCHEMA)
+        choice = read_json(path, Choice, schema=CHOICE_SCHEMA)
+        if differing := differences(_question(choice), _asked(cells)):
+            raise InputError(
+                f"{path}: is of another study: {'; '.join(differing)}; name another folder"
+            )
+        return choice
     data = load_images(cells[0].data, "train")
     kept, held = _divide(data)
     candidates = []
     for cell in cells:
         model = _network(cell, data)
-        progress = Progress(report=report, checkpoints=folder / "choice" / cell.key)
+        progress = Progress(
+            report=_named(f"recipe {cell.recipe}, {cell.epochs} epochs", report),
+            checkpoints=folder / "choice" / cell.key,
+        )
         recipe, constants = _recipe(cell), normalization_of(torch.from_numpy(data.x))
         train_images(
             model, *kept, recipe, seed=cell.seed, progress=progress, normalization=constants
@@ -125,7 +140,7 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
         candidates.append(Candidate(recipe=cell.recipe, epochs=cell.epochs, accuracy=scores.top1))
     choice = Choice(
         data=cells[0].data,
-        network=f"resnet{cells[0].depth}, width {cells[0].width}, ratio {cells[0].ratio}",
+        network=_asked(cells)["network"],
         candidates=tuple(candidates),
         held_out=len(held[1]),
     )
@@ -133,8 +148,27 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
     return choice
 
 
+def _asked(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return what is to be chosen, and on what."""
+    first = cells[0]
+    return {
+        "data": first.data,
+        "network": f"resnet{first.depth}, width {first.width}, ratio {first.ratio}",
+        "recipes": [f"{cell.recipe}, {cell.epochs} epochs" for cell in cells],
+    }
+
+
+def _question(choice: Choice) -> dict[str, Any]:
+    """Return what was to be chosen, as `_asked` does."""
+    recipes = [f"{candidate.recipe}, {candidate.epochs} epochs" for candidate in choice.candidates]
+    return {"data": choice.data, "network": choice.network, "recipes": recipes}
+
+
 def compute_cell(cell: Cell, folder: Path, report: Report) -> Mapping[str, Any]:
-    """Train one cell on the whole training set and judge it once on the test set.
+    """Train one cell and judge it once: on the test set, or on the held-out part.
+
+    A plain network that was trained on the whole training set leaves its weights in the folder, as
+    ``weights.safetensors``, for pixels in [0, 1] as all other commands feed them.
 
     Args:
         cell: What to train.
@@ -154,25 +188,20 @@ def compute_cell(cell: Cell, folder: Path, report: Report) -> Mapping[str, Any]:
     data = load_images(cell.data, "train")
     model = _network(cell, data)
     constants = normalization_of(torch.from_numpy(data.x))
+    whole = (torch.from_numpy(data.x), torch.from_numpy(data.y))
+    kept, held = _divide(data) if cell.judged == "held-out" else (whole, None)
     record = train_images(
         model,
-        torch.from_numpy(data.x),
-        torch.from_numpy(data.y),
+        *kept,
         _recipe(cell),
         seed=cell.seed,
         progress=Progress(report=report, checkpoints=folder),
         normalization=constants,
     )
     cuts = _cuts(cell, model, data.x.shape[1:])
-    test = load_images(cell.data, "test")
-    coarse = None if test.superclasses is None else torch.from_numpy(test.superclasses)
-    scores = evaluate_images(
-        model,
-        torch.from_numpy(test.x),
-        torch.from_numpy(test.y),
-        coarse,
-        normalization=constants,
-    )
+    scores = evaluate_images(model, *(held or _test_set(cell)), normalization=constants)
+    if cell.ratio == 1 and held is None:
+        write_bytes(folder / WEIGHTS_FILE, save(_weights_for_pixels(model, constants)))
     compared = next(cut for cut in cuts if cut["after"] == COMPARED_CUT)
     return {
         "accuracy": scores.top1,
@@ -184,6 +213,30 @@ def compute_cell(cell: Cell, folder: Path, report: Report) -> Mapping[str, Any]:
         "cuts": cuts,
         "recipe": asdict(_recipe(cell)),
     }
+
+
+def _test_set(cell: Cell) -> tuple[Tensor, ...]:
+    """Return images, labels, and the superclass of each class where there are any."""
+    test = load_images(cell.data, "test")
+    arrays = (test.x, test.y, test.superclasses)
+    return tuple(torch.from_numpy(array) for array in arrays if array is not None)
+
+
+def _weights_for_pixels(model: nn.Module, constants: Normalization) -> dict[str, Tensor]:
+    """Return a trained network's weights with the constants folded into its stem.
+
+    Exact but for the image's border: there the first convolution pads with black instead of the
+    mean.
+    """
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    convolution, mean = weights["stem.0.weight"], weights["stem.1.running_mean"]
+    convolution /= torch.tensor(constants.std).view(-1, 1, 1)
+    mean += (convolution * torch.tensor(constants.mean).view(-1, 1, 1)).sum((1, 2, 3))
+    return weights
+
+
+def _named(name: str, report: Report) -> Report:
+    return lambda step, done, total: report(f"{name}: {step}", done, total)
 
 
 def _divide(data: Images) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

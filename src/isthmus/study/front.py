@@ -53,7 +53,7 @@ class Balanced:
 
     Attributes:
         point: The point.
-        rule: ``"least bytes"`` or ``"knee"``.
+        rule: ``"least bytes"``, ``"knee"``, or ``"most accurate"`` where there is no knee.
         why: One sentence that says why it was chosen.
     """
 
@@ -182,7 +182,7 @@ def knee(points: Sequence[Point]) -> Balanced:
             f"The front has no knee, since none of its points lies above the chord between its "
             f"ends; {last.name} is its most accurate: {_percent(last)} at {_bytes(last)}."
         )
-        return Balanced(point=last, rule="knee", why=why)
+        return Balanced(point=last, rule="most accurate", why=why)
     point = next(
         point
         for point, height in zip(candidates, heights, strict=True)

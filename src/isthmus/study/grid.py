@@ -1,7 +1,7 @@
 """What a study computes: cells, each under its key, and the grid that they make."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
@@ -28,6 +28,8 @@ class Cell:
         recipe: Name of the training recipe; what it says is in the grid's config.
         epochs: Passes over the training set.
         seed: Of everything that is drawn.
+        judged: What its accuracy is of: ``test`` (trained on the whole training set), or
+            ``held-out`` (trained on nine tenths of it and judged on the last, as a search does).
 
     Raises:
         InputError: A number is too small, or the placement is unknown.
@@ -45,6 +47,7 @@ class Cell:
     recipe: str = "fast"
     epochs: int
     seed: int = 0
+    judged: Literal["test", "held-out"] = "test"
 
     def __post_init__(self) -> None:
         for name in ("depth", "width", "ratio", "epochs"):
@@ -58,7 +61,8 @@ class Cell:
     def key(self) -> str:
         """The cell in one word; two cells have the same key only if they are equal."""
         network = f"resnet{self.depth}/w{self.width}/{self.placement}/r{self.ratio}"
-        return f"{network}/{self.data}/{self.recipe}/e{self.epochs}/s{self.seed}"
+        judged = "" if self.judged == "test" else f"/{self.judged}"
+        return f"{network}/{self.data}/{self.recipe}/e{self.epochs}/s{self.seed}{judged}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,41 +121,34 @@ class Grid:
 
 def stored_config(grid: Grid) -> dict[str, Any]:
     """Return what a study keeps of its grid, as JSON: all but cells that may still be added."""
-    cells = (*grid.cells, *grid.candidates)
     return {
         "schema": SCHEMA,
-        "cells": {name: sorted({getattr(cell, name) for cell in cells}) for name in _FIXED},
+        "cells": {name: sorted({getattr(cell, name) for cell in grid.cells}) for name in _FIXED},
         "config": to_jsonable_python(grid.config),
         "objectives": [asdict(objective) for objective in grid.objectives],
         "search": {
             "cells": grid.search,
             "candidates": [asdict(cell) for cell in grid.candidates],
-            "choices": _choices(cells) if grid.search else {},
         },
     }
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name every entry in which two configs differ.
+    """Name every entry in which two configs differ; a search may be added, and grow.
 
     Example:
         >>> differences({"recipe": {"rate": 0.1}}, {"recipe": {"rate": 0.2}, "bits": 8})
         ('bits: stored nothing, asked 8', 'recipe.rate: stored 0.1, asked 0.2')
     """
-    old, new = _flat(stored), _flat(asked)
+    old, new = (
+        {name: each[name] for name in each if name != "search"} for each in (stored, asked)
+    )
+    old, new = _flat(old), _flat(new)
     return tuple(
         f"{name}: stored {_shown(old, name)}, asked {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
         if (name in old) != (name in new) or old.get(name) != new.get(name)
     )
-
-
-def _choices(cells: Sequence[Cell]) -> dict[str, list[Any]]:
-    """Return the values of each field that is not the same in all cells."""
-    values = {
-        each.name: sorted({getattr(cell, each.name) for cell in cells}) for each in fields(Cell)
-    }
-    return {name: found for name, found in values.items() if len(found) > 1}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 
-from isthmus.study.grid import Cell
+from isthmus.study.grid import PLACEMENTS, Cell
 from isthmus.train import FitConfig
 
 
@@ -60,6 +60,9 @@ class StudyRecipe:
         depths: Of the ResNets.
         ratios: Of the narrow layers; 1 is the plain network, which both placements share.
         seeds: Each is a training of its own.
+        searched_depths: What a search may choose from, beyond the grid.
+        searched_widths: As above.
+        searched_ratios: As above.
     """
 
     name: str
@@ -67,6 +70,29 @@ class StudyRecipe:
     depths: tuple[int, ...]
     ratios: tuple[int, ...]
     seeds: tuple[int, ...]
+    searched_depths: tuple[int, ...] = ()
+    searched_widths: tuple[int, ...] = ()
+    searched_ratios: tuple[int, ...] = ()
+
+
+def base() -> StudyRecipe:
+    """Plain networks to start from, for an accelerator: ResNet-18 and -50 by long recipes."""
+    plain = Cell(
+        depth=18,
+        width=64,
+        placement="block",
+        ratio=1,
+        data="cifar100",
+        recipe="standard",
+        epochs=200,
+    )
+    return StudyRecipe(
+        name="base",
+        candidates=(plain, replace(plain, recipe="standard-smooth")),
+        depths=(18, 50),
+        ratios=(1,),
+        seeds=(0, 1, 2),
+    )
 
 
 def paper() -> StudyRecipe:
@@ -78,6 +104,9 @@ def paper() -> StudyRecipe:
         depths=(18, 34, 50, 101, 152),
         ratios=(1, 2, 4, 8, 16, 32),
         seeds=(0, 1, 2),
+        searched_depths=(18, 34, 50, 101, 152),
+        searched_widths=(32, 48, 64),
+        searched_ratios=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
     )
 
 
@@ -92,6 +121,9 @@ def small() -> StudyRecipe:
         depths=(18, 34),
         ratios=(1, 2, 4, 8, 16),
         seeds=(0, 1, 2),
+        searched_depths=(18, 34),
+        searched_widths=(8, 12, 16, 24),
+        searched_ratios=(1, 2, 3, 4, 6, 8, 12, 16),
     )
 
 
@@ -106,10 +138,18 @@ def digits() -> StudyRecipe:
         depths=(18,),
         ratios=(1, 2, 4, 8),
         seeds=(0, 1),
+        searched_depths=(18, 34),
+        searched_widths=(4, 6, 8, 12),
+        searched_ratios=(1, 2, 3, 4, 6, 8),
     )
 
 
-STUDIES: dict[str, Callable[[], StudyRecipe]] = {"paper": paper, "small": small, "digits": digits}
+STUDIES: dict[str, Callable[[], StudyRecipe]] = {
+    "base": base,
+    "paper": paper,
+    "small": small,
+    "digits": digits,
+}
 
 
 def grid_of(recipe: StudyRecipe, *, trained: Cell) -> tuple[Cell, ...]:
@@ -128,3 +168,26 @@ def grid_of(recipe: StudyRecipe, *, trained: Cell) -> tuple[Cell, ...]:
         for seed, depth in product(recipe.seeds, recipe.depths)
         for placement, ratio in places
     )
+
+
+def beyond(recipe: StudyRecipe, *, trained: Cell) -> tuple[Cell, ...]:
+    """Return what a search may choose from: networks that the grid does not hold, of one seed.
+
+    Args:
+        recipe: The study.
+        trained: Says how all cells are trained, as for `grid_of`.
+
+    Returns:
+        Cells that are judged on the held-out part: a search chooses, and the test set may not.
+    """
+    grid = {cell.key for cell in grid_of(recipe, trained=trained)}
+    space = product(
+        recipe.searched_depths, recipe.searched_widths, PLACEMENTS, recipe.searched_ratios
+    )
+    cells = [
+        replace(trained, depth=depth, width=width, placement=placement, ratio=ratio,
+                seed=recipe.seeds[0])
+        for depth, width, placement, ratio in space
+        if ratio <= width and (ratio > 1 or placement == "block")
+    ]  # fmt: skip
+    return tuple(replace(cell, judged="held-out") for cell in cells if cell.key not in grid)

@@ -1,16 +1,17 @@
 """The source study from end to end: choose, compute every cell, export the records."""
 
-import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from isthmus.data import load_images
 from isthmus.errors import InputError
-from isthmus.files import write_bytes, write_json
+from isthmus.files import write_json
+from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
 from isthmus.study.cells import (
     CHOICE_FILE,
@@ -20,16 +21,25 @@ from isthmus.study.cells import (
     choose,
     compute_cell,
 )
-from isthmus.study.grid import SCHEMA, Grid
-from isthmus.study.recipes import STUDIES, StudyRecipe, grid_of
+from isthmus.study.front import Point, front
+from isthmus.study.grid import Cell, Grid
+from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
 from isthmus.study.records import StudyRecord, write_records
-from isthmus.study.store import Summary, create_study, open_study, records, summarize
-from isthmus.study.transfer import METERS, Reading, measure_transfer
+from isthmus.study.store import (
+    Summary,
+    add_cells,
+    create_study,
+    open_study,
+    records,
+    summarize,
+)
+from isthmus.study.transfer import METERS, Transfer, measure_transfer
 from isthmus.study.workers import run_workers
 
 DATABASE_FILE = "study.db"
 RECORDS_FILE = "records.jsonl"
-READINGS_FILE = "readings.jsonl"
+TRANSFER_FILE = "transfer.json"
+TRANSFER_SCHEMA = "isthmus.transfer/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +61,20 @@ def run_study(
     recipe: StudyRecipe,
     folder: Path,
     *,
+    search: int = 0,
     storage: str | None = None,
     workers: int = 1,
     report: Report = silent,
 ) -> Outcome:
     """Run a study, or go on with one: what is finished is not done again.
 
+    After the grid a search tries networks that the grid does not hold, on the held-out part of
+    the training set; those that no other beats there are then trained and tested as the grid's.
+
     Args:
         recipe: The study.
         folder: Keeps the choice, every cell's checkpoints, and ``records.jsonl``.
+        search: How many networks the search has tried in the end.
         storage: URL of the database; a SQLite file in ``folder`` if None.
         workers: Processes on this machine.
         report: Told of every epoch.
@@ -68,11 +83,17 @@ def run_study(
         How far it is; failed cells are named in the summary.
 
     Raises:
-        InputError: The stored study was asked for in another way, or its database or data set
-            cannot be reached.
+        InputError: The stored study was asked for in another way, its database or data set cannot
+            be reached, or there is less to search in.
     """
+    space = len(beyond(recipe, trained=recipe.candidates[0]))
+    if search > space:
+        raise InputError(
+            f"study {recipe.name}: search: found {search}, expected at most {space}, the networks "
+            "that it may choose from"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{folder.resolve() / DATABASE_FILE}"
+    url = storage or _own_database(folder)
     choice = choose(recipe.candidates, folder, report=report)
     best = choice.best
     (trained,) = [
@@ -84,12 +105,38 @@ def run_study(
         name=recipe.name,
         cells=grid_of(recipe, trained=trained),
         config={"choice": asdict(choice), "recipe": asdict(RECIPES[best.recipe])},
+        candidates=beyond(recipe, trained=trained) if search else (),
+        search=search,
     )
     create_study(grid, url)
-    run_workers(
-        url, recipe.name, compute_cell, folder=folder / "cells", workers=workers, report=report
-    )
+
+    def work() -> None:
+        run_workers(
+            url, recipe.name, compute_cell, folder=folder / "cells", workers=workers, report=report
+        )
+
+    work()
+    with open_study(url, recipe.name) as study:
+        added = add_cells(study, _best_found(records(study)))
+    if added:
+        work()
     return _outcome(url, recipe.name, folder)
+
+
+def _best_found(found: Sequence[StudyRecord]) -> tuple[Cell, ...]:
+    """Return what no other beat of all that was searched, to be trained and tested."""
+    searched = {
+        Point(
+            name=record.key,
+            accuracy=record.figures["accuracy"],
+            num_bytes=record.figures["bytes"],
+        ): record.cell
+        for record in found
+        if record.cell.judged == "held-out"
+    }
+    if not searched:
+        return ()
+    return tuple(replace(searched[point], judged="test") for point in front(tuple(searched)))
 
 
 def join_study(
@@ -115,9 +162,11 @@ def run_named(
     name: str,
     folder: Path,
     *,
+    search: int = 0,
     storage: str | None = None,
     workers: int = 1,
     join: bool = False,
+    so_far: bool = False,
     data_dir: Path | None = None,
     download: bool = False,
     report: Report = silent,
@@ -127,9 +176,11 @@ def run_named(
     Args:
         name: A key of ``STUDIES``.
         folder: Of the study, on this machine.
+        search: How many networks beyond the grid to try; its creator says so, not who joins.
         storage: URL of the database; needed to join.
         workers: Processes on this machine.
         join: Help with a study that was created elsewhere.
+        so_far: Train nothing; return what is finished, also while others are at work on it.
         data_dir: Where the published files of data sets lie; ``$ISTHMUS_DATA`` if None.
         download: Fetch a missing data set first.
         report: Told of every epoch.
@@ -139,13 +190,19 @@ def run_named(
     """
     if name not in STUDIES:
         raise InputError(f"no study {name!r}; there are {', '.join((*STUDIES, 'transfer'))}")
+    if so_far:
+        return _outcome(storage or _own_database(folder), name, folder)
     recipe = STUDIES[name]()
     if data_dir is not None:
         os.environ["ISTHMUS_DATA"] = str(data_dir)  # the workers look there too
     if download:
         load_images(recipe.candidates[0].data, "train", download=True, progress=report)
     if not join:
-        return run_study(recipe, folder, storage=storage, workers=workers, report=report)
+        return run_study(
+            recipe, folder, search=search, storage=storage, workers=workers, report=report
+        )
+    if search:
+        raise InputError("--search: is for who creates the study; leave it out with --join")
     if storage is None:
         raise InputError("--join: names no database; add --storage, as where it was created")
     return join_study(name, folder, storage=storage, workers=workers, report=report)
@@ -153,12 +210,22 @@ def run_named(
 
 def run_transfer(
     folder: Path, meters: Sequence[str] | None, *, report: Report = silent
-) -> tuple[Reading, ...]:
+) -> Transfer:
     """Read every meter, and keep the readings; see `isthmus.study.transfer.measure_transfer`."""
-    readings = measure_transfer(meters or tuple(METERS), report=report)
-    lines = [json.dumps({"schema": SCHEMA, **asdict(reading)}) for reading in readings]
-    write_bytes(folder / READINGS_FILE, "\n".join([*lines, ""]).encode())
-    return readings
+    started = time.perf_counter()
+    transfer = Transfer(
+        readings=measure_transfer(meters or tuple(METERS), report=report),
+        machine=describe_machine(),
+        versions=library_versions(),
+        revision=git_revision(),
+        seconds=time.perf_counter() - started,
+    )
+    write_json(folder / TRANSFER_FILE, transfer, schema=TRANSFER_SCHEMA)
+    return transfer
+
+
+def _own_database(folder: Path) -> str:
+    return f"sqlite:///{folder.resolve() / DATABASE_FILE}"
 
 
 def _outcome(url: str, name: str, folder: Path) -> Outcome:

@@ -16,15 +16,15 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import URL
 
 from isthmus.errors import InputError, StorageError
@@ -121,7 +121,8 @@ class Summary:
 def create_study(grid: Grid, url: str) -> None:
     """Make a study, or add the cells that it lacks; failed cells are tried again.
 
-    Done twice, also at the same time, it changes nothing more.
+    Done twice, also at the same time, it changes nothing more. A search of fewer cells than one
+    that is there already is that one.
 
     Args:
         grid: What to compute.
@@ -151,7 +152,23 @@ def create_study(grid: Grid, url: str) -> None:
                 f"study {grid.name}: it is stored with another config: "
                 f"{'; '.join(differing[:8])}{more}; ask for the stored one, or begin another study"
             )
+        elif grid.search > stored["search"]["cells"]:
+            study.set_user_attr("config", {**stored, "search": asked["search"]})
         _enqueue_missing(study, grid.cells)
+
+
+def add_cells(study: Study, cells: Sequence[Cell]) -> int:
+    """Add cells to an open study; those that it has stay as they are. Return how many it lacked.
+
+    Raises:
+        StorageError: The database cannot be reached.
+    """
+    with reaching(study.url), alone(study.url):
+        attempts = _attempts(study.trials)
+        lacking = [cell for cell in cells if cell.key not in attempts]
+        for cell in lacking:
+            _enqueue(study.trials, cell)
+    return len(lacking)
 
 
 @contextmanager
@@ -214,8 +231,6 @@ def claim(study: Study) -> Claim | None:
         study.storage.record_heartbeat(trial_id)
         trial = study.trials.ask()
         assert trial.number == waiting[0].number
-        for field, values in study.config["search"]["choices"].items():
-            trial.suggest_categorical(field, values)  # the cell's own, for the sampler to see
     return Claim(
         cell=Cell(**waiting[0].user_attrs["cell"]),
         attempt=1 + len(waiting[0].system_attrs.get("retry_history", ())),
@@ -364,34 +379,56 @@ def _waiting(study: optuna.Study) -> list[FrozenTrial]:
 def _propose(study: Study) -> list[FrozenTrial]:
     """Enqueue one candidate of the search, if it may try another; return what then waits.
 
-    The sampler proposes (the tree-structured Parzen estimator, for several objectives); of the
-    candidates that are left, the one that shares most of its fields is taken.
+    The sampler learns from all finished cells that were judged as the candidates are.
+    """
+    search = study.config["search"]
+    attempts = _attempts(study.trials)
+    cells = [Cell(**candidate) for candidate in search["candidates"]]
+    free = [cell for cell in cells if cell.key not in attempts]
+    searched = [key for key, trials in attempts.items() if trials[0].user_attrs["searched"]]
+    if len(searched) >= search["cells"] or not free:
+        return []
+    known = [
+        (cell, trial.values)
+        for trials in attempts.values()
+        for trial in trials
+        if trial.state is TrialState.COMPLETE
+        and (cell := Cell(**trial.user_attrs["cell"])).judged == free[0].judged
+    ]
+    # One proposal for one state of the study, whichever worker asks.
+    sampler = TPESampler(seed=len(study.trials.get_trials(deepcopy=False)))
+    scratch = optuna.create_study(directions=study.trials.directions, sampler=sampler)
+    _enqueue(study.trials, proposal(scratch, free, known), searched=True)
+    return _waiting(study.trials)
+
+
+def proposal(
+    scratch: optuna.Study, free: Sequence[Cell], known: Sequence[tuple[Cell, Sequence[float]]]
+) -> Cell:
+    """Return the candidate that is fewest steps away from where the sampler would look next.
+
+    It is the tree-structured Parzen estimator for several objectives. It sees each field of a
+    cell as a place in the row of that field's values, of which it thus knows the order.
 
     References:
         Ozaki, Tanigaki, Watanabe, Nomura, Onishi, "Multiobjective Tree-Structured Parzen
         Estimator", JAIR 73, 2022, https://doi.org/10.1613/jair.1.13188.
     """
-    search = study.config["search"]
-    attempts = _attempts(study.trials)
-    searched = [key for key, trials in attempts.items() if trials[0].user_attrs["searched"]]
-    if len(searched) >= search["cells"]:
-        return []
-    cells = [Cell(**candidate) for candidate in search["candidates"]]
-    free = [cell for cell in cells if cell.key not in attempts]
-    # One proposal for one state of the study, whichever worker asks.
-    study.trials.sampler = TPESampler(seed=len(study.trials.get_trials(deepcopy=False)))
-    proposal = study.trials.ask(
-        {field: CategoricalDistribution(values) for field, values in search["choices"].items()}
-    )
-    study.trials.tell(proposal, state=TrialState.FAIL)
-    chosen = max(
-        free,
-        key=lambda cell: sum(
-            getattr(cell, field) == value for field, value in proposal.params.items()
-        ),
-    )
-    _enqueue(study.trials, chosen, searched=True)
-    return _waiting(study.trials)
+    cells = [*free, *(cell for cell, _ in known)]
+    rows = {
+        each.name: sorted({getattr(cell, each.name) for cell in cells}) for each in fields(Cell)
+    }
+    ranges: dict[str, BaseDistribution] = {
+        name: IntDistribution(0, len(row) - 1) for name, row in rows.items()
+    }
+
+    def place(cell: Cell) -> dict[str, int]:
+        return {name: row.index(getattr(cell, name)) for name, row in rows.items()}
+
+    for cell, values in known:
+        scratch.add_trial(create_trial(params=place(cell), distributions=ranges, values=values))
+    aim = scratch.ask(ranges).params
+    return min(free, key=lambda cell: sum(abs(at - aim[name]) for name, at in place(cell).items()))
 
 
 def _attempts(study: optuna.Study) -> dict[str, list[FrozenTrial]]:

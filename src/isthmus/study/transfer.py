@@ -18,7 +18,7 @@ References:
 
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -70,6 +70,25 @@ class Reading:
     third_quartile_bytes: float
     not_positive: float
     repeats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """All readings of one run, and where it ran.
+
+    Attributes:
+        readings: For each placement, ratio, layer and meter.
+        machine: In one line.
+        versions: Of Python and the libraries.
+        revision: The commit of this code, None where it is not known.
+        seconds: Wall time.
+    """
+
+    readings: tuple[Reading, ...]
+    machine: str
+    versions: Mapping[str, str]
+    revision: str | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +167,13 @@ def measure_transfer(
 
 
 def claims(readings: Sequence[Reading]) -> tuple[Claim, ...]:
-    """Compare ratio 8 with ratio 1 at the fifth layer, for each placement and meter."""
+    """Compare ratio 8 with ratio 1 at the fifth layer, for each placement and meter.
+
+    A network of fewer layers makes no claim.
+    """
     names = list(dict.fromkeys(reading.layer for reading in readings))
+    if len(names) <= FIFTH:
+        return ()
     medians = {
         (reading.placement, reading.meter, reading.ratio): reading.median_bytes
         for reading in readings

@@ -271,13 +271,16 @@ def _beating(study: Study, claimed: Claim, lost: Event) -> Iterator[None]:
 def _patiently(action: Callable[[], T], report: Report) -> T:
     """Do it as soon as the database can be reached; nothing is lost while it restarts."""
     deadline_s = time.monotonic() + _PATIENCE_S
+    said = ""
     while True:
         try:
             return action()
         except StorageError as error:
             if time.monotonic() > deadline_s:
                 raise
-            report(f"waiting, {error}", 1, 1)
+            if str(error) != said:
+                said = str(error)
+                report(f"waiting, at most {_PATIENCE_S // 60} minutes, {said}", 1, 1)
             time.sleep(_RETRY_S)
 
 
