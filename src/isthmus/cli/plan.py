@@ -97,7 +97,6 @@ def plan(
     from isthmus.export.stream import write_stream
     from isthmus.files import to_json
     from isthmus.graph import capture, find_cut
-    from isthmus.models import MODELS
     from isthmus.plan import partition
     from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
@@ -116,9 +115,8 @@ def plan(
         "limits": _limits(limit or ()),
         "method": method,
     }
-    if data is not None and weights is None and model in MODELS:
-        raise InputError(f"--data: {model} has random weights here; add --weights")
     if data is not None or fits:
+        _check_trained(model, weights)
         found_in = (data, data_dir, download)
         options |= _known(loaded, graph, target, options, fits or (), found_in)
     if sweep:
@@ -183,6 +181,13 @@ def _limits(texts: Sequence[str]) -> Any:
         except InputError as error:
             raise InputError(f"--limit {text!r}: {error}") from error
     return Limits(**values)
+
+
+def _check_trained(model: str, weights: Path | None) -> None:
+    from isthmus.models import MODELS
+
+    if weights is None and model in MODELS:
+        raise InputError(f"--data, --fits: {model} has random weights here; add --weights")
 
 
 def _known(
