@@ -103,9 +103,28 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
     ("command", "flags"),
     [
         ("demo", {"--seed", "--out", "--json"}),
-        ("profile", {"--weights", "--input", "--out", "--json"}),
+        ("profile", {"--weights", "--input", "--measure", "--out", "--json"}),
         ("platforms", {"--json"}),
-        ("plan", {"--weights", "--input", "--codec", "--cut", "--objective", "--out", "--json"}),
+        (
+            "plan",
+            {
+                "--weights",
+                "--input",
+                "--objective",
+                "--limit",
+                "--codec",
+                "--cut",
+                "--data",
+                "--data-dir",
+                "--download",
+                "--fits",
+                "--method",
+                "--sweep",
+                "--stream",
+                "--out",
+                "--json",
+            },
+        ),
         (
             "fit",
             {
