@@ -10,10 +10,10 @@ from rich.table import Table
 
 from isthmus.graph import cuts
 from isthmus.platform import PRESETS, load_platform
+from isthmus.report.plan_tables import plan_tables
 from isthmus.report.tables import (
     demo_tables,
     fit_table,
-    plan_tables,
     platforms_table,
     profile_tables,
     rivals_table,

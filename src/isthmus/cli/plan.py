@@ -100,7 +100,7 @@ def plan(
     from isthmus.plan import partition
     from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
-    from isthmus.report.tables import plan_tables
+    from isthmus.report.plan_tables import plan_tables
 
     page = _page(out)
     target = load_platform(platform)

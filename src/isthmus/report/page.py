@@ -37,9 +37,9 @@ from isthmus.report.figures import (
     timeline_figure,
 )
 from isthmus.report.picture import Picture, picture
+from isthmus.report.plan_tables import plan_tables
 from isthmus.report.tables import (
     fit_table,
-    plan_tables,
     profile_tables,
     rivals_table,
     run_tables,

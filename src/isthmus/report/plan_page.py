@@ -7,7 +7,7 @@ from isthmus.graph import Graph
 from isthmus.plan import Plan
 from isthmus.report.drawing import device_colors, devices_of, divides, draw, shape_words
 from isthmus.report.page import Section, Tile, check_free, rendered, shown
-from isthmus.report.tables import plan_tables
+from isthmus.report.plan_tables import plan_tables
 from isthmus.report.words import headline, num_bytes, percent, quantity, span, totals
 
 _TEMPLATE = "plan_page.html.j2"

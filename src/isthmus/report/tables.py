@@ -22,15 +22,13 @@ from isthmus.report.words import (
     percent,
     quantity,
     raw_bytes,
-    rooms,
-    span,
     widest,
 )
 
 if TYPE_CHECKING:
     from isthmus.export import Verification
     from isthmus.graph import Cut, Graph
-    from isthmus.plan import Plan, RunnerUp
+    from isthmus.plan import Plan
     from isthmus.platform import Link, Platform
     from isthmus.run import RunRecord
     from isthmus.study.evaluate import Record
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _RUNNER_UPS = 5
-_SENSITIVE = 8
 _LOSSY_IMAGES = ("input jpeg", "input webp")
 _GUESSING = 1.2  # times chance: up to here luck explains a score on a small test set
 
@@ -71,10 +68,10 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
         add_row(
             table,
             f"{cut.after} ({node.op})",
-            "unknown" if node.macs is None else _some(node.macs, "MAC"),
-            "unknown" if node.ops is None else _some(node.ops, "MAC").removesuffix("MAC").strip(),
-            _some(node.read_bytes + node.written_bytes, "byte"),
-            _some(node.weight_bytes, "byte"),
+            "unknown" if node.macs is None else some(node.macs, "MAC"),
+            "unknown" if node.ops is None else some(node.ops, "MAC").removesuffix("MAC").strip(),
+            some(node.read_bytes + node.written_bytes, "byte"),
+            some(node.weight_bytes, "byte"),
             crossing,
             percent(done / total),
             style=style,
@@ -118,7 +115,7 @@ def platforms_table(platforms: Sequence[Platform]) -> Table:
         for names, link in _alike(
             platform.links, _ends, lambda link: replace(link, between=("", ""))
         ):
-            add_row(table, name, names, "", _speed(link), _seconds(link.latency_s))
+            add_row(table, name, names, "", _speed(link), seconds(link.latency_s))
         table.add_section()
     return table
 
@@ -145,25 +142,6 @@ def _ends(link: Link) -> str:
     return (" > " if link.duplex == "one-way" else " - ").join(link.between)
 
 
-def plan_tables(plan: Plan) -> tuple[Table | Text, ...]:
-    """Return a plan for people: the answer, stages, crossings, cost, runner-ups, what matters."""
-    predicted = plan.predicted
-    cost = (
-        f"Predicted for one sample, best {plan.objective}: latency "
-        f"{_seconds(predicted.latency_s)}, energy {quantity(predicted.energy_j, 'J')}; "
-        f"a full pipeline answers every {_seconds(predicted.interval_s)}."
-    )
-    parts: list[Table | Text] = [Text(f"{headline(plan)}.", "bold")]
-    parts += [_stages_table(plan), *([_crossings_table(plan)] if plan.crossings else [])]
-    parts.append(Text(cost))
-    parts += [Text(f"Does not fit: {violation}", "bold red") for violation in plan.violations]
-    parts += [_runner_ups_table(plan)] if plan.runner_ups else []
-    parts += [_sensitivity_table(plan)] if plan.sensitivity else []
-    if plan.unused:
-        parts.append(Text(f"Not on the way from input to output: {', '.join(plan.unused)}."))
-    return *parts, *(Text(f"Note: {note}", "dim") for note in plan.notes)
-
-
 def fit_table(
     record: FitRecord, out: Path | None = None, *, num_outputs: int | None = None
 ) -> Table:
@@ -180,7 +158,7 @@ def fit_table(
     )  # fmt: skip
     for phase in record.phases:
         losses = [f"{loss:.4g}" for loss in (*phase.losses[:1], *phase.losses[-1:])] or ["", ""]
-        add_row(table, phase.phase, str(phase.epochs), *losses, _seconds(phase.seconds))
+        add_row(table, phase.phase, str(phase.epochs), *losses, seconds(phase.seconds))
     table.caption = Text(
         f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
         f"codecs, {percent(record.accuracy_whole)} without a cut."
@@ -218,7 +196,7 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     """Return what a run measured, beside what was predicted."""
     stages = new_table("Stages", ("device", "l"), ("compute here,\nmeasured median", "r"))
     for stage in record.stages:
-        add_row(stages, stage.device, _seconds(stage.compute_s))
+        add_row(stages, stage.device, seconds(stage.compute_s))
     crossings = new_table(
         "Crossings, bytes per sample",
         ("link", "l"), ("after", "l"), ("codec", "l"), ("payload\npredicted", "r"),
@@ -234,10 +212,10 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
             crossing.payload_bytes_measured,
             crossing.wire_bytes,
         )
-        codec = _spaced(crossing.codec)
+        codec = spaced(crossing.codec)
         add_row(crossings, crossing.link, crossing.after, codec, *map(num_bytes, counts))
         times = (crossing.link_asked_s, crossing.link_observed_s)
-        add_row(links, crossing.link, *map(_seconds, times))
+        add_row(links, crossing.link, *map(seconds, times))
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
     totals = (
         f"{record.requests} requests answered, {record.lost} lost, {record.retries} frames sent "
@@ -248,7 +226,7 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         ("predicted\nbefore the run", "r"), ("measured\nmedian", "r"), ("measured\n95th", "r"),
     )  # fmt: skip
     measured = (record.latency_s.p50, record.latency_s.p95)
-    add_row(latency, *map(_seconds, (record.predicted_here_s, *measured)))
+    add_row(latency, *map(seconds, (record.predicted_here_s, *measured)))
     emulated = Text(f"Emulated: {record.emulated.rstrip('.')}. Machine: {record.machine}.", "dim")
     words = (Text(_breakdown(record)), Text(totals), emulated)
     return stages, crossings, links, latency, *words
@@ -351,9 +329,9 @@ def _latency_table(record: Record) -> Table:
     )  # fmt: skip
     here = "this machine's speed, links emulated"
     platform = f"{plan.platform.name} (energy predicted: {quantity(plan.predicted.energy_j, 'J')})"
-    add_row(table, platform, _seconds(plan.predicted.latency_s), "-", "-")
+    add_row(table, platform, seconds(plan.predicted.latency_s), "-", "-")
     latency = run.latency_s
-    add_row(table, here, *map(_seconds, (run.predicted_here_s, latency.p50, latency.p95)))
+    add_row(table, here, *map(seconds, (run.predicted_here_s, latency.p50, latency.p95)))
     return table
 
 
@@ -361,92 +339,18 @@ def _breakdown(record: RunRecord) -> str:
     parts, links = record.breakdown, record.crossings
     asked = sum(crossing.link_asked_s for crossing in links)
     return (
-        f"The median of {_seconds(record.latency_s.p50)}: compute {_seconds(parts.compute_s)}, "
-        f"emulated links {_seconds(parts.link_s)} (asked {_seconds(asked)}), "
-        f"codecs {_seconds(parts.codec_s)}, remainder {_seconds(parts.remainder_s)} "
-        f"(unthrottled floor {_seconds(parts.floor_per_hop_s)} per hop)."
+        f"The median of {seconds(record.latency_s.p50)}: compute {seconds(parts.compute_s)}, "
+        f"emulated links {seconds(parts.link_s)} (asked {seconds(asked)}), "
+        f"codecs {seconds(parts.codec_s)}, remainder {seconds(parts.remainder_s)} "
+        f"(unthrottled floor {seconds(parts.floor_per_hop_s)} per hop)."
     )
-
-
-def _stages_table(plan: Plan) -> Table:
-    table = new_table(
-        "Stages",
-        ("device", "l"), ("computes", "l"), ("MACs", "r"), ("format", "l"), ("memory", "l"),
-        ("predicted\ncompute", "r"),
-    )  # fmt: skip
-    for index, stage in enumerate(plan.stages):
-        memory = plan.platform.device(stage.device).memory
-        add_row(
-            table,
-            stage.device,
-            span(plan, index),
-            _some(stage.macs, "MAC"),
-            stage.format if stage.nodes else "",
-            "\n".join(f"{room} {room.what}" for room in rooms(stage, memory)),
-            _seconds(stage.compute_s),
-        )
-    return table
-
-
-def _crossings_table(plan: Plan) -> Table:
-    table = new_table(
-        "Crossings, per sample",
-        ("link", "l"), ("after", "l"), ("codec", "l"), ("payload,\nbytes", "r"),
-        ("as fp32,\nbytes", "r"), ("predicted\ntransfer", "r"),
-    )  # fmt: skip
-    for crossing in plan.crossings:
-        payload = num_bytes(crossing.payload_bytes)
-        add_row(
-            table,
-            crossing.link,
-            crossing.after,
-            _spaced(crossing.codec),
-            payload if crossing.fixed_rate else f"about {payload}",
-            num_bytes(raw_bytes(crossing)),
-            _seconds(crossing.transfer_s),
-        )
-    return table
-
-
-def _runner_ups_table(plan: Plan) -> Table:
-    table = new_table(
-        "Other plans, best first",
-        ("plan", "l"), ("payload,\nbytes", "r"), ("predicted\nlatency", "r"),
-        ("predicted\nenergy", "r"), ("why it loses", "l"),
-    )  # fmt: skip
-    for other in plan.runner_ups:
-        add_row(
-            table,
-            other.what,
-            num_bytes(other.payload_bytes),
-            _cost(other, other.predicted.latency_s, "s"),
-            _cost(other, other.predicted.energy_j, "J"),
-            other.reason,
-            style="" if other.fits else "dim",
-        )
-    return table
-
-
-def _sensitivity_table(plan: Plan) -> Table:
-    table = new_table(
-        "What would change the answer, nearest first",
-        ("figure", "l"), ("now", "r"), ("changes at", "r"), ("then best", "l"),
-    )  # fmt: skip
-    for item in plan.sensitivity[:_SENSITIVE]:
-        now, then = (quantity(value, item.unit) for value in (item.now, item.changes_at))
-        add_row(table, item.figure, now, then, item.then)
-    return table
-
-
-def _cost(other: RunnerUp, value: float, unit: str) -> str:
-    return quantity(value, unit) if other.fits else ""
 
 
 def _written(out: Path | None) -> str:
     return "" if out is None else f"\nWritten: {out}"
 
 
-def _spaced(codec: str) -> str:
+def spaced(codec: str) -> str:
     """Return a codec's text with places where a narrow column can break it."""
     return codec.replace(":", ": ").replace(",", ", ")
 
@@ -460,11 +364,13 @@ def _speed(link: Link) -> str:
     return f"{rate}, {link.duplex}" + (" duplex" if link.duplex != "one-way" else "")
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """Write a time."""
     return quantity(value, "s")
 
 
-def _some(value: float | None, unit: str) -> str:
+def some(value: float | None, unit: str) -> str:
+    """Write a quantity; nothing for none."""
     return quantity(value, unit) if value else ""
 
 
