@@ -1,142 +1,260 @@
-"""The planner against brute force: every assignment of choices to links, costed one by one."""
+"""The planner against brute force: every order of devices and every choice, one by one."""
 
-from itertools import pairwise, product
-from math import inf, isclose, isinf
+from dataclasses import replace
+from math import isclose
+from random import Random
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from isthmus.errors import InfeasibleError, InputError
+from isthmus.graph import fingerprint
 from isthmus.plan import check, partition
-from isthmus.plan.choices import find_choices
-from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads
-from isthmus.plan.limits import violations
-from isthmus.plan.routes import make_costs, through
-from isthmus.plan.table import make_problem, pick_loads
-from isthmus.platform import path
-from tests.plan.nets import graphs, platforms
+from isthmus.plan.accuracy import AccuracyRow, AccuracyTable
+from isthmus.plan.choices import find_choices, undominated, within
+from isthmus.plan.estimate import OBJECTIVES, make_site, stage_loads
+from isthmus.plan.explain import make_walk
+from isthmus.plan.limits import WHOLE
+from isthmus.plan.orders import ordered, states_of
+from isthmus.plan.plan import NO_LIMITS, Limits, exceeds
+from isthmus.plan.routes import backward, forward, through
+from isthmus.plan.search import find
+from isthmus.plan.table import make_problem, restricted
+from isthmus.plan.weigh import Scope, interval, latency, make_costs, predict
+from tests.plan.brute import cost, every_cost
+from tests.plan.draw import draw_graph, draw_platform
 
 CODECS = [None, "raw", "uniform:bits=3", "bottleneck:ratio=2,bits=4"]
+DROPS = [0.0, 0.01, 0.03, 0.2]
 
 
-def allowed(route, num_nodes):
-    """Cuts in order; between two links with one cut the same codec: the device passes it on."""
-    return all(
-        before.cut.index < after.cut.index or before == after for before, after in pairwise(route)
-    )
+class Case:
+    """A problem drawn at random, with all its plans."""
+
+    def __init__(self, seed, *, most_devices=3):
+        self.random = random = Random(seed)
+        self.graph = draw_graph(random)
+        self.platform = draw_platform(random, self.graph, most_devices=most_devices)
+        self.objective = random.choice(sorted(OBJECTIVES))
+        self.codec, self.png_bytes = random.choice(CODECS), random.choice([None, 20.0])
+        choices = find_choices(self.graph, codec=self.codec, png_bytes=self.png_bytes).all
+        self.choices = tuple(
+            choice if choice.drop is not None else replace(choice, drop=random.choice(DROPS))
+            for choice in choices
+        )
+        self.plans = every_cost(self.graph, self.platform, self.choices)
+        self.limits = self.draw_limits() if random.random() < 0.7 else NO_LIMITS
+
+    def draw_limits(self):
+        """Draw limits about what one of the plans costs."""
+        if not self.plans:
+            return Limits(latency_s=1.0)
+        costs = self.random.choice(self.plans)[0]
+        names = [name for name in WHOLE if self.random.random() < 0.4]
+        share = self.random.choice([1.0, 1.0, 1.1, 0.9, 0.999])
+        return Limits(**{name: getattr(costs, name) * share for name in names})
+
+    def within_limits(self):
+        """Return the plans that keep all limits."""
+        return [plan for plan in self.plans if keeps(plan[0], self.limits)]
+
+    def least(self, plans):
+        """Return the least of what the objective makes small."""
+        return min(getattr(plan[0], OBJECTIVES[self.objective]) for plan in plans)
+
+    def find(self, choices, limits, must=()):
+        """Return what the planner finds, and what that costs."""
+        problem = make_problem(
+            self.graph, self.platform, choices, objective=self.objective, limits=limits
+        )
+        problem = restricted(problem, must)
+        states, any_order = states_of(problem)
+        assert any_order
+        return problem, find(problem, states, objective=self.objective, limits=limits)
 
 
-def brute_force(graph, platform, objective, choices):
-    """Return the least cost of all assignments that fit, and every one's cost by its choices."""
-    devices, links = path(platform)
-    costs = {}
-    for picks in product(range(len(choices)), repeat=len(links)):
-        route = [choices[pick] for pick in picks]
-        if not allowed(route, len(graph.nodes)):
+def keeps(costs, limits):
+    return not any(exceeds(getattr(costs, name), getattr(limits, name)) for name in WHOLE)
+
+
+def cases(start, stop, **options):
+    """Yield those that can be: of some networks a codec can carry no cut, some have no way."""
+    for seed in range(start, stop):
+        try:
+            yield Case(seed, **options)
+        except InputError:
             continue
-        loads = stage_loads(graph, route)
-        if not violations(devices, loads, route):
-            costs[picks] = estimate(loads, route, devices, links).cost(objective)
-    return costs
 
 
-cases = given(
-    graph=graphs(),
-    platform=platforms(),
-    objective=st.sampled_from(sorted(OBJECTIVES)),
-    codec=st.sampled_from(CODECS),
-)
+def same(one, other, tolerance=1e-8):
+    return isclose(one, other, rel_tol=tolerance, abs_tol=1e-15)
 
 
-def find(graph, codec):
-    try:
-        return find_choices(graph, codec=codec, png_bytes=None).all
-    except InputError:
-        assume(False)
-
-
-@settings(max_examples=150, deadline=None)
-@cases
-def test_no_assignment_is_better_than_the_plan(graph, platform, objective, codec):
-    choices = find(graph, codec)
-    assume(len(choices) ** len(platform.links) < 2000)
-    costs = brute_force(graph, platform, objective, choices)
-    try:
-        plan = partition(graph, platform, objective=objective, codec=codec)
-    except InfeasibleError:
-        assert not costs
+def agrees(case):
+    """Check that the plan found is the best of all within the limits, and is as it says."""
+    plans = case.within_limits()
+    problem, found = case.find(case.choices, case.limits)
+    if found is None:
+        assert not plans
         return
-    found = getattr(plan.predicted, OBJECTIVES[objective])
-    assert isclose(found, min(costs.values()), rel_tol=1e-9)
-    assert check(plan, graph, platform) == ()
-    for rival in plan.runner_ups:
-        cost = getattr(rival.predicted, OBJECTIVES[objective])
-        assert not rival.fits or cost >= found * (1 - 1e-9)
-        assert rival.fits or rival.reason.startswith("does not fit: d")
-
-
-@settings(max_examples=60, deadline=None)
-@cases
-def test_through_each_choice_on_each_link_goes_the_best_plan(graph, platform, objective, codec):
-    choices = find(graph, codec)
-    assume(platform.links and len(choices) ** len(platform.links) < 2000)
-    costs = brute_force(graph, platform, objective, choices)
-    devices, links = path(platform)
-    problem = make_problem(graph, choices, devices=devices, links=links, objective=objective)
-    for link, totals in enumerate(through(make_costs(problem))):
-        for pick, total in enumerate(totals):
-            least = min((c for picks, c in costs.items() if picks[link] == pick), default=inf)
-            assert isclose(total, least, rel_tol=1e-9) or (isinf(total) and isinf(least))
-
-
-@settings(max_examples=60, deadline=None)
-@given(graph=graphs(), platform=platforms(), data=st.data())
-def test_the_tables_hold_the_loads_of_every_stage(graph, platform, data):
-    choices = find(graph, None)
-    devices, links = path(platform)
-    problem = make_problem(graph, choices, devices=devices, links=links, objective="latency")
-    picks = [data.draw(st.integers(0, len(choices) - 1)) for _ in links]
-    picks.sort(key=lambda pick: choices[pick].cut.index)
-    route = [choices[pick] for pick in picks]
-    assume(allowed(route, len(graph.nodes)))
-    assert pick_loads(problem, picks) == stage_loads(graph, route)
-
-
-@settings(max_examples=60, deadline=None)
-@cases
-def test_with_a_forced_cut_the_plan_is_the_best_of_those_that_have_it(
-    graph, platform, objective, codec
-):
-    choices = find(graph, codec)
-    assume(platform.links and len(choices) ** len(platform.links) < 500)
-    costs = brute_force(graph, platform, objective, choices)
-    for cut in {choice.cut.index for choice in choices}:
-        having = [
-            cost
-            for picks, cost in costs.items()
-            if cut in [choices[pick].cut.index for pick in picks]
+    predicted = predict(problem, found.route)
+    own = getattr(predicted, OBJECTIVES[case.objective])
+    assert same(own, case.least(plans))
+    assert same(found.least, own)
+    names = [case.platform.devices[index].name for index in found.route.stops]
+    picks = [case.choices[pick] for pick in found.route.picks]
+    sites = {device.name: make_site(case.graph, device) for device in case.platform.devices}
+    costs = cost(case.graph, case.platform, sites, names, picks)
+    assert keeps(costs, case.limits)
+    assert all(same(getattr(costs, name), getattr(predicted, name)) for name in WHOLE)
+    if case.objective != "latency" and case.objective != "energy":
+        equal = [
+            p[0].latency_s for p in plans if same(getattr(p[0], OBJECTIVES[case.objective]), own)
         ]
-        if not having:
+        assert same(predicted.latency_s, min(equal), 1e-7)
+
+
+def test_no_plan_is_better_in_thousands_of_small_cases():
+    for case in cases(0, 2500):
+        agrees(case)
+
+
+def test_no_plan_is_better_on_more_devices():
+    for case in cases(10_000, 10_400, most_devices=5):
+        agrees(case)
+
+
+def test_to_drop_dominated_choices_changes_no_optimum():
+    dropped = 0
+    for case in cases(20_000, 20_600):
+        fewer = undominated(case.choices, case.platform.devices)
+        dropped += len(fewer) < len(case.choices)
+        problem, found = case.find(fewer, case.limits)
+        plans = case.within_limits()
+        assert (found is None) is (not plans)
+        if found is not None:
+            own = getattr(predict(problem, found.route), OBJECTIVES[case.objective])
+            assert same(own, case.least(plans))
+    assert dropped > 100
+
+
+def test_with_a_forced_cut_the_plan_is_the_best_of_those_that_have_it():
+    for case in cases(30_000, 30_200):
+        for cut in range(len(case.graph.nodes) + 1):
+            having = [
+                plan
+                for plan in case.within_limits()
+                if cut in [choice.cut.index for choice in plan[2]]
+            ]
+            problem, found = case.find(case.choices, case.limits, must=(cut,))
+            assert (found is None) is (not having)
+            if found is not None:
+                own = getattr(predict(problem, found.route), OBJECTIVES[case.objective])
+                assert same(own, case.least(having))
+
+
+def test_in_the_order_of_the_file_the_plan_is_the_best_in_that_order():
+    for case in cases(40_000, 40_300, most_devices=4):
+        problem = make_problem(
+            case.graph, case.platform, case.choices, objective=case.objective, limits=case.limits
+        )
+        names = [device.name for device in case.platform.devices]
+        inner = [n for n in names if n not in (case.platform.input, case.platform.output)]
+        kept = [
+            plan
+            for plan in case.within_limits()
+            if [name for name in plan[1] if name in inner] == [n for n in inner if n in plan[1]]
+        ]
+        states = ordered(problem, [names.index(name) for name in inner])
+        found = find(problem, states, objective=case.objective, limits=case.limits)
+        assert (found is None) is (not kept)
+        if found is not None:
+            own = getattr(predict(problem, found.route), OBJECTIVES[case.objective])
+            assert same(own, case.least(kept))
+
+
+def test_through_each_choice_at_each_state_goes_the_best_plan():
+    for case in cases(50_000, 50_150):
+        problem = make_problem(case.graph, case.platform, case.choices, objective="latency")
+        scope = Scope(problem=problem)
+        steps = states_of(problem)[0](scope)
+        for figure, measure in (("latency_s", latency), ("interval_s", interval)):
+            costs = make_costs(scope, measure(scope))
+            before, rest = forward(steps, costs)[0], backward(steps, costs)
+            totals = costs.join(before, rest[0])
+            for state, pick in zip(*(totals < float("inf")).nonzero(), strict=True):
+                route = through(steps, costs, before, rest, int(state), int(pick))
+                own = getattr(predict(problem, route), figure)
+                assert same(route.cost, totals[state, pick])
+                assert same(own, route.cost) or figure == "interval_s"
+                assert pick in route.picks
+
+
+def test_the_tables_hold_the_loads_of_every_stage():
+    for case in cases(60_000, 60_200):
+        problem, found = case.find(case.choices, NO_LIMITS)
+        if found is not None:
+            walk = make_walk(problem, found.route)
+            assert walk.loads == stage_loads(case.graph, walk.route)
+
+
+def draw_table(case):
+    """Draw accuracies for some of the cuts."""
+    rows = {
+        (choice.cut.index, codec): AccuracyRow(
+            cut=choice.cut.index,
+            codec=codec,
+            accuracy=0.9 - case.random.choice(DROPS),
+            samples=100,
+            origin=case.random.choice(["trained", "post-hoc"]),
+        )
+        for choice in case.choices
+        for codec in case.random.sample(["uniform:bits=4", "uniform:bits=2"], 1)
+        if 0 < choice.cut.index < len(case.graph.nodes) and case.random.random() < 0.7
+    }
+    return AccuracyTable(graph=fingerprint(case.graph), whole=0.9, rows=tuple(rows.values()))
+
+
+def test_with_accuracies_the_plan_is_the_best_within_the_drop():
+    for case in cases(70_000, 70_250):
+        table = draw_table(case)
+        limits = Limits(drop=case.random.choice([0.0, 0.01, 0.05]))
+        known = find_choices(
+            case.graph, codec="uniform:bits=3", png_bytes=None, accuracy=table, lossless=True
+        ).all
+        plans = every_cost(case.graph, case.platform, within(known, limits))
+        kept = [plan for plan in plans if keeps(plan[0], limits)]
+        arguments = {"objective": case.objective, "accuracy": table, "limits": limits}
+        if not kept:
             with pytest.raises(InfeasibleError):
-                partition(graph, platform, objective=objective, codec=codec, cut=cut)
+                partition(case.graph, case.platform, codec="uniform:bits=3", **arguments)
             continue
-        plan = partition(graph, platform, objective=objective, codec=codec, cut=cut)
-        assert cut in [crossing.cut for crossing in plan.crossings]
-        found = getattr(plan.predicted, OBJECTIVES[objective])
-        assert isclose(found, min(having), rel_tol=1e-9)
+        plan = partition(case.graph, case.platform, codec="uniform:bits=3", **arguments)
+        assert same(getattr(plan.predicted, OBJECTIVES[case.objective]), case.least(kept))
+        assert keeps(plan.predicted, limits)
+        assert check(plan, case.graph, case.platform, accuracy=table) == ()
+        assert all(crossing.origin != "unknown" for crossing in plan.crossings)
 
 
-@settings(max_examples=60, deadline=None)
-@cases
-def test_of_plans_with_one_interval_the_fastest_is_taken(graph, platform, objective, codec):
-    del objective
-    choices = find(graph, codec)
-    assume(len(choices) ** len(platform.links) < 2000)
-    intervals = brute_force(graph, platform, "throughput", choices)
-    latencies = brute_force(graph, platform, "latency", choices)
-    assume(intervals)
-    least = min(intervals.values())
-    fastest = min(latencies[picks] for picks, s in intervals.items() if s <= least * (1 + 1e-9))
-    plan = partition(graph, platform, objective="throughput", codec=codec)
-    assert isclose(plan.predicted.latency_s, fastest, rel_tol=1e-9)
+def test_a_plan_is_the_best_and_is_what_it_says():
+    for case in cases(80_000, 80_300):
+        limits = replace(case.limits, drop=None)
+        kept = [plan for plan in case.plans if keeps(plan[0], limits)]
+        arguments = {"objective": case.objective, "codec": case.codec, "limits": limits}
+        arguments["png_bytes"] = case.png_bytes
+        if not kept:
+            with pytest.raises(InfeasibleError) as caught:
+                partition(case.graph, case.platform, **arguments)
+            assert all("; " in str(violation) for violation in caught.value.violations)
+            continue
+        plan = partition(case.graph, case.platform, **arguments)
+        own = getattr(plan.predicted, OBJECTIVES[case.objective])
+        assert same(own, case.least(kept))
+        assert plan.gap == pytest.approx(0, abs=1e-9)
+        assert check(plan, case.graph, case.platform) == ()
+        parts = [s.compute_s for s in plan.stages] + [c.transfer_s for c in plan.crossings]
+        assert same(sum(parts), plan.predicted.latency_s)
+        assert all(s.codec_s <= s.compute_s * (1 + 1e-9) for s in plan.stages)
+        for rival in plan.runner_ups:
+            figure = getattr(rival.predicted, OBJECTIVES[case.objective])
+            assert not rival.fits or figure >= own * (1 - 1e-9)
+            assert rival.fits or rival.reason.startswith("does not fit: ")

@@ -1,22 +1,25 @@
 """The value at which the answer changes, checked by planning on both sides of it."""
 
 from dataclasses import replace
-from math import isclose, isinf, log
+from math import isclose, log
+from random import Random
 from time import process_time
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from isthmus.errors import InfeasibleError
+from isthmus.errors import InfeasibleError, InputError
 from isthmus.plan import partition
-from isthmus.plan.choices import find_choices
-from isthmus.plan.estimate import OBJECTIVES, estimate, stage_loads
-from isthmus.plan.limits import violations
-from isthmus.plan.routes import cheapest, make_costs
+from isthmus.plan.choices import find_choices, undominated
+from isthmus.plan.explain import make_outcome
+from isthmus.plan.orders import around
+from isthmus.plan.plan import NO_LIMITS
+from isthmus.plan.routes import Route
+from isthmus.plan.search import find
 from isthmus.plan.table import make_problem
-from isthmus.platform import Memory, load_platform, path
-from tests.plan.nets import chain, graphs, pair, platforms
+from isthmus.plan.weigh import busy_stops
+from isthmus.platform import Memory, load_platform
+from tests.plan.draw import draw_graph, draw_platform
+from tests.plan.nets import chain, pair
 
 ROOMS = {"memory (weights)": "weights_bytes", "memory (activations)": "activations_bytes"}
 
@@ -37,62 +40,83 @@ def with_figure(platform, figure, value):
     return replace(platform, devices=tuple(devices), links=tuple(links))
 
 
+def draw(seeds):
+    """Yield platforms without two ways to one place, memories of any speed, and their plans."""
+    for seed in range(*seeds):
+        random = Random(seed)
+        graph = draw_graph(random)
+        try:
+            platform = draw_platform(random, graph, kinds=("chain", "tree"))
+            devices = (replace(d, memory_bytes_per_s=None, node_s=None) for d in platform.devices)
+            platform = replace(platform, devices=tuple(devices))
+            objective = random.choice(["latency", "throughput", "energy"])
+            yield graph, platform, objective, partition(graph, platform, objective=objective)
+        except (InputError, InfeasibleError):
+            continue
+
+
 def costs(graph, platform, objective, plan):
-    """Return the least cost and the plan's own, each None where it does not fit."""
-    choices = find_choices(graph, codec=None, png_bytes=None).all
-    devices, links = path(platform)
-    problem = make_problem(graph, choices, devices=devices, links=links, objective=objective)
-    least = cheapest(make_costs(problem)).cost
-    known = {(choice.cut.index, choice.codec): choice for choice in choices}
-    route = [known[crossing.cut, crossing.codec] for crossing in plan.crossings]
-    loads = stage_loads(graph, route)
-    own = estimate(loads, route, devices, links).cost(objective)
-    fits = not violations(devices, loads, route)
-    return None if isinf(least) else least, own if fits else None
+    """Return the least cost in the plan's order and its own, each None where it does not fit."""
+    every = find_choices(graph, codec=None, png_bytes=None).all
+    problem = make_problem(
+        graph, platform, undominated(every, platform.devices), objective=objective
+    )
+    outcome = make_outcome(problem, as_route(problem, plan))
+    states = around(problem, busy_stops(problem, outcome.route))
+    found = find(problem, states, objective=objective, limits=NO_LIMITS)
+    least = None if found is None else found.route.cost
+    return least, None if outcome.violations else outcome.cost
 
 
-cases = given(graph=graphs(), platform=platforms(), objective=st.sampled_from(sorted(OBJECTIVES)))
+def as_route(problem, plan):
+    """Return a plan in short: the devices that code, and what passes between them."""
+    picks = {(choice.cut.index, choice.codec): k for k, choice in enumerate(problem.choices)}
+    stops, passed = [problem.index(plan.stages[0].device)], []
+    for k, crossing in enumerate(plan.crossings):
+        last = k == len(plan.crossings) - 1
+        if last or plan.stages[k + 1].nodes:
+            stops.append(problem.index(plan.stages[k + 1].device))
+            passed.append(picks[crossing.cut, crossing.codec])
+    return Route(cost=0.0, stops=tuple(stops), picks=tuple(passed))
 
 
-@settings(max_examples=80, deadline=None)
-@cases
-def test_the_plan_holds_up_to_the_value_and_loses_beyond_it(graph, platform, objective):
-    try:
-        plan = partition(graph, platform, objective=objective)
-    except InfeasibleError:
-        assume(False)
-    for entry in plan.sensitivity:
-        up = 1 if entry.changes_at > entry.now else -1
-        near, far = entry.changes_at * (1 - up * 1e-6), entry.changes_at * (1 + up * 1e-6)
-        if "memory" in entry.figure:
-            sizes = (entry.changes_at - 1, entry.changes_at)
-            near, far = sizes if up > 0 else sizes[::-1]
-        best, own = costs(graph, with_figure(platform, entry.figure, near), objective, plan)
-        assert isclose(own, best, rel_tol=1e-8)
-        best, own = costs(graph, with_figure(platform, entry.figure, far), objective, plan)
-        assert own is None or best < own
-        assert (entry.then == "no plan fits") == (best is None)
+def test_the_plan_holds_up_to_the_value_and_loses_beyond_it():
+    entries = 0
+    for graph, platform, objective, plan in draw((0, 150)):
+        for entry in plan.sensitivity:
+            entries += 1
+            up = 1 if entry.changes_at > entry.now else -1
+            near, far = entry.changes_at * (1 - up * 1e-6), entry.changes_at * (1 + up * 1e-6)
+            if "memory" in entry.figure:
+                sizes = (entry.changes_at - 1, entry.changes_at)
+                near, far = sizes if up > 0 else sizes[::-1]
+            best, own = costs(graph, with_figure(platform, entry.figure, near), objective, plan)
+            assert isclose(own, best, rel_tol=1e-8)
+            best, own = costs(graph, with_figure(platform, entry.figure, far), objective, plan)
+            assert own is None or best < own
+            assert (entry.then == "no plan fits") == (best is None)
+    assert entries > 100
 
 
-@settings(max_examples=60, deadline=None)
-@cases
-def test_a_figure_that_is_not_named_changes_nothing_within_a_thousand(graph, platform, objective):
-    try:
-        plan = partition(graph, platform, objective=objective)
-    except InfeasibleError:
-        assume(False)
-    named = {(entry.figure, entry.changes_at > entry.now) for entry in plan.sensitivity}
-    devices, links = path(platform)
-    figures = [(f"link {link.name} rate", link.bytes_per_s) for link in links]
-    figures += [
-        (f"{device.name} rate (fp32)", device.macs_per_s["fp32"])
-        for device in devices
-        if links and "fp32" in device.macs_per_s
-    ]
-    for figure, now in figures:
-        for up, value in ((True, now * 999), (False, now / 999)):
-            best, own = costs(graph, with_figure(platform, figure, value), objective, plan)
-            assert (figure, up) in named or isclose(own, best, rel_tol=1e-8)
+def test_a_figure_that_is_not_named_changes_nothing_within_a_thousand():
+    for graph, platform, objective, plan in draw((1000, 1100)):
+        named = {(entry.figure, entry.changes_at > entry.now) for entry in plan.sensitivity}
+        on_the_way = {stage.device for stage in plan.stages}
+        figures = [
+            (f"link {link.name} rate", link.bytes_per_s)
+            for link in platform.links
+            if link.name in {crossing.link for crossing in plan.crossings}
+        ]
+        figures += [
+            (f"{device.name} rate (fp32)", device.macs_per_s["fp32"])
+            for device in platform.devices
+            if device.name in on_the_way and "fp32" in device.macs_per_s and platform.links
+        ]
+        for figure, now in figures:
+            for up, value in ((True, now * 999), (False, now / 999)):
+                changed = with_figure(platform, figure, value)
+                best, own = costs(graph, changed, objective, plan)
+                assert (figure, up) in named or isclose(own, best, rel_tol=1e-8)
 
 
 def test_the_rate_at_which_a_link_no_longer_pays_is_where_two_plans_cost_the_same():

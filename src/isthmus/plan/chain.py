@@ -1,20 +1,32 @@
-"""The best plan of a graph on the chain of devices from input to output."""
+"""The best plan of a graph on a platform, each device with one stage of it at most."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from math import ceil, isinf
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from itertools import pairwise
+from math import inf
 
 from isthmus.errors import InputError
-from isthmus.graph import Graph
+from isthmus.graph import Graph, fingerprint
 from isthmus.plan.accuracy import AccuracyTable
-from isthmus.plan.choices import Choices, find_choices
-from isthmus.plan.estimate import FORMAT, stage_nodes
-from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
-from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage
-from isthmus.plan.routes import Costs, Route, bound, cheapest_and_fastest, make_costs, overflow
-from isthmus.plan.sensitivity import find_sensitivity
-from isthmus.plan.table import Problem, make_problem
+from isthmus.plan.answer import make_plan
+from isthmus.plan.choices import Choice, Choices, find_choices, undominated, within
+from isthmus.plan.explain import make_outcome
+from isthmus.plan.orders import States, everyone, ordered, states_of
+from isthmus.plan.plan import NO_LIMITS, Limits, Plan
+from isthmus.plan.routes import Route, cheapest
+from isthmus.plan.search import find
+from isthmus.plan.table import Problem, make_problem, restricted
+from isthmus.plan.weigh import Scope, make_costs, overflow
 from isthmus.platform import Platform, path
+from isthmus.units import format_quantity
+
+_OBJECTIVE_OF = {
+    "latency_s": "latency",
+    "interval_s": "throughput",
+    "energy_j": "energy",
+    "price": "price",
+    "drop": "drop",
+}
 
 
 def plan_chain(
@@ -29,117 +41,147 @@ def plan_chain(
     limits: Limits,
     time_limit_s: float,
 ) -> Plan:
-    """Return the best plan that fits; where none does, the one that overflows by least.
+    """Return the best plan that fits; where none does, the one nearest to fitting.
 
-    Arguments and errors are those of `isthmus.plan.partition`; the method is in `routes`.
+    Arguments and errors are those of `isthmus.plan.partition`; the method is in `search`.
     """
-    devices, links = path(platform)
-    choices = find_choices(graph, codec=codec, png_bytes=png_bytes)
-    if links and not choices.all:
+    choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits)
+    usable = undominated(choices.all, platform.devices)
+    whole = make_problem(
+        graph, platform, within(usable, limits), objective=objective, limits=limits
+    )
+    must = () if cut is None else _asked(cut, choices, whole)
+    problem = restricted(whole, must)
+    states, any_order = states_of(problem)
+    if isinstance(cut, Sequence):
+        states, any_order = ordered(problem, _computing(cut, whole)), True
+    found = find(problem, states, objective=objective, limits=limits)
+    if found is None:
+        return _nearest(problem, states, usable, must)
+    gap = (found.route.cost - found.least) / found.route.cost if found.route.cost else 0.0
+    plan = make_plan(whole, found.route, gap=gap if any_order else None, asked=cut is not None)
+    order = () if any_order else ("devices compute in the order of the file: there are many",)
+    return replace(plan, notes=(*plan.notes, *order, *choices.notes))
+
+
+def list_choices(
+    graph: Graph,
+    platform: Platform,
+    codec: str | None,
+    png_bytes: float | None,
+    accuracy: AccuracyTable | None,
+    limits: Limits,
+) -> Choices:
+    """List what links may carry, dominated choices and those over a limit included.
+
+    Raises:
+        InputError: The accuracies are of another model, or nothing can cross a link at all.
+    """
+    if accuracy is not None:
+        accuracy.check(fingerprint(graph))
+    choices = find_choices(
+        graph,
+        codec=codec,
+        png_bytes=png_bytes,
+        accuracy=accuracy,
+        lossless=limits.drop is not None,
+    )
+    if platform.links and not choices.all:
         raise InputError(f"nothing of this model can cross a link: {choices.notes[0]}")
-    problem = make_problem(graph, choices.all, devices=devices, links=links, objective=objective)
-    must = None if cut is None else _asked(cut, choices, problem)
-    route = _best(problem, make_costs(problem), must)
-    fits = not isinf(route.cost)
-    if not fits:
-        route = _best(replace(problem, objective="latency"), overflow(problem), must)
-    best = make_outcome(problem, route.picks)
-    runner_ups = find_runner_ups(problem, best) if fits else ()
-    notes = make_notes(problem, graph, best, runner_ups) if fits else ()
-    stages = _stages(graph, problem, best)
-    return Plan(
-        objective=objective,
-        split=sum(bool(stage.nodes) for stage in stages) > 1,
-        stages=stages,
-        crossings=_crossings(problem, best),
-        predicted=best.estimate.prediction,
-        violations=best.violations,
-        runner_ups=runner_ups,
-        sensitivity=find_sensitivity(problem, best) if fits and must is None else (),
-        inputs=tuple(
-            InputSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
-            for tensor in graph.inputs
-        ),
-        platform=platform,
-        unused=tuple(d.name for d in platform.devices if d not in devices),
-        notes=(*notes, *choices.notes),
-    )
+    return choices
 
 
-def _picks_at(cut: int, choices: Choices, problem: Problem) -> list[int]:
-    """Return the indices of the choices at a cut that the user asks for."""
-    if not problem.links:
-        raise InputError(f"cut {cut}: found one device on the way, expected two or more")
-    if not 0 <= cut <= problem.num_nodes:
-        raise InputError(f"cut {cut}: found no such cut, expected 0 to {problem.num_nodes}")
-    if cut in choices.skipped:
-        raise InputError(f"cut {cut} cannot be used: {choices.skipped[cut]}; choose another")
-    return [k for k, choice in enumerate(problem.choices) if choice.cut.index == cut]
+def _asked(cut: int | Sequence[int], choices: Choices, problem: Problem) -> tuple[int, ...]:
+    """Return the cuts that links have to carry, checked."""
+    cuts = (cut,) if isinstance(cut, int) else tuple(cut)
+    num_nodes, links = len(problem.graph.nodes), path(problem.platform)[1]
+    if not isinstance(cut, int) and len(cuts) != len(links):
+        raise InputError(f"found {len(cuts)} cuts, expected one for each of {len(links)} links")
+    for index in cuts:
+        if not problem.platform.links:
+            raise InputError(f"cut {index}: found one device, expected two or more")
+        if not 0 <= index <= num_nodes:
+            raise InputError(f"cut {index}: found no such cut, expected 0 to {num_nodes}")
+        if index in choices.skipped:
+            reason = choices.skipped[index]
+            raise InputError(f"cut {index} cannot be used: {reason}; choose another")
+    if any(before > after for before, after in pairwise(cuts)):
+        raise InputError(f"found the cuts {cuts}, expected none before the one on the link before")
+    return cuts
 
 
-def _asked(
-    cut: int | Sequence[int], choices: Choices, problem: Problem
-) -> tuple[dict[int, list[int]], ...]:
-    """Return the ways to do what the user asks for: for each, what some links have to carry."""
-    if isinstance(cut, int):
-        picks = _picks_at(cut, choices, problem)
-        return tuple({link: picks} for link in range(len(problem.links)))
-    if len(cut) != len(problem.links):
+def _computing(cuts: Sequence[int], problem: Problem) -> list[int]:
+    """Return the devices on the way from input to output that hold nodes between the cuts."""
+    devices = path(problem.platform)[0]
+    ends = pairwise((0, *cuts, len(problem.graph.nodes)))
+    return [
+        problem.index(device.name)
+        for device, (start, stop) in zip(devices, ends, strict=True)
+        if start < stop
+    ]
+
+
+def _nearest(
+    problem: Problem, states: States, choices: tuple[Choice, ...], must: Sequence[int]
+) -> Plan:
+    """Return the plan that is nearest to fitting, with what it lacks.
+
+    That is the one that breaks a single limit by the least factor; where none breaks but one, the
+    best without limits; and where memories do not suffice, the one that overflows by least.
+    """
+    asked = problem.limits
+
+    def without(limits: Limits) -> Problem:
+        usable = within(choices, limits)
+        made = make_problem(problem.graph, problem.platform, usable, objective=problem.objective)
+        return replace(restricted(made, must), limits=asked)
+
+    tries: list[tuple[float, Problem, Route]] = []
+    for figure in (
+        field.name for field in fields(asked) if getattr(asked, field.name) is not None
+    ):
+        # Without a limit on the drop, what is known still has to be.
+        limits = replace(asked, **{figure: 1.0 if figure == "drop" else None})
+        other = without(limits)
+        objective = _OBJECTIVE_OF.get(figure, problem.objective)
+        found = find(other, states, objective=objective, limits=limits)
+        if found is not None:
+            need = found.route.cost if figure in _OBJECTIVE_OF else _payload(other, found.route)
+            tries.append((need / (getattr(asked, figure) or 1e-300), other, found.route))
+    if not tries and asked != NO_LIMITS:
+        other = without(NO_LIMITS)
+        found = find(other, states, objective=problem.objective, limits=NO_LIMITS)
+        tries += [(inf, other, found.route)] if found is not None else []
+    if tries:
+        _, other, route = min(tries, key=lambda one: one[0])
+        return _with_room(make_plan(other, route, gap=None), problem, states)
+    scope = Scope(problem=without(NO_LIMITS))
+    costs = make_costs(scope, overflow(scope))
+    route = cheapest(states(scope), costs)
+    if not route.stops:
+        route = cheapest(everyone(problem), costs)
+    if not route.stops:
         raise InputError(
-            f"found {len(cut)} cuts, expected one for each of {len(problem.links)} links"
+            f"cuts {tuple(must)}: found no way through the platform with them; remove one"
         )
-    return ({link: _picks_at(index, choices, problem) for link, index in enumerate(cut)},)
+    return make_plan(scope.problem, route, gap=None)
 
 
-def _best(
-    problem: Problem, costs: Costs, must: Sequence[Mapping[int, Sequence[int]]] | None
-) -> Route:
-    """Return the best route; with ``must`` the best in which links carry what they must."""
-    routes = []
-    for picks_of in must or ({},):
-        limited = costs
-        for link, picks in picks_of.items():
-            limited = bound(limited, link, picks)
-        routes.append(cheapest_and_fastest(problem, limited))
-    return min(routes, key=lambda route: route.cost)
+def _payload(problem: Problem, route: Route) -> float:
+    return max(problem.choices[pick].spec.payload_bytes for pick in route.picks)
 
 
-def _stages(graph: Graph, problem: Problem, best: Outcome) -> tuple[Stage, ...]:
-    parts = zip(
-        problem.devices,
-        stage_nodes(problem.num_nodes, best.route),
-        best.estimate.loads,
-        best.estimate.compute_s,
-        strict=True,
+def _with_room(plan: Plan, problem: Problem, states: States) -> Plan:
+    """Add to the remedies the memories with which all limits could be kept."""
+    found = find(
+        problem, states, objective=problem.objective, limits=problem.limits, limited=False
     )
-    return tuple(
-        Stage(
-            device=device.name,
-            nodes=tuple(graph.nodes[index].name for index in indices),
-            macs=sum(graph.nodes[index].macs or 0 for index in indices),
-            weight_bytes=ceil(load.weight_bytes),
-            peak_memory_bytes=ceil(load.peak_bytes),
-            format=FORMAT,
-            compute_s=compute_s,
-        )
-        for device, indices, load, compute_s in parts
+    if found is None:
+        return plan
+    lacking = make_outcome(problem, found.route).violations
+    room = " and ".join(
+        f"{v.where} with {format_quantity(v.need, v.unit)} of {v.what}" for v in lacking
     )
-
-
-def _crossings(problem: Problem, best: Outcome) -> tuple[Crossing, ...]:
-    parts = zip(problem.links, best.route, best.estimate.transfer_s, strict=True)
-    return tuple(
-        Crossing(
-            link=link.name,
-            cut=choice.cut.index,
-            after=choice.cut.after,
-            tensors=tuple(tensor.name for tensor in choice.cut.tensors),
-            shapes=choice.spec.shapes,
-            dtypes=choice.spec.dtypes,
-            codec=choice.codec,
-            payload_bytes=choice.spec.payload_bytes,
-            fixed_rate=choice.spec.fixed_rate,
-            transfer_s=transfer_s,
-        )
-        for link, choice, transfer_s in parts
-    )
+    first, *rest = plan.violations
+    first = replace(first, remedy=f"{first.remedy}, or {room}")
+    return replace(plan, violations=(first, *rest))

@@ -1,24 +1,36 @@
 """Whether a plan fits, worked out anew from what it says."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts
-from isthmus.plan.choices import Choice
-from isthmus.plan.estimate import stage_loads, stage_nodes
-from isthmus.plan.limits import violations
-from isthmus.plan.plan import Plan, Violation
-from isthmus.platform import Platform, path
+from isthmus.plan.accuracy import AccuracyTable
+from isthmus.plan.choices import Choice, known
+from isthmus.plan.estimate import make_site, stage_loads, stage_nodes
+from isthmus.plan.limits import Walk, violations
+from isthmus.plan.plan import Limits, Plan, Violation
+from isthmus.platform import Link, Platform, path
 from isthmus.wire.spec import parse_codec
 
 
-def check(plan: Plan, graph: Graph, platform: Platform) -> tuple[Violation, ...]:
+def check(
+    plan: Plan,
+    graph: Graph,
+    platform: Platform,
+    *,
+    limits: Limits | None = None,
+    accuracy: AccuracyTable | None = None,
+) -> tuple[Violation, ...]:
     """Return every limit that a plan breaks; nothing means that it fits.
 
     Args:
         plan: Its devices, cuts and codecs are taken, its figures are not.
         graph: What it divides.
         platform: What it was made for.
+        limits: What it must not exceed; None for what it says itself.
+        accuracy: What codecs cost in accuracy, where the drop is limited.
 
     Returns:
         The broken limits.
@@ -26,22 +38,57 @@ def check(plan: Plan, graph: Graph, platform: Platform) -> tuple[Violation, ...]
     Raises:
         InputError: The plan is not one of this graph on this platform.
     """
-    devices, links = path(platform)
+    links = _links(plan, platform)
+    route = _route(plan, graph, accuracy)
+    _check_stages(plan, graph, route)
+    walk = Walk(
+        sites=tuple(make_site(graph, platform.device(stage.device)) for stage in plan.stages),
+        links=links,
+        route=tuple(route),
+        loads=stage_loads(graph, route),
+    )
+    return violations(walk, plan.limits if limits is None else limits)
+
+
+def _links(plan: Plan, platform: Platform) -> tuple[Link, ...]:
+    """Return the links of the walk, each of which joins two stages' devices."""
     names = [stage.device for stage in plan.stages]
-    hops = [crossing.link for crossing in plan.crossings]
-    if (names, hops) != ([d.name for d in devices], [link.name for link in links]):
+    links = [
+        next((k for k in platform.links if k.name == crossing.link and hop in k.directions), None)
+        for crossing, hop in zip(plan.crossings, pairwise(names), strict=False)
+    ]
+    joined = tuple(link for link in links if link is not None)
+    ends = (names[0], names[-1]) if names else ()
+    if ends != (platform.input, platform.output) or not (
+        len(joined) == len(plan.crossings) == len(names) - 1
+    ):
+        expected = ", ".join(device.name for device in path(platform)[0])
         raise InputError(
-            f"plan: found the devices {', '.join(names)}, expected those of platform "
-            f"{platform.name}: {', '.join(device.name for device in devices)}; plan again"
+            f"plan: found the devices {', '.join(names)}, expected those of a way through "
+            f"platform {platform.name} such as {expected}; plan again"
         )
-    route = _route(plan, graph)
+    return joined
+
+
+def _check_stages(plan: Plan, graph: Graph, route: Sequence[Choice]) -> None:
+    """Raise unless stages hold the nodes between their cuts, each device those of one at most."""
+    computing = [stage.device for stage in plan.stages if stage.nodes]
+    twice = next((name for name in computing if computing.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"plan: found two stages with nodes on {twice}, expected one; plan again")
+    middle = zip(plan.stages[1:-1], route, route[1:], strict=False)
+    for stage, arrives, leaves in middle:
+        if not stage.nodes and arrives != leaves:
+            raise InputError(
+                f"plan: found other bytes to and from {stage.device}, which computes nothing, "
+                "expected the same; plan again"
+            )
     for stage, nodes in zip(plan.stages, stage_nodes(len(graph.nodes), route), strict=True):
         if stage.nodes != tuple(graph.nodes[index].name for index in nodes):
             raise _other_model(f"other operations on {stage.device}")
-    return violations(devices, stage_loads(graph, route), route)
 
 
-def _route(plan: Plan, graph: Graph) -> list[Choice]:
+def _route(plan: Plan, graph: Graph, accuracy: AccuracyTable | None) -> list[Choice]:
     places = cuts(graph)
     route = []
     for crossing in plan.crossings:
@@ -56,7 +103,7 @@ def _route(plan: Plan, graph: Graph) -> list[Choice]:
         )
         if not spec.fixed_rate:
             spec = replace(spec, measured_bytes=crossing.payload_bytes)
-        route.append(Choice(cut=cut, spec=spec))
+        route.append(known(Choice(cut=cut, spec=spec), accuracy))
     return route
 
 

@@ -1,11 +1,22 @@
-"""What a link may carry: each usable cut with each codec that fits it."""
+"""What a link may carry: each usable cut with each codec that fits it.
+
+A choice is *dominated* by another one at the same cut that needs no more bytes on the link and in
+a relay, no more MACs, weights and buffers on either side, loses no more accuracy, and whose codec
+is on every device that has the codec of the first. In any plan the other may take its place: all
+stages and hops stay as they are or ask for less, and so do latency, interval, energy, price and
+drop. To leave out what is dominated thus changes no optimum, whatever the objective and limits.
+"""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, cuts
+from isthmus.plan.accuracy import LOSSLESS, AccuracyTable
+from isthmus.plan.plan import Limits, exceeds
+from isthmus.platform import Device
 from isthmus.wire.frames import HEADER_BYTES
 from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec, parse_options
 
@@ -21,10 +32,16 @@ class Choice:
     Attributes:
         cut: Where the graph is divided.
         spec: What carries the crossing.
+        accuracy: Of the model when this alone crosses; None where it is unknown.
+        origin: Whence that is known, as `Crossing` says.
+        drop: The accuracy lost; None where it is unknown.
     """
 
     cut: Cut
     spec: CodecSpec
+    accuracy: float | None = None
+    origin: str = "unknown"
+    drop: float | None = None
 
     @property
     def codec(self) -> str:
@@ -53,13 +70,22 @@ class Choices:
     notes: tuple[str, ...]
 
 
-def find_choices(graph: Graph, *, codec: str | None, png_bytes: float | None) -> Choices:
+def find_choices(
+    graph: Graph,
+    *,
+    codec: str | None,
+    png_bytes: float | None,
+    accuracy: AccuracyTable | None = None,
+    lossless: bool = False,
+) -> Choices:
     """List what a link may carry.
 
     Args:
         graph: What is divided.
         codec: For the inner cuts; None for a sensible narrow one at each.
         png_bytes: Mean size of the inputs as PNG, where it was measured.
+        accuracy: What is known; its codecs, and ``raw``, compete at each inner cut.
+        lossless: Whether ``raw`` competes there without a table, too.
 
     Returns:
         The choices: the input by ``pixels``, ``png`` and ``raw`` and the output by ``label`` and
@@ -69,24 +95,51 @@ def find_choices(graph: Graph, *, codec: str | None, png_bytes: float | None) ->
         InputError: ``codec`` is unknown, not one for inner cuts, or can carry none.
     """
     if codec is not None:
-        _check_inner(codec)
+        check_inner(codec)
     found: list[Choice] = []
     skipped: dict[int, str] = {}
     places = cuts(graph)
     for cut in sorted(places, key=lambda cut: _preference(cut, graph)):
         try:
-            choices = list(_at(cut, len(graph.nodes), codec))
+            found += choices_at(
+                cut,
+                len(graph.nodes),
+                codec=codec,
+                png_bytes=png_bytes,
+                accuracy=accuracy,
+                lossless=lossless,
+            )
         except InputError as error:
             skipped[cut.index] = str(error)
-            continue
-        found += (_measured(choice, png_bytes) for choice in choices)
     inner = places[1:-1]
     if codec is not None and inner and all(cut.index in skipped for cut in inner):
         raise InputError(f"codec {codec!r} can carry no cut; the first says: {_first(skipped)}")
     return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
 
 
-def _check_inner(codec: str) -> None:
+def choices_at(
+    cut: Cut,
+    num_nodes: int,
+    *,
+    codec: str | None,
+    png_bytes: float | None,
+    accuracy: AccuracyTable | None = None,
+    lossless: bool = False,
+) -> tuple[Choice, ...]:
+    """List what a link may carry at one cut of a graph of so many nodes.
+
+    Arguments are those of `find_choices`.
+
+    Raises:
+        InputError: Nothing can carry this cut; says why.
+    """
+    texts = _texts(cut, num_nodes, codec, accuracy, lossless=lossless)
+    specs = (_measured(spec, png_bytes) for spec in _specs(cut, texts))
+    return tuple(known(Choice(cut=cut, spec=spec), accuracy) for spec in specs)
+
+
+def check_inner(codec: str) -> None:
+    """Raise unless a codec is one for cuts inside the network."""
     name, _ = parse_options(codec)
     if name not in _INNER_CODECS:
         raise InputError(
@@ -95,21 +148,104 @@ def _check_inner(codec: str) -> None:
         )
 
 
-def _at(cut: Cut, end: int, codec: str | None) -> Iterator[Choice]:
+def _texts(
+    cut: Cut, end: int, codec: str | None, accuracy: AccuracyTable | None, *, lossless: bool
+) -> Iterator[str]:
+    """Yield the codecs that may carry a cut; the last one has to, if no other does."""
+    if not 0 < cut.index < end:
+        yield from _INPUT_CODECS if cut.index == 0 else _OUTPUT_CODECS
+        return
+    if accuracy is not None:
+        yield from (row.codec for row in accuracy.at(cut.index))
+    if accuracy is not None or lossless:
+        yield "raw"
+    if codec is not None:
+        yield codec
+    else:
+        yield default_codec_text([t.shape for t in cut.tensors], [t.dtype for t in cut.tensors])
+
+
+def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
+    """Yield each codec that can carry a cut, once; raise what is in the way where none can."""
     if cut.obstacle:
         raise InputError(cut.obstacle)
     shapes = [tensor.shape for tensor in cut.tensors]
     dtypes = [tensor.dtype for tensor in cut.tensors]
-    if 0 < cut.index < end:
-        text = default_codec_text(shapes, dtypes) if codec is None else codec
-        yield Choice(cut=cut, spec=parse_codec(text, shapes=shapes, dtypes=dtypes))
-        return
-    for text in _INPUT_CODECS if cut.index == 0 else _OUTPUT_CODECS:
+    specs: dict[str, CodecSpec] = {}
+    problem = InputError(f"no codec can carry {cut.after}")
+    for text in texts:
         try:
-            yield Choice(cut=cut, spec=parse_codec(text, shapes=shapes, dtypes=dtypes))
-        except InputError:
-            if text == "raw":  # the others are for images and for class scores only
-                raise
+            spec = parse_codec(text, shapes=shapes, dtypes=dtypes)
+        except InputError as error:
+            problem = error
+        else:
+            specs[codec_text(spec)] = spec
+    if not specs:
+        raise problem
+    yield from specs.values()
+
+
+def known(choice: Choice, table: AccuracyTable | None) -> Choice:
+    """Add what is known of the accuracy."""
+    row = table.row(choice.cut.index, choice.codec) if table else None
+    if table is not None and row is not None:
+        drop = table.drop(choice.cut.index, choice.codec)
+        return replace(choice, accuracy=row.accuracy, origin=row.origin, drop=drop)
+    if choice.codec in LOSSLESS:
+        whole = table.whole if table else None
+        return replace(choice, accuracy=whole, origin="lossless", drop=0.0)
+    return choice
+
+
+def can_code(device: Device, choice: Choice) -> bool:
+    """Return whether a device has the codec of a choice."""
+    return device.codecs is None or choice.spec.name in ("raw", *device.codecs)
+
+
+def within(choices: Sequence[Choice], limits: Limits) -> tuple[Choice, ...]:
+    """Return the choices that break no limit by themselves."""
+
+    def fits(choice: Choice) -> bool:
+        drop = inf if choice.drop is None else choice.drop
+        too_large = exceeds(choice.spec.payload_bytes, limits.link_bytes)
+        return not too_large and not exceeds(drop, limits.drop)
+
+    return tuple(choice for choice in choices if fits(choice))
+
+
+def undominated(choices: Sequence[Choice], devices: Sequence[Device]) -> tuple[Choice, ...]:
+    """Leave out the choices that another one at the same cut dominates, as the module says."""
+    figures = [_figures(choice) for choice in choices]
+    at: dict[int, list[int]] = {}
+    for k, choice in enumerate(choices):
+        at.setdefault(choice.cut.index, []).append(k)
+
+    def dominates(one: int, other: int) -> bool:
+        no_worse = all(a <= b for a, b in zip(figures[one], figures[other], strict=True))
+        able = all(can_code(d, choices[one]) or not can_code(d, choices[other]) for d in devices)
+        return no_worse and able and (one < other or figures[one] != figures[other])
+
+    return tuple(
+        choice
+        for k, choice in enumerate(choices)
+        if not any(dominates(one, k) for one in at[choice.cut.index] if one != k)
+    )
+
+
+def _figures(choice: Choice) -> tuple[float, ...]:
+    """Return all that a choice costs anyone."""
+    spec = choice.spec
+    return (
+        spec.payload_bytes,
+        spec.max_payload_bytes,
+        spec.encoder_macs,
+        spec.decoder_macs,
+        spec.encoder_weight_bytes,
+        spec.decoder_weight_bytes,
+        spec.encoder_buffer_bytes,
+        spec.decoder_buffer_bytes,
+        inf if choice.drop is None else choice.drop,
+    )
 
 
 def _preference(cut: Cut, graph: Graph) -> tuple[int, int, int]:
@@ -119,10 +255,10 @@ def _preference(cut: Cut, graph: Graph) -> tuple[int, int, int]:
     return (1 + inside_a_module, cut.after.count("."), cut.index)
 
 
-def _measured(choice: Choice, png_bytes: float | None) -> Choice:
-    if choice.spec.name != "png" or png_bytes is None:
-        return choice
-    return replace(choice, spec=replace(choice.spec, measured_bytes=float(png_bytes)))
+def _measured(spec: CodecSpec, png_bytes: float | None) -> CodecSpec:
+    if spec.name != "png" or png_bytes is None:
+        return spec
+    return replace(spec, measured_bytes=float(png_bytes))
 
 
 def _first(skipped: dict[int, str]) -> str:

@@ -2,13 +2,23 @@
 
 The model, one sample at a time, in the number format that the bundle holds:
 
-* a stage takes its MACs over the device's rate, those of its codec halves included; where it has
-  no nodes, any number format will do;
-* a link takes latency + bytes / rate for each frame (`Link.transfer_s`);
-* latency is the sum of all; the interval of a full pipeline is the slowest stage or link;
-* energy is that of MACs, of bytes written to memory, of the links, and the static power of every
-  device on the way for the whole latency;
-* a stage holds its weights, each once, and at most the tensors alive at one moment.
+* a node takes the time that its arithmetic needs or its bytes need, whichever is longer (the
+  roofline): (MACs + other operations) / (rate * share of the rate that a node of this size
+  reaches), and bytes read and written / bandwidth of the memory. A table measured on the device
+  takes the place of both;
+* a stage takes the time of its nodes, the start-up of the device if it has any, and its codec
+  halves' MACs over the rate; where it has no nodes, any number format will do;
+* a link takes latency + set-up + bytes / rate for each frame (`Link.transfer_s`);
+* latency is the sum of all. The interval of a full pipeline is that of the busiest device or
+  medium: a device serves all its stages by turns, a medium all hops over it;
+* energy is that of MACs and other operations alike, of bytes written to memory, of the links, and
+  the static power of every device on the way for the whole latency;
+* a stage holds its weights, each once, and at most the tensors alive at one moment. Where the way
+  passes a device more than once, it holds what is needed for one passage at a time.
+
+References:
+    Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
+    architectures", Communications of the ACM 52(4), 2009.
 """
 
 from collections.abc import Sequence
@@ -19,15 +29,85 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.graph import Graph, live_bytes
+from isthmus.errors import InputError
+from isthmus.graph import Graph, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
 from isthmus.plan.plan import Prediction
 from isthmus.platform import Device, Link
 
 FORMAT = "fp32"
-OBJECTIVES = {"latency": "latency_s", "throughput": "interval_s", "energy": "energy_j"}
+OBJECTIVES = {
+    "latency": "latency_s",
+    "throughput": "interval_s",
+    "energy": "energy_j",
+    "price": "price",
+}
 
-Amount = float | npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+Amount = float | Array
+Index = int | Indices
+Clock = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What the nodes of a graph cost on one device: sums over all nodes before each cut.
+
+    Attributes:
+        device: The device.
+        seconds: Time, (N + 1,).
+        joules: Energy without static power, (N + 1,).
+        barred: How many nodes it cannot run, (N + 1,).
+    """
+
+    device: Device
+    seconds: Array
+    joules: Array
+    barred: Indices
+
+
+def make_site(graph: Graph, device: Device) -> Site:
+    """Work out what every node costs on a device.
+
+    Args:
+        graph: The nodes.
+        device: Whose measured times are those of this graph, if it has any.
+
+    Raises:
+        InputError: The device's times were measured for another model.
+    """
+    table = device.node_s
+    if table is not None and table.graph != fingerprint(graph):
+        raise InputError(
+            f"device {device.name}: found measured times of graph {table.graph}, expected "
+            f"{fingerprint(graph)}; measure this model (isthmus profile MODEL --measure) or leave "
+            "them out"
+        )
+    able = FORMAT in device.macs_per_s
+    barred = [not able or node.op in device.unsupported for node in graph.nodes]
+    arithmetic = np.array([(node.macs or 0) + (node.ops or 0) for node in graph.nodes], float)
+    written = np.array([node.written_bytes for node in graph.nodes], float)
+    if table is not None:
+        seconds = np.array([table.seconds.get(node.name, 0.0) for node in graph.nodes])
+    elif able:
+        share = np.array([device.share(count) for count in arithmetic])
+        moved = written + np.array([node.read_bytes for node in graph.nodes], float)
+        reached = device.macs_per_s[FORMAT] * share
+        seconds = np.maximum(arithmetic / reached, moved / (device.memory_bytes_per_s or inf))
+    else:
+        seconds = 0.0 * arithmetic
+    joules = arithmetic * _j_per_mac(device) + written * device.sram_j_per_byte
+    return Site(
+        device=device,
+        seconds=np.concatenate(([0.0], np.cumsum(seconds))),
+        joules=np.concatenate(([0.0], np.cumsum(joules))),
+        barred=np.concatenate(([0], np.cumsum(barred))).astype(np.intp),
+    )
+
+
+def _j_per_mac(device: Device) -> float:
+    return device.j_per_mac.get(coding_format(device) or FORMAT, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +115,23 @@ class Load:
     """What a stage asks of its device: numbers for one stage, arrays for many at once.
 
     Attributes:
-        macs: Of nodes and codec halves.
+        start: Index of its first node.
+        stop: Index after its last node; where that is ``start``, the device only passes on what
+            it gets, or encodes the input, or decodes the answer.
+        codec_macs: Of the codec halves.
+        codec_bytes: Tensors and buffers that the codec halves write.
         weight_bytes: Of nodes, each weight once, and codec halves.
         peak_bytes: Largest sum of tensors alive at once, codec buffers included.
         node_peak_bytes: The same while nodes are computed, 0 without any.
-        written_bytes: Tensors and codec buffers written.
-        computes: 1 where the stage has nodes, 0 where the device only passes on what it gets, or
-            encodes the input, or decodes the answer.
     """
 
-    macs: Amount
+    start: Index
+    stop: Index
+    codec_macs: Amount
+    codec_bytes: Amount
     weight_bytes: Amount
     peak_bytes: Amount
     node_peak_bytes: Amount
-    written_bytes: Amount
-    computes: Amount
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
@@ -71,17 +153,17 @@ def _stage_load(
     start = before.cut.index if before else 0
     stop = after.cut.index if after else len(graph.nodes)
     nodes = graph.nodes[start:stop]
-    macs = sum(node.macs or 0 for node in nodes)
     weights = {weight.name: weight.num_bytes for node in nodes for weight in node.weights}
     node_peak = max(live[start:stop], default=0)
     halves = halves_load(before, after)
     return Load(
-        macs=macs + halves.macs,
+        start=start,
+        stop=stop,
+        codec_macs=halves.codec_macs,
+        codec_bytes=halves.codec_bytes,
         weight_bytes=sum(weights.values()) + halves.weight_bytes,
         peak_bytes=max(node_peak, float(halves.peak_bytes)),
         node_peak_bytes=node_peak,
-        written_bytes=sum(node.output_bytes for node in nodes) + halves.written_bytes,
-        computes=int(bool(nodes)),
     )
 
 
@@ -105,12 +187,13 @@ def halves_load(before: Choice | None, after: Choice | None) -> Load:
         peak_bytes = max(peak_bytes, after.cut.num_bytes + after.spec.encoder_buffer_bytes)
         written_bytes += after.spec.encoder_buffer_bytes
     return Load(
-        macs=macs,
+        start=0,
+        stop=0,
+        codec_macs=macs,
+        codec_bytes=written_bytes,
         weight_bytes=weight_bytes,
         peak_bytes=peak_bytes,
         node_peak_bytes=0,
-        written_bytes=written_bytes,
-        computes=0,
     )
 
 
@@ -121,19 +204,27 @@ def coding_format(device: Device) -> str | None:
     return max(device.macs_per_s, key=lambda name: device.macs_per_s[name], default=None)
 
 
-def compute_s(device: Device, load: Load) -> Amount:
-    """Return a stage's time; infinite where it has nodes and the device lacks the format."""
+def codec_s(device: Device, load: Load) -> Amount:
+    """Return the time of a stage's codec halves."""
     used = coding_format(device)
-    time_s = load.macs / device.macs_per_s[used] if used else load.macs * 0.0
-    if used == FORMAT:
-        return time_s
-    return np.where(np.asarray(load.computes) > 0, inf, time_s)
+    return load.codec_macs / device.macs_per_s[used] if used else load.codec_macs * 0.0
 
 
-def stage_j(device: Device, load: Load) -> Amount:
+def compute_s(site: Site, load: Load) -> Amount:
+    """Return a stage's time; infinite where it has nodes that the device cannot run."""
+    has_nodes = np.greater(load.stop, load.start)
+    nodes_s = site.seconds[load.stop] - site.seconds[load.start] + site.device.start_s
+    barred = site.barred[load.stop] > site.barred[load.start]
+    time_s = np.where(has_nodes, nodes_s, 0.0) + codec_s(site.device, load)
+    return np.where(has_nodes & barred, inf, time_s)
+
+
+def stage_j(site: Site, load: Load) -> Amount:
     """Return a stage's energy without static power."""
-    j_per_mac = device.j_per_mac.get(coding_format(device) or FORMAT, 0.0)
-    return load.macs * j_per_mac + load.written_bytes * device.sram_j_per_byte
+    device = site.device
+    nodes_j: Amount = site.joules[load.stop] - site.joules[load.start]
+    written_j = load.codec_bytes * device.sram_j_per_byte
+    return nodes_j + load.codec_macs * _j_per_mac(device) + written_j
 
 
 def needs(device: Device, load: Load) -> tuple[tuple[str, Amount, float | None], ...]:
@@ -161,21 +252,30 @@ class Estimate:
 
     Attributes:
         loads: Of each stage.
-        compute_s: Time of each stage.
+        compute_s: Time of each stage, its codec halves included.
+        codec_s: Time of the codec halves of each stage.
         stage_j: Energy of each stage, without static power.
         transfer_s: Time of each hop.
         occupied_s: How long each hop keeps its link busy.
         link_j: Energy of each hop.
+        busy_s: How long each device, by its name, and each medium, by its clock (`Link.clock`), is
+            busy with one sample.
         static_w: Static power of all devices on the way.
+        price: Of all devices on the way.
+        drop: Sum of what the crossings lose in accuracy; None where that is unknown.
     """
 
     loads: tuple[Load, ...]
     compute_s: tuple[float, ...]
+    codec_s: tuple[float, ...]
     stage_j: tuple[float, ...]
     transfer_s: tuple[float, ...]
     occupied_s: tuple[float, ...]
     link_j: tuple[float, ...]
+    busy_s: dict[Clock, float]
     static_w: float
+    price: float
+    drop: float | None
 
     @property
     def prediction(self) -> Prediction:
@@ -183,8 +283,10 @@ class Estimate:
         latency_s = sum(self.compute_s) + sum(self.transfer_s)
         return Prediction(
             latency_s=latency_s,
-            interval_s=max((*self.compute_s, *self.occupied_s)),
+            interval_s=max(self.busy_s.values()),
             energy_j=sum(self.stage_j) + sum(self.link_j) + self.static_w * latency_s,
+            price=self.price,
+            drop=self.drop,
         )
 
     def cost(self, objective: str) -> float:
@@ -195,7 +297,7 @@ class Estimate:
 def estimate(
     loads: Sequence[Load],
     route: Sequence[Choice],
-    devices: Sequence[Device],
+    sites: Sequence[Site],
     links: Sequence[Link],
 ) -> Estimate:
     """Work out what a plan costs.
@@ -203,20 +305,45 @@ def estimate(
     Args:
         loads: Of each stage, by `stage_loads`.
         route: What each link carries.
-        devices: One for each stage, in order.
+        sites: One for each stage, in order; a device may come more than once.
         links: One fewer.
 
     Returns:
         The cost of every part.
     """
-    stages = list(zip(devices, loads, strict=True))
+    stages = list(zip(sites, loads, strict=True))
     hops = [(link, choice.frame_bytes) for link, choice in zip(links, route, strict=True)]
+    times_s = [float(compute_s(site, load)) for site, load in stages]
+    occupied_s = [link.occupied_s(frame) for link, frame in hops]
+    busy_s: dict[Clock, float] = {}
+    for site, time_s in zip(sites, times_s, strict=True):
+        busy_s[site.device.name] = busy_s.get(site.device.name, 0.0) + time_s
+    for sender, link, time_s in zip(sites[:-1], links, occupied_s, strict=True):
+        clock = link.clock(sender.device.name)
+        busy_s[clock] = busy_s.get(clock, 0.0) + time_s
+    devices = {site.device.name: site.device for site in sites}.values()
     return Estimate(
         loads=tuple(loads),
-        compute_s=tuple(float(compute_s(device, load)) for device, load in stages),
-        stage_j=tuple(float(stage_j(device, load)) for device, load in stages),
+        compute_s=tuple(times_s),
+        codec_s=tuple(float(codec_s(site.device, load)) for site, load in stages),
+        stage_j=tuple(float(stage_j(site, load)) for site, load in stages),
         transfer_s=tuple(link.transfer_s(frame) for link, frame in hops),
-        occupied_s=tuple(link.occupied_s(frame) for link, frame in hops),
+        occupied_s=tuple(occupied_s),
         link_j=tuple(link.transfer_j(frame) for link, frame in hops),
+        busy_s=busy_s,
         static_w=sum(device.static_w for device in devices),
+        price=sum(device.price for device in devices),
+        drop=_drop(route),
     )
+
+
+def _drop(route: Sequence[Choice]) -> float | None:
+    """Add what is lost at each crossing; one that is passed on counts once."""
+    total = 0.0
+    for before, choice in zip((None, *route), route, strict=False):
+        if choice == before:
+            continue
+        if choice.drop is None:
+            return None
+        total += choice.drop
+    return total

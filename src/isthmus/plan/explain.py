@@ -1,37 +1,42 @@
 """Why this plan: the ones that lost, and what a byte costs."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from math import isinf
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf, isinf
 
 import numpy as np
 
-from isthmus.graph import Graph
 from isthmus.plan.choices import Choice
 from isthmus.plan.estimate import (
     FORMAT,
     OBJECTIVES,
     Estimate,
+    Load,
+    Site,
     coding_format,
-    estimate,
-    stage_nodes,
+    halves_load,
 )
-from isthmus.plan.limits import violations
+from isthmus.plan.limits import Walk, violations
+from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
-from isthmus.plan.routes import (
-    Costs,
-    bound,
-    cheapest_and_fastest,
+from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
+from isthmus.plan.table import Problem
+from isthmus.plan.weigh import (
+    Measure,
+    Scope,
+    busy_stops,
+    energy,
+    interval,
+    latency,
     make_costs,
-    through,
+    passed,
 )
-from isthmus.plan.table import Problem, pick_loads
 from isthmus.platform import Device, Link
 from isthmus.units import format_quantity
 from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
 
 _MOST_RUNNER_UPS = 8
-_UNITS = {"latency": "s", "throughput": "s", "energy": "J"}
+_UNITS = {"latency": "s", "throughput": "s", "energy": "J", "price": "USD"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +45,16 @@ class Outcome:
 
     Attributes:
         what: In words.
-        route: What each link carries.
+        route: In short.
+        walk: At length.
         estimate: What it costs.
         violations: The limits it breaks.
         cost: What the objective makes small.
     """
 
     what: str
-    route: tuple[Choice, ...]
+    route: Route
+    walk: Walk
     estimate: Estimate
     violations: tuple[Violation, ...]
     cost: float
@@ -55,105 +62,182 @@ class Outcome:
     @property
     def cuts(self) -> tuple[int, ...]:
         """Index of the cut on each link."""
-        return tuple(choice.cut.index for choice in self.route)
+        return tuple(choice.cut.index for choice in self.walk.route)
 
     @property
-    def work(self) -> tuple[float, ...]:
-        """MACs of each stage and payload of each hop: equal in cuts with only views between."""
-        macs = (float(load.macs) for load in self.estimate.loads)
-        return (*macs, *(choice.spec.payload_bytes for choice in self.route))
+    def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The devices, and the index of the cut on each link."""
+        return tuple(site.device.name for site in self.walk.sites), self.cuts
+
+    @property
+    def work(self) -> tuple[Hashable, ...]:
+        """What each device does and sends: equal in cuts with only views between."""
+        stages = zip(self.walk.sites, self.estimate.stage_j, self.estimate.compute_s, strict=True)
+        done = ((site.device.name, float(f"{j:.9e}"), float(f"{s:.9e}")) for site, j, s in stages)
+        return (*done, *(choice.spec.payload_bytes for choice in self.walk.route))
 
     @property
     def payload_bytes(self) -> float:
         """Payload over all links, one sample."""
-        return sum(choice.spec.payload_bytes for choice in self.route)
+        return sum(choice.spec.payload_bytes for choice in self.walk.route)
 
 
-def make_outcome(problem: Problem, picks: Sequence[int]) -> Outcome:
-    """Work out the plan in which each link carries the choice of some index."""
-    route = tuple(problem.choices[pick] for pick in picks)
-    loads = pick_loads(problem, picks)
-    result = estimate(loads, route, problem.devices, problem.links)
+def make_outcome(problem: Problem, route: Route) -> Outcome:
+    """Work out a plan from what it is in short."""
+    walk = make_walk(problem, route)
+    result = walk.estimate()
     return Outcome(
-        what=describe(problem, route),
+        what=describe(problem, walk),
         route=route,
+        walk=walk,
         estimate=result,
-        violations=violations(problem.devices, loads, route),
+        violations=violations(walk, problem.limits),
         cost=result.cost(problem.objective),
     )
 
 
-def describe(problem: Problem, route: Sequence[Choice]) -> str:
+def make_walk(problem: Problem, route: Route) -> Walk:
+    """Return all stages and hops of a plan, those of relays included."""
+    sites: list[Site] = []
+    links: list[Link] = []
+    carried: list[Choice] = []
+    loads: list[Load] = []
+    arrives = -1
+    for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
+        leg, choice = problem.legs[device, other], problem.choices[pick]
+        sites += [problem.stages[index].site for index in leg.devices[:-1]]
+        loads.append(_load(problem, arrives, pick))
+        loads += [_relay(choice)] * (len(leg.links) - 1)
+        links += leg.links
+        carried += [choice] * len(leg.links)
+        arrives = pick
+    sites.append(problem.stages[route.stops[-1]].site)
+    loads.append(_load(problem, arrives, -1))
+    return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
+
+
+def _load(problem: Problem, arrives: int, leaves: int) -> Load:
+    tables = ((field.name, getattr(problem.load, field.name)) for field in fields(Load))
+    return Load(**{name: table[arrives, leaves].item() for name, table in tables})
+
+
+def _relay(choice: Choice) -> Load:
+    return replace(halves_load(choice, choice), start=choice.cut.index, stop=choice.cut.index)
+
+
+def describe(problem: Problem, walk: Walk) -> str:
     """Say in words where a plan cuts: ``"all on hub"``, ``"cut after layer1"``."""
-    names = [device.name for device in problem.devices]
-    stages = stage_nodes(problem.num_nodes, route)
-    busy = [name for name, nodes in zip(names, stages, strict=True) if nodes]
+    names = list(dict.fromkeys(site.device.name for site in walk.sites))
+    stages = zip(walk.sites, walk.loads, strict=True)
+    busy = [site.device.name for site, load in stages if load.start < load.stop]
     if len(busy) < 2:
         return f"all on {(busy or names)[-1]}"
-    inner = [c.cut.after for c in route if 0 < c.cut.index < problem.num_nodes]
-    places = " and ".join(dict.fromkeys(inner))
-    where = f" ({', '.join(busy)})" if len(names) > 2 else ""
-    return f"cut after {places}{where}"
+    end = len(problem.graph.nodes)
+    inner = [choice.cut.after for choice in walk.route if 0 < choice.cut.index < end]
+    where = f" ({', '.join(busy)})" if len(problem.stages) > 2 else ""
+    return f"cut after {' and '.join(dict.fromkeys(inner))}{where}"
 
 
 def find_runner_ups(problem: Problem, best: Outcome) -> tuple[RunnerUp, ...]:
-    """List the plans that lost, best first: with other cuts, unsplit, and those that do not fit.
+    """List the plans that lost, best first: on other cuts and devices, and those that do not fit.
 
     Args:
         problem: What was chosen from.
         best: What was chosen.
 
     Returns:
-        The best plan through each of some eight other cuts, cuts with nothing computed between
-        them counted as one; all on the first and on the last device; and what would win if
-        memories were larger.
+        The best plan through each of some eight other cuts or devices, where devices compute in
+        the order of the plan, and cuts with nothing computed between them count as one; all on
+        one device; and what would win if memories were larger.
     """
-    if not problem.links:
-        return ()
-    costs, free = make_costs(problem), make_costs(problem, limited=False)
-    rivals: dict[tuple[int, ...], Outcome] = {best.cuts: best}
+    rivals = {best.places: best}
     alike = {best.work}
-    for outcome in _ranked(problem, costs):
-        if len(rivals) > _MOST_RUNNER_UPS:
+    for outcome in _ranked(problem, best):
+        fitting = sum(not rival.violations for rival in rivals.values())
+        if fitting > _MOST_RUNNER_UPS:
             break
-        if outcome.work not in alike:
-            rivals.setdefault(outcome.cuts, outcome)
+        broken = len(rivals) - fitting
+        if outcome.work not in alike and (broken < 2 or not outcome.violations):
+            rivals.setdefault(outcome.places, outcome)
             alike.add(outcome.work)
-    for outcome in _unsplit_and_free(problem, costs, free):
-        rivals.setdefault(outcome.cuts, outcome)
-    del rivals[best.cuts]
+    for outcome in (*_unsplit(problem), *_unlimited(problem, best)):
+        rivals.setdefault(outcome.places, outcome)
+    del rivals[best.places]
     lost = sorted(rivals.values(), key=lambda outcome: (bool(outcome.violations), outcome.cost))
     return tuple(_runner_up(problem, outcome, best) for outcome in lost)
 
 
-def _ranked(problem: Problem, costs: Costs) -> Iterator[Outcome]:
-    """Yield the best plan through each choice on each link, cheapest first."""
-    totals = np.concatenate(through(costs))
-    covered: set[tuple[int, int]] = set()
+def scope_of(problem: Problem, best: Outcome) -> Scope:
+    """Return the scope that weighs plans on the same devices as a plan at just what they cost."""
+    return Scope(problem=problem, paid=passed(problem, best.route))
+
+
+def measure_of(scope: Scope) -> Measure:
+    """Return what stands for the objective along a walk; where that is the price, time does."""
+    measures = {"latency": latency, "throughput": interval, "energy": energy, "price": latency}
+    return measures[scope.problem.objective](scope)
+
+
+def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
+    """Yield the best plan through each choice that each device may send, cheapest first."""
+    scope = scope_of(problem, best)
+    steps = around(problem, busy_stops(problem, best.route))(scope)
+    costs = make_costs(scope, measure_of(scope))
+    before, rest = forward(steps, costs)[0], backward(steps, costs)
+    totals = costs.join(before, rest[0])
     # In steps of what rounding may do, so that of equal ones the preferred choice comes first.
     order = sorted(
-        (float(f"{total:.9e}"), index % len(problem.choices), index // len(problem.choices))
-        for index, total in enumerate(totals.tolist())
-        if not isinf(total)
+        (float(f"{totals[state, pick]:.9e}"), pick, state)
+        for state, pick in np.argwhere(totals < inf).tolist()
     )
-    for _, pick, link in order:
-        if (link, pick) not in covered:
-            picks = cheapest_and_fastest(problem, bound(costs, link, [pick])).picks
-            covered |= set(enumerate(picks))
-            yield make_outcome(problem, picks)
+    covered: set[tuple[int, int]] = set()
+    seen = {best.places}
+    for _, pick, state in order:
+        if (steps.devices[state], pick) in covered:
+            continue
+        route = through(steps, costs, before, rest, state, pick)
+        covered |= set(zip(route.stops, route.picks, strict=False))
+        outcome = make_outcome(problem, route)
+        if outcome.places not in seen and problem.objective == "throughput":
+            route = _fastest_through(scope, steps, route.cost, state, pick)
+            outcome = make_outcome(problem, route)
+        seen.add(outcome.places)
+        yield outcome
 
 
-def _unsplit_and_free(problem: Problem, costs: Costs, free: Costs) -> Iterator[Outcome]:
-    """Yield all on the first device, all on the last, and the best of all without limits."""
-    for link, cut in ((0, problem.num_nodes), (len(problem.links) - 1, 0)):
-        picks = [k for k, choice in enumerate(problem.choices) if choice.cut.index == cut]
-        routes = [cheapest_and_fastest(problem, bound(c, link, picks)) for c in (costs, free)]
-        possible = [route for route in routes if not isinf(route.cost)]
-        if possible:
-            yield make_outcome(problem, possible[0].picks)
-    unlimited = cheapest_and_fastest(problem, free)
-    if not isinf(unlimited.cost):
-        yield make_outcome(problem, unlimited.picks)
+def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick: int) -> Route:
+    """Return the fastest route through a choice on which nothing takes longer than some time."""
+    scope = replace(scope, most_s=most_s * (1 + TOLERANCE))
+    costs = make_costs(scope, latency(scope))
+    before, rest = forward(steps, costs)[0], backward(steps, costs)
+    return through(steps, costs, before, rest, state, pick)
+
+
+def _unsplit(problem: Problem) -> Iterator[Outcome]:
+    """Yield all on the first device, all on the last, and all on the best of the others."""
+    ends = (problem.source, problem.target)
+    scope = Scope(problem=problem, paid=frozenset(ends))
+    scopes = (scope, replace(scope, limited=False))
+    costs = [make_costs(one, measure_of(one)) for one in scopes]
+    others: list[Outcome] = []
+    for index in range(len(problem.stages)):
+        routes = (cheapest(alone(problem, index), one) for one in costs)
+        route = next((route for route in routes if route.stops), None)
+        if route is not None and index in ends:
+            yield make_outcome(problem, route)
+        elif route is not None:
+            others.append(make_outcome(problem, route))
+    if others:
+        yield min(others, key=lambda outcome: (bool(outcome.violations), outcome.cost))
+
+
+def _unlimited(problem: Problem, best: Outcome) -> Iterator[Outcome]:
+    """Yield the best plan of all, were memories without limit."""
+    scope = replace(scope_of(problem, best), limited=False)
+    steps = around(problem, busy_stops(problem, best.route))(scope)
+    route = cheapest(steps, make_costs(scope, measure_of(scope)))
+    if not isinf(route.cost):
+        yield make_outcome(problem, route)
 
 
 def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
@@ -165,7 +249,7 @@ def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
     return RunnerUp(
         what=other.what,
         cuts=other.cuts,
-        codecs=tuple(choice.codec for choice in other.route),
+        codecs=tuple(choice.codec for choice in other.walk.route),
         predicted=other.estimate.prediction,
         payload_bytes=other.payload_bytes,
         reason=reason,
@@ -182,71 +266,78 @@ def _difference(problem: Problem, other: Outcome, best: Outcome) -> str:
     if delta < 0:
         return f"-{amount}: better, but another cut was asked for"
     if problem.objective == "throughput":
-        return f"+{amount} between answers: {_slowest(problem, other)} is the slowest part"
+        return f"+{amount} between answers: {_slowest(other)} is the slowest part"
+    if problem.objective == "price":
+        new = dict.fromkeys(set(other.places[0]) - set(best.places[0]))
+        return f"+{amount}: {', '.join(sorted(new))} as well"
     return f"+{amount}: {_cause(problem, other, best)}"
 
 
-def _slowest(problem: Problem, outcome: Outcome) -> str:
-    parts = dict(zip((d.name for d in problem.devices), outcome.estimate.compute_s, strict=True))
-    parts |= zip((link.name for link in problem.links), outcome.estimate.occupied_s, strict=True)
-    return max(parts, key=lambda name: parts[name])
+def _slowest(outcome: Outcome) -> str:
+    name = max(outcome.estimate.busy_s, key=lambda name: outcome.estimate.busy_s[name])
+    return name if isinstance(name, str) else "-".join(name[:2])
 
 
 def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
     """Name the part that grows most: what crosses, what is computed, or how long all stay on."""
     old, new = best.estimate, other.estimate
-    later_s = new.prediction.latency_s - old.prediction.latency_s
     if problem.objective == "energy":
         link = sum(new.link_j) - sum(old.link_j)
-        stages = [after - before for before, after in zip(old.stage_j, new.stage_j, strict=True)]
-        idle = new.static_w * later_s
+        idle = new.static_w * new.prediction.latency_s - old.static_w * old.prediction.latency_s
+        parts = ((other, new.stage_j, 1), (best, old.stage_j, -1))
     else:
         link = sum(new.transfer_s) - sum(old.transfer_s)
-        stages = [
-            after - before for before, after in zip(old.compute_s, new.compute_s, strict=True)
-        ]
         idle = 0.0
-    most = max(link, sum(stages), idle)
+        parts = ((other, new.compute_s, 1), (best, old.compute_s, -1))
+    stages: dict[str, float] = {}
+    for outcome, amounts, sign in parts:
+        for name, amount in zip(outcome.places[0], amounts, strict=True):
+            stages[name] = stages.get(name, 0.0) + sign * amount
+    computing = sum(stages.values())
+    most = max(link, computing, idle)
     if most == link:
         if other.payload_bytes <= best.payload_bytes:
             return "slower links carry more"
-        where = " over all links" if len(problem.links) > 1 else ""
+        where = " over all links" if len(other.walk.links) > 1 else ""
         return (
             f"{_count(other.payload_bytes)} bytes cross{where} "
             f"instead of {_count(best.payload_bytes)}"
         )
     if most == idle:
-        return f"all devices stay on for {format_quantity(later_s, 's')} longer"
+        return f"devices that stay on draw {format_quantity(idle, 'J')} more"
     unit = _UNITS[problem.objective]
-    parts = [
-        f"{device.name} {'+' if amount > 0 else '-'}{format_quantity(abs(amount), unit)}"
-        for device, amount in zip(problem.devices, stages, strict=True)
+    changes = [
+        f"{name} {'+' if amount > 0 else '-'}{format_quantity(abs(amount), unit)}"
+        for name, amount in stages.items()
         if amount
     ]
-    return f"computing takes {format_quantity(sum(stages), unit)} more ({', '.join(parts)})"
+    return f"computing takes {format_quantity(computing, unit)} more ({', '.join(changes)})"
 
 
 def _count(num_bytes: float) -> str:
     return f"{num_bytes:,.0f}" if num_bytes == int(num_bytes) else f"{num_bytes:,.2f}"
 
 
-def make_notes(
-    problem: Problem, graph: Graph, best: Outcome, runner_ups: Sequence[RunnerUp]
-) -> tuple[str, ...]:
+def make_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]) -> tuple[str, ...]:
     """Say in words whether to split, what is narrowed, what is for free, what a byte costs."""
+    hops = [
+        (link, site.device)
+        for link, site in zip(best.walk.links, best.walk.sites[:-1], strict=True)
+    ]
+    if not hops:
+        device = problem.stages[problem.source].site.device
+        hops = [(link, device) for link in problem.platform.links if device.name in link.between]
     return (
         *_split_notes(problem, best, runner_ups),
-        *dict.fromkeys(note for choice in best.route for note in _narrowing(choice.spec)),
-        *_gaps(graph, problem.devices),
-        *(
-            _break_even(link, device)
-            for link, device in zip(problem.links, problem.devices[:-1], strict=True)
-        ),
+        *dict.fromkeys(note for choice in best.walk.route for note in _narrowing(choice.spec)),
+        *_accuracy_notes(best),
+        *_gaps(problem, best),
+        *dict.fromkeys(_break_even(link, device) for link, device in hops),
     )
 
 
 def _split_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]) -> Iterator[str]:
-    if not problem.links:
+    if not problem.platform.links:
         yield f"nothing to split: {best.what}, where the input arises and the answer is wanted"
         return
     fitting = [rival for rival in runner_ups if rival.fits]
@@ -255,7 +346,7 @@ def _split_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]
     if forced or not best.what.startswith("all on "):
         return
     amount = format_quantity(best.cost, _UNITS[problem.objective])
-    takes = "answers every" if problem.objective == "throughput" else "takes"
+    takes = {"throughput": "answers every", "price": "costs"}.get(problem.objective, "takes")
     splits = [rival for rival in fitting if not rival.what.startswith("all on ")]
     why = f"the best split, {splits[0].what}: {splits[0].reason}" if splits else "no split fits"
     yield f"do not split: {best.what} {takes} {amount}; {why}"
@@ -272,14 +363,27 @@ def _narrowing(spec: CodecSpec) -> Iterator[str]:
             yield f"bottleneck narrows {before} to {after} along the {dim} dimension of {shape}"
 
 
-def _gaps(graph: Graph, devices: Iterable[Device]) -> Iterator[str]:
-    unknown = sorted({node.op for node in graph.nodes if node.macs is None})
+def _accuracy_notes(best: Outcome) -> Iterator[str]:
+    crossings = dict.fromkeys(best.walk.route)
+    lossy = [choice for choice in crossings if choice.origin != "lossless"]
+    for choice in lossy:
+        if choice.drop is None:
+            yield f"the accuracy with {choice.codec} after {choice.cut.after} is unknown"
+    drop = best.estimate.drop
+    if drop is not None and len(lossy) > 1:
+        yield f"accuracy drop of {drop:.2%} assumed: the sum of what {len(lossy)} crossings lose"
+
+
+def _gaps(problem: Problem, best: Outcome) -> Iterator[str]:
+    unknown = problem.graph.unknown_ops
     if unknown:
         yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
-    for device in devices:
+    for device in {site.device.name: site.device for site in best.walk.sites}.values():
         used = coding_format(device)
         if used and used not in device.j_per_mac:
             yield f"counted as 0 J, for want of a figure: {used} MACs on {device.name}"
+        if device.node_s is not None:
+            yield f"times of {device.name} are those measured on {device.node_s.machine}"
 
 
 def _break_even(link: Link, sender: Device) -> str:

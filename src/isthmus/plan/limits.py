@@ -1,98 +1,247 @@
 """The limits that a plan breaks, and what would mend each."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from math import ceil
 
 from isthmus.errors import InputError
-from isthmus.plan.choices import Choice
-from isthmus.plan.estimate import FORMAT, Load, halves_load, needs
-from isthmus.plan.plan import Violation
-from isthmus.platform import Device
+from isthmus.plan.choices import Choice, can_code
+from isthmus.plan.estimate import FORMAT, Estimate, Load, Site, estimate, halves_load, needs
+from isthmus.plan.plan import NO_LIMITS, Limits, Prediction, Violation, exceeds
+from isthmus.platform import Link
+from isthmus.units import format_quantity
+
+WHOLE = {
+    "latency_s": ("latency", "s"),
+    "interval_s": ("interval", "s"),
+    "energy_j": ("energy", "J"),
+    "price": ("price", "USD"),
+    "drop": ("accuracy drop", ""),
+}
 
 
-def violations(
-    devices: Sequence[Device], loads: Sequence[Load], route: Sequence[Choice]
-) -> tuple[Violation, ...]:
-    """Return every limit that the stages break.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """A plan before it is put into words.
 
-    Args:
-        devices: One for each stage, in order.
-        loads: Of each stage.
+    Attributes:
+        sites: The device of each stage, in order.
+        links: One fewer.
         route: What each link carries.
+        loads: Of each stage.
+    """
 
-    Returns:
-        The broken limits. A narrower codec is a remedy only where there is one that suffices.
+    sites: tuple[Site, ...]
+    links: tuple[Link, ...]
+    route: tuple[Choice, ...]
+    loads: tuple[Load, ...]
+
+    def estimate(self) -> Estimate:
+        """Work out what it costs."""
+        return estimate(self.loads, self.route, self.sites, self.links)
+
+
+def violations(walk: Walk, limits: Limits = NO_LIMITS) -> tuple[Violation, ...]:
+    """Return every limit that a plan breaks: of its devices, then its own.
+
+    A narrower codec or a faster link is a remedy only where there is one that suffices.
     """
     found: list[Violation] = []
-    for stage, (device, load) in enumerate(zip(devices, loads, strict=True)):
-        for index, (what, need, room) in enumerate(needs(device, load)):
-            if room is not None and need > room:
-                narrower = (
-                    codec
-                    for codec, other in _narrower_loads(loads, route, stage)
-                    if needs(device, other)[index][1] <= room
-                )
-                violation = Violation(
-                    where=device.name,
-                    what=what,
-                    need=float(need),
-                    limit=room,
-                    unit="byte",
-                    remedy=_remedy(what, load, float(need), next(narrower, None)),
-                )
-                found.append(violation)
-        if load.computes and FORMAT not in device.macs_per_s:
-            found.append(_lacking_format(device, load))
+    for stage in range(len(walk.sites)):
+        found += _memories(walk, stage)
+        found += _lacking(walk, stage)
+    found += _payloads(walk, limits)
+    predicted = walk.estimate().prediction
+    for figure in WHOLE:
+        found += _whole(walk, predicted, figure, getattr(limits, figure))
     return tuple(found)
 
 
-def _remedy(what: str, load: Load, need: float, narrower: str | None) -> str:
-    size = f"{ceil(need)} bytes" if need < 1024 else f"{ceil(need / 1024)} KiB"
-    ways = [f"use a device with >= {size} for it"]
-    if what != "activations" and load.computes:
-        ways.append("one more device on the way")
-    if narrower:
-        ways.append(f"a narrower codec such as {narrower}")
-    return ", or ".join(ways)
-
-
-def _lacking_format(device: Device, load: Load) -> Violation:
-    return Violation(
-        where=device.name,
-        what=f"{FORMAT} arithmetic",
-        need=float(load.macs),
-        limit=0.0,
-        unit="MAC",
-        remedy=f"give its {FORMAT} rate under compute, or use a device that has one",
-    )
-
-
-def _narrower_loads(
-    loads: Sequence[Load], route: Sequence[Choice], stage: int
-) -> Iterator[tuple[str, Load]]:
-    """Yield what a stage would ask if fewer channels arrived or left, and the codec for that."""
-    load, ends = loads[stage], (None, *route, None)[stage : stage + 2]
-    node_weight_bytes = load.weight_bytes - halves_load(*ends).weight_bytes
-    for link in (stage - 1, stage):
-        if not _inside(loads, link):
+def _memories(walk: Walk, stage: int) -> Iterator[Violation]:
+    device, load = walk.sites[stage].device, walk.loads[stage]
+    for index, (what, need, room) in enumerate(needs(device, load)):
+        if room is None or need <= room:
             continue
-        for choice in _narrower(route[link]):
-            halves = halves_load(*(choice if end == route[link] else end for end in ends))
-            yield (
-                choice.codec,
-                replace(
-                    load,
-                    weight_bytes=node_weight_bytes + halves.weight_bytes,
-                    peak_bytes=max(float(load.node_peak_bytes), float(halves.peak_bytes)),
-                ),
+        narrower = (
+            choice.codec
+            for choice, other in _narrower_loads(walk, stage)
+            if needs(device, other)[index][1] <= room
+        )
+        size = f"{ceil(need)} bytes" if need < 1024 else f"{ceil(float(need) / 1024)} KiB"
+        ways = [f"use a device with >= {size} for it"]
+        if what != "activations" and load.start < load.stop:
+            ways.append("one more device on the way")
+        ways += [f"a narrower codec such as {codec}" for codec in [next(narrower, None)] if codec]
+        yield Violation(
+            where=device.name,
+            what=what,
+            need=float(need),
+            limit=room,
+            unit="byte",
+            remedy=", or ".join(ways),
+        )
+
+
+def _lacking(walk: Walk, stage: int) -> Iterator[Violation]:
+    """Yield what the device of a stage cannot do at all."""
+    site, load = walk.sites[stage], walk.loads[stage]
+    device = site.device
+    barred = float(site.barred[load.stop] - site.barred[load.start])
+    if barred and FORMAT not in device.macs_per_s:
+        yield Violation(
+            where=device.name,
+            what=f"{FORMAT} arithmetic",
+            need=barred,
+            limit=0.0,
+            unit="",
+            remedy=f"give its {FORMAT} rate under compute, or use a device that has one",
+        )
+    elif barred:
+        yield Violation(
+            where=device.name,
+            what=f"operations that it lacks ({', '.join(device.unsupported)})",
+            need=barred,
+            limit=0.0,
+            unit="",
+            remedy="use a device that has them, or take them off unsupported if it does",
+        )
+    arrives, leaves = (None, *walk.route, None)[stage : stage + 2]
+    for choice in (arrives, leaves):
+        if choice and arrives != leaves and not can_code(device, choice):
+            yield Violation(
+                where=device.name,
+                what=f"codec {choice.spec.name}",
+                need=1.0,
+                limit=0.0,
+                unit="",
+                remedy="use raw or another codec, or add it under codecs if the device has it",
             )
 
 
-def _inside(loads: Sequence[Load], link: int) -> bool:
-    """Return whether a link carries an inner crossing, neither the input nor the output."""
-    sides = (loads[: link + 1], loads[link + 1 :])
-    return all(any(load.computes for load in side) for side in sides)
+def _payloads(walk: Walk, limits: Limits) -> Iterator[Violation]:
+    for choice, hops in groupby(zip(walk.route, walk.links, strict=True), key=lambda hop: hop[0]):
+        payload, most = choice.spec.payload_bytes, limits.link_bytes
+        if most is None or not exceeds(payload, most):
+            continue
+        smaller = (c.codec for c in _smaller(walk, choice) if c.spec.payload_bytes <= most)
+        ways = [f"a narrower codec such as {codec}" for codec in [next(smaller, None)] if codec]
+        yield Violation(
+            where=f"link {next(hops)[1].name}",
+            what="payload",
+            need=payload,
+            limit=most,
+            unit="byte",
+            remedy=" or ".join((*ways, f"allow {ceil(payload)} bytes")),
+        )
+
+
+def _whole(
+    walk: Walk, predicted: Prediction, figure: str, limit: float | None
+) -> Iterator[Violation]:
+    """Yield a limit on the whole plan that it breaks."""
+    what, unit = WHOLE[figure]
+    need = getattr(predicted, figure)
+    if limit is None or (need is not None and not exceeds(need, limit)):
+        return
+    if need is None:
+        unknown = [choice for choice in walk.route if choice.drop is None]
+        yield Violation(
+            where="plan",
+            what=f"{what} of {unknown[0].codec} after {unknown[0].cut.after} is unknown and",
+            need=1.0,
+            limit=limit,
+            unit=unit,
+            remedy="measure it (isthmus plan --data), or use raw",
+        )
+        return
+    ways = [*_faster_link(walk, figure, limit), *_narrower_codec(walk, figure, limit)]
+    yield Violation(
+        where="plan",
+        what=what,
+        need=need,
+        limit=limit,
+        unit=unit,
+        remedy=", or ".join((*ways, f"allow {format_quantity(need, unit)}")),
+    )
+
+
+def _faster_link(walk: Walk, figure: str, limit: float) -> Iterator[str]:
+    """Yield the link that has to become faster by the least factor, where one suffices."""
+    if figure not in ("latency_s", "interval_s"):
+        return
+    found = []
+    for link in dict.fromkeys(walk.links):
+        fast = replace(link, bytes_per_s=1e18, pins=None, clock_hz=None)
+        best = getattr(_with_link(walk, link, fast).estimate().prediction, figure)
+        if exceeds(best, limit):
+            continue
+        low, high = link.bytes_per_s, 1e18
+        while high > low * 1.001:
+            middle = (low * high) ** 0.5
+            other = replace(link, bytes_per_s=middle, pins=None, clock_hz=None)
+            value = getattr(_with_link(walk, link, other).estimate().prediction, figure)
+            low, high = (middle, high) if exceeds(value, limit) else (low, middle)
+        found.append((high / link.bytes_per_s, link.name, high))
+    for _, name, rate in sorted(found)[:1]:
+        yield f"a rate of {format_quantity(rate, 'byte/s')} on link {name}"
+
+
+def _with_link(walk: Walk, link: Link, other: Link) -> Walk:
+    return replace(walk, links=tuple(other if one == link else one for one in walk.links))
+
+
+def _narrower_codec(walk: Walk, figure: str, limit: float) -> Iterator[str]:
+    """Yield the widest codec that suffices at one of the crossings inside the network."""
+    if figure in ("price", "drop"):
+        return
+    for choice in dict.fromkeys(walk.route):
+        for other in _smaller(walk, choice):
+            changed = _with_choice(walk, choice, other)
+            if not exceeds(getattr(changed.estimate().prediction, figure), limit):
+                yield f"a narrower codec such as {other.codec} after {choice.cut.after}"
+                return
+
+
+def _with_choice(walk: Walk, choice: Choice, other: Choice) -> Walk:
+    """Return the walk with another choice in place of one."""
+    route = tuple(other if one == choice else one for one in walk.route)
+    old = pairwise((None, *walk.route, None))
+    new = pairwise((None, *route, None))
+    loads = tuple(
+        _reload(load, before, after)
+        for load, before, after in zip(walk.loads, old, new, strict=True)
+    )
+    return replace(walk, route=route, loads=loads)
+
+
+def _reload(
+    load: Load,
+    before: tuple[Choice | None, Choice | None],
+    after: tuple[Choice | None, Choice | None],
+) -> Load:
+    """Return the load of a stage with other codec halves."""
+    halves = halves_load(*after)
+    return replace(
+        load,
+        codec_macs=halves.codec_macs,
+        codec_bytes=halves.codec_bytes,
+        weight_bytes=load.weight_bytes - halves_load(*before).weight_bytes + halves.weight_bytes,
+        peak_bytes=max(float(load.node_peak_bytes), float(halves.peak_bytes)),
+    )
+
+
+def _narrower_loads(walk: Walk, stage: int) -> Iterator[tuple[Choice, Load]]:
+    """Yield what a stage would ask if fewer channels arrived or left, and the codec for that."""
+    for choice in dict.fromkeys(walk.route[max(stage - 1, 0) : stage + 1]):
+        if _inside(walk, choice):
+            for other in _narrower(choice):
+                yield other, _with_choice(walk, choice, other).loads[stage]
+
+
+def _inside(walk: Walk, choice: Choice) -> bool:
+    """Return whether a choice is an inner crossing, neither the input nor the output."""
+    return bool(0 < choice.cut.index < walk.loads[-1].stop)
 
 
 def _narrower(choice: Choice) -> Iterator[Choice]:
@@ -103,5 +252,19 @@ def _narrower(choice: Choice) -> Iterator[Choice]:
             spec = replace(choice.spec, name="bottleneck", ratio=ratio, bits=bits)
         except InputError:  # no channel would be left, or nothing can be narrowed
             return
-        yield replace(choice, spec=spec)
+        yield Choice(cut=choice.cut, spec=spec)
         ratio *= 2
+
+
+def _smaller(walk: Walk, choice: Choice) -> list[Choice]:
+    """Return the same crossing with fewer channels or bits or both, the widest first."""
+    if not _inside(walk, choice):
+        return []
+    named = [choice] if choice.spec.name in ("uniform", "bottleneck") else []
+    found = [
+        replace(one, spec=replace(one.spec, bits=bits))
+        for one in (*named, *_narrower(choice))
+        for bits in (8, 4, 2)
+    ]
+    less = [one for one in found if one.spec.payload_bytes < choice.spec.payload_bytes]
+    return sorted(less, key=lambda one: -one.spec.payload_bytes)

@@ -51,18 +51,19 @@ def partition(
 ) -> Plan:
     """Choose cuts, devices and codecs.
 
-    To send the input as it is and compute all on the last device, and to compute all on the first
-    and send the answer, compete with every division of the network; memories are hard limits.
+    Each device computes one stage of the network at most, in any order; to compute all on one of
+    them competes with every division. Memories are hard limits.
 
     Args:
         graph: What to compute, one sample at a time.
         platform: On what.
         objective: What to make small: ``"latency"`` of one sample, the interval between answers of
-            a full pipeline (``"throughput"``), or ``"energy"``.
+            a full pipeline (``"throughput"``), ``"energy"``, or the ``"price"`` of all devices on
+            the way.
         codec: What carries a cut inside the network, e.g. ``"uniform:bits=4"``; None for a
             sensible narrow one.
-        cut: Index of a cut that some link has to carry, or one index for each link; None leaves
-            it free.
+        cut: Index of a cut that some link has to carry, or one index for each link on the way from
+            input to output; None leaves it free.
         png_bytes: Mean size of the inputs as PNG, where it was measured; without it PNG competes
             with its upper bound.
         accuracy: What codecs cost in accuracy at the cuts; those of its rows compete too.
@@ -94,7 +95,8 @@ def partition(
         limits=limits,
         time_limit_s=time_limit_s,
     )
-    broken = check(plan, graph, platform)
+    broken = check(plan, graph, platform, limits=limits, accuracy=accuracy)
     if broken:
+        broken = plan.violations or broken
         raise InfeasibleError(broken, nearest=replace(plan, violations=broken))
     return plan

@@ -115,6 +115,11 @@ class Limits:
 NO_LIMITS = Limits()
 
 
+def exceeds(need: float, limit: float | None) -> bool:
+    """Return whether a figure is over its limit by more than rounding."""
+    return limit is not None and need > limit * (1 + 1e-9)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
     """One limit that a plan breaks: where, by how much, and what would mend it.

@@ -1,181 +1,356 @@
-r"""The best cuts and codecs for a chain of devices, exactly, by a dynamic programme over choices.
+r"""The best walk over devices and what it carries, exactly, by a dynamic programme.
 
-What link d carries is one of K choices. With F[d][j] the cost of all before link d, given that it
-carries choice j,
+A *state* is a set of devices that have computed and the one of them that did last. With
+:math:`V_S(k)` the least cost of all up to and including that device's stage, which leaves choice
+k behind,
 
-.. math:: F_d(j) = \min_i \; F_{d-1}(i) \oplus h_{d-1}(i) \oplus s_d(i, j)
+.. math::
 
-where h is the cost of a hop, s that of the stage between two choices (infinite where its memory
-does not suffice), and :math:`\oplus` is + for latency and energy, max for throughput. The same
-backwards gives the best plan through each choice on each link. K * K numbers for each device
-between the first and the last; no other state is needed, as every limit concerns one device.
+    V_{S, d}(k) = \min_{c, j} \; V_{S \setminus d,\, c}(j) \oplus h_{c, d}(j) \oplus s_d(j, k)
+
+where h is the cost of the way between two devices, s that of the stage between two choices
+(infinite where it cannot be), and :math:`\oplus` is + for all that adds up, max for the interval.
+The device where samples arise computes before all others or not at all, that where the answer is
+wanted after all others or not at all. The same backwards gives the best plan through each choice
+at each state. Each step costs K * K additions; between the ends there are n * 2^(n - 1) states for
+n devices that differ, fewer where some are alike, and n if devices compute in one given order and
+any of them may be skipped.
 
 References:
     Bellman, "Dynamic Programming", 1957. For chains of processors: Bokhari, "Partitioning problems
     in parallel, pipelined, and distributed computing", IEEE Transactions on Computers 37(1), 1988.
+    For sets as states: Held, Karp, "A dynamic programming approach to sequencing problems",
+    Journal of SIAM 10(1), 1962.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from math import inf, isinf
 
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.plan.estimate import compute_s, excess_bytes, stage_j
-from isthmus.plan.table import Array, Problem
-from isthmus.platform import Device, Link
+from isthmus.plan.estimate import Array, Indices
 
 # Ties within rounding go to the choice that is listed first.
 TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What is to be made small.
+class Steps:
+    """The states, in an order in which each comes after those that lead to it.
 
     Attributes:
-        stages: Shaped as the loads.
-        hops: (K,) for each link.
-        join: How costs add up.
+        devices: Which device computes last in each; that of state 0, in which none has computed
+            yet, is the one where samples arise.
+        before: The states from which a frame is sent to that device.
+        after: The states that are reached by a frame from there.
+        first: Whether that device may compute first without a frame, as samples arise there.
+        target: Where the answer is wanted.
     """
 
-    stages: tuple[Array, ...]
-    hops: tuple[Array, ...]
-    join: Callable[[Array, Array], Array]
+    devices: tuple[int, ...]
+    before: tuple[Indices, ...]
+    after: tuple[Indices, ...]
+    first: tuple[bool, ...]
+    target: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Where every walk begins and ends.
+
+    Attributes:
+        source: The device where samples arise.
+        target: The device where the answer is wanted; maybe the same.
+        first: Whether the source can compute; if so, before all others.
+        last: Whether the target can; if so, after all others. One device does one of both.
+    """
+
+    source: int
+    target: int
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What is to be made small, of D devices and K choices.
+
+    Attributes:
+        stages: Of each device, (K + 1, K + 1): index K stands for nothing that arrives or leaves.
+        hops: From device to device, (D, D, K).
+        first: Of a first device that only sends the input on, (K,).
+        last: Of a last device that only takes the answer, (K,).
+        most: Of two costs, whether the larger one counts and not the sum.
+    """
+
+    stages: Sequence[Array]
+    hops: Array
+    first: Array
+    last: Array
+    most: bool = False
+
+    @property
+    def join(self) -> np.ufunc:
+        """How costs add up."""
+        return np.maximum if self.most else np.add
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What each link carries, as indices of choices, and its cost; infinite if nothing fits."""
+    """A plan in short.
+
+    Attributes:
+        cost: What it costs.
+        stops: Indices of the devices that compute, in order; and of the first and the last one of
+            the walk, even if they only send the input on or take the answer.
+        picks: The index of the choice that passes from each to the next.
+    """
 
     cost: float
+    stops: tuple[int, ...]
     picks: tuple[int, ...]
 
 
-def make_costs(problem: Problem, *, limited: bool = True) -> Costs:
-    """Return what the objective makes small, infinite where a memory does not suffice.
+def in_orders(orders: Sequence[Sequence[int]], ends: Ends) -> Steps:
+    """Return the states in which devices compute in one of some orders, any of them skipped.
 
     Args:
-        problem: What to choose from.
-        limited: False lets memories overflow; a device without the number format stays out.
+        orders: Devices but those at the ends of the walk.
+        ends: Those.
     """
-    return Costs(
-        stages=tuple(
-            stage_cost(problem, index, device, limited=limited)
-            for index, device in enumerate(problem.devices)
-        ),
-        hops=tuple(hop_cost(problem, link) for link in problem.links),
-        join=np.maximum if problem.objective == "throughput" else np.add,
+
+    def between(entries: list[int], add: _Add) -> list[int]:
+        made = []
+        for order in orders:
+            earlier = list(entries)
+            for device in order:
+                earlier.append(add(device, earlier))
+            made += earlier[len(entries) :]
+        return made
+
+    return _steps(between, ends)
+
+
+def any_order(classes: Sequence[Sequence[int]], ends: Ends) -> Steps:
+    """Return the states in which devices compute in any order, any of them skipped.
+
+    Args:
+        classes: Devices but those at the ends of the walk, those together that are alike; of each
+            class the first ones come first.
+        ends: Those at the ends.
+    """
+    sets = sorted(product(*(range(len(members) + 1) for members in classes)), key=sum)
+
+    def between(entries: list[int], add: _Add) -> list[int]:
+        known = {sets[0]: entries}
+        for counts in sets[1:]:
+            known[counts] = []
+            for which, members in enumerate(classes):
+                if counts[which]:
+                    fewer = (*counts[:which], counts[which] - 1, *counts[which + 1 :])
+                    known[counts].append(add(members[counts[which] - 1], known[fewer]))
+        return [state for counts in sets[1:] for state in known[counts]]
+
+    return _steps(between, ends)
+
+
+_Add = Callable[[int, list[int]], int]
+
+
+def _steps(between: Callable[[list[int], _Add], list[int]], ends: Ends) -> Steps:
+    devices, before = [ends.source], [list[int]()]
+
+    def add(device: int, earlier: list[int]) -> int:
+        devices.append(device)
+        before.append(list(earlier))
+        return len(devices) - 1
+
+    first = [add(ends.source, [])] if ends.first else []
+    if ends.source == ends.target and first:  # it computes first, or last, or not at all
+        between(first, add)
+        entries = [0]
+    else:
+        entries = [0, *first]
+    made = between(entries, add)
+    if ends.last:
+        add(ends.target, made if ends.source == ends.target else [*entries, *made])
+    after: list[list[int]] = [[] for _ in devices]
+    for state, earlier in enumerate(before):
+        for other in earlier:
+            after[other].append(state)
+    return Steps(
+        devices=tuple(devices),
+        before=tuple(np.array(states, np.intp) for states in before),
+        after=tuple(np.array(states, np.intp) for states in after),
+        first=tuple(state in first for state in range(len(devices))),
+        target=ends.target,
     )
 
 
-def stage_cost(problem: Problem, index: int, device: Device, *, limited: bool = True) -> Array:
-    """Return the cost of every possible stage of one device."""
-    load, allowed = problem.loads[index], problem.allowed[index]
-    time_s = np.asarray(compute_s(device, load))
-    possible = allowed & np.isfinite(time_s)
-    if limited:
-        possible = possible & (np.asarray(excess_bytes(device, load)) <= 0)
-    cost = np.where(possible, time_s, 0.0)
-    if problem.objective == "energy":
-        cost = stage_j(device, load) + _static_w(problem) * cost
-    return np.where(possible, cost, inf)
+def forward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
+    """Return the least cost of all up to each state and choice, and of ending in each state.
 
+    Args:
+        steps: T states.
+        costs: Of what there is to choose from.
 
-def hop_cost(problem: Problem, link: Link) -> Array:
-    """Return the cost of every choice on one link."""
-    frames = [choice.frame_bytes for choice in problem.choices]
-    if problem.objective == "throughput":
-        return np.array([link.occupied_s(frame) for frame in frames])
-    seconds = np.array([link.transfer_s(frame) for frame in frames])
-    if problem.objective == "latency":
-        return seconds
-    return np.array([link.transfer_j(frame) for frame in frames]) + _static_w(problem) * seconds
-
-
-def overflow(problem: Problem) -> Costs:
-    """Return by how many bytes stages overflow; of equal ones the faster costs less.
-
-    A microbyte for each second: one byte outweighs any latency under eleven days. To lack the
-    number format weighs a terabyte.
+    Returns:
+        The cost until a state's device has sent each choice, (T, K); and that of the best plan in
+        which no other device computes after it, (T,).
     """
-    stages = []
-    for device, load, allowed in zip(problem.devices, problem.loads, problem.allowed, strict=True):
-        time_s = np.asarray(compute_s(device, load))
-        lacking = np.isinf(time_s)
-        cost = excess_bytes(device, load) + np.where(lacking, 1e12, 0.0)
-        stages.append(np.where(allowed, cost + 1e-6 * np.where(lacking, 0.0, time_s), inf))
-    timed = replace(problem, objective="latency")
-    hops = tuple(1e-6 * hop_cost(timed, link) for link in problem.links)
-    return Costs(stages=tuple(stages), hops=hops, join=np.add)
+    num_choices = len(costs.first)
+    before = np.full((len(steps.devices), num_choices), inf)
+    before[0] = costs.first
+    done = np.full(len(steps.devices), inf)
+    ends = ends_of(steps, costs)
+    for state, device in enumerate(steps.devices[1:], start=1):
+        arriving = _arriving(steps, costs, before, state)
+        rows = np.flatnonzero(arriving < inf)
+        if rows.size:
+            stages = costs.stages[device]
+            some = stages if 2 * rows.size > num_choices else stages[rows]
+            arriving = arriving if some is stages else arriving[rows]
+            leaving = costs.join(arriving[:, None], some).min(axis=0)
+            before[state] = leaving[:num_choices]
+            done[state] = costs.join(leaving, ends[device]).min()
+    return before, done
 
 
-def cheapest(costs: Costs) -> Route:
-    """Return the route of least cost."""
-    if not costs.hops:
-        return Route(cost=float(costs.stages[0][0, 0]), picks=())
-    before, origins = _forward(costs)
-    total = costs.join(costs.join(before[-1], costs.hops[-1]), costs.stages[-1][:, 0])
-    picks = [int(_first_least(total))]
-    for origin in reversed(origins):
-        picks.append(int(origin[picks[-1]]))
-    return Route(cost=float(total[picks[0]]), picks=tuple(reversed(picks)))
+def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
+    """Return the least cost of all that follows each state, and of all that follows its arrival.
+
+    Returns:
+        The cost from the moment when a state's device sends each choice, (T, K), and from the
+        moment when that choice has arrived at it, (T, K).
+    """
+    num_choices = len(costs.first)
+    after = np.full((len(steps.devices), num_choices), inf)
+    tails = np.full((len(steps.devices), num_choices), inf)
+    ends = ends_of(steps, costs)
+    for state in reversed(range(len(steps.devices))):
+        device, later = steps.devices[state], steps.after[state]
+        hops = costs.hops[device, [steps.devices[other] for other in later]]
+        following = costs.join(hops, tails[later])
+        after[state] = np.vstack((following, ends[device, :num_choices])).min(axis=0)
+        if state:
+            leaving = np.append(after[state], ends[device, num_choices])
+            tails[state] = costs.join(costs.stages[device][:num_choices], leaving).min(axis=1)
+    return after, tails
 
 
-def cheapest_and_fastest(problem: Problem, costs: Costs) -> Route:
-    """Return the route of least cost; of several with the same interval the fastest."""
-    route = cheapest(costs)
-    if problem.objective != "throughput" or isinf(route.cost):
-        return route
-    most = route.cost * (1 + TOLERANCE)
-    timed = replace(problem, objective="latency")
-    stages = [
-        np.where(cost <= most, stage_cost(timed, index, device, limited=False), inf)
-        for index, (device, cost) in enumerate(zip(problem.devices, costs.stages, strict=True))
-    ]
-    hops = [
-        np.where(cost <= most, hop_cost(timed, link), inf)
-        for link, cost in zip(problem.links, costs.hops, strict=True)
-    ]
-    fastest = cheapest(Costs(stages=tuple(stages), hops=tuple(hops), join=np.add))
-    return replace(route, picks=fastest.picks)
+def cheapest(steps: Steps, costs: Costs) -> Route:
+    """Return the route of least cost; its cost is infinite where there is none."""
+    before, done = forward(steps, costs)
+    return ending_in(steps, costs, before, int(first_least(done)))
 
 
-def through(costs: Costs) -> tuple[Array, ...]:
-    """Return for each link the least cost of a route on which it carries each choice, (K,)."""
-    mirrored = Costs(
-        stages=tuple(stage.T for stage in reversed(costs.stages)),
-        hops=tuple(reversed(costs.hops)),
-        join=costs.join,
-    )
-    before, _ = _forward(costs)
-    after, _ = _forward(mirrored)
-    sides = zip(before, costs.hops, reversed(after), strict=True)
-    return tuple(costs.join(costs.join(left, hop), right) for left, hop, right in sides)
+def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
+    """Return the best route in which no other device computes after a state's.
+
+    Args:
+        steps: The states.
+        costs: Of what there is to choose from.
+        before: What `forward` returns.
+        state: Which it ends in.
+    """
+    num_choices, device = len(costs.first), steps.devices[state]
+    arriving = _arriving(steps, costs, before, state)
+    leaving = costs.join(arriving[:, None], costs.stages[device]).min(axis=0)
+    totals = costs.join(leaving, ends_of(steps, costs)[device])
+    pick = int(first_least(totals))
+    if isinf(totals[pick]):
+        return Route(cost=inf, stops=(), picks=())
+    stops, picks = _trace_back(steps, costs, before, state, pick)
+    if pick < num_choices:
+        stops, picks = (*stops, steps.target), (*picks, pick)
+    return Route(cost=float(totals[pick]), stops=stops, picks=picks)
 
 
-def bound(costs: Costs, link: int, picks: Sequence[int]) -> Costs:
-    """Return the costs of only those routes on which a link carries one of some choices."""
-    hop = np.full_like(costs.hops[link], inf)
-    hop[list(picks)] = costs.hops[link][list(picks)]
-    return replace(costs, hops=(*costs.hops[:link], hop, *costs.hops[link + 1 :]))
+def through(
+    steps: Steps, costs: Costs, before: Array, rest: tuple[Array, Array], state: int, pick: int
+) -> Route:
+    """Return the best route on which a state's device sends a choice.
+
+    Args:
+        steps: The states.
+        costs: Of what there is to choose from.
+        before: What `forward` returns.
+        rest: What `backward` returns.
+        state: Which it passes through.
+        pick: The index of the choice.
+    """
+    after, tails = rest
+    cost = float(costs.join(before[state, pick], after[state, pick]))
+    stops, picks = _trace_back(steps, costs, before, state, pick)
+    num_choices, ends = len(costs.first), ends_of(steps, costs)
+    while pick < num_choices:
+        device, later = steps.devices[state], steps.after[state]
+        hops = costs.hops[device, [steps.devices[other] for other in later], pick]
+        totals = np.append(costs.join(hops, tails[later, pick]), ends[device, pick])
+        which = int(first_least(totals))
+        picks = (*picks, pick)
+        if which == len(later):
+            stops = (*stops, steps.target)
+            break
+        state = int(later[which])
+        device = steps.devices[state]
+        stops = (*stops, device)
+        leaving = np.append(after[state], ends[device, num_choices])
+        pick = int(first_least(costs.join(costs.stages[device][pick], leaving)))
+    return Route(cost=cost, stops=stops, picks=picks)
 
 
-def _forward(costs: Costs) -> tuple[list[Array], list[npt.NDArray[np.intp]]]:
-    """Return the least cost of all that comes before each link, and the choice it comes from."""
-    before = [costs.stages[0][0]]
-    origins = []
-    for stage, hop in zip(costs.stages[1:-1], costs.hops[:-1], strict=True):
-        total = costs.join(costs.join(before[-1], hop)[:, None], stage)
-        origins.append(_first_least(total))
-        before.append(np.take_along_axis(total, origins[-1][None], axis=0)[0])
-    return before, origins
+def cost_of(costs: Costs, route: Route) -> float:
+    """Return what a route costs."""
+    total = 0.0
+    for device, arrives, leaves in zip(
+        route.stops, (-1, *route.picks), (*route.picks, -1), strict=True
+    ):
+        total = costs.join(total, costs.stages[device][arrives, leaves])
+    for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
+        total = costs.join(total, costs.hops[device, other, pick])
+    return float(total)
 
 
-def _first_least(total: Array) -> npt.NDArray[np.intp]:
-    return np.argmax(total <= total.min(axis=0) * (1 + TOLERANCE), axis=0)
+def first_least(totals: Array) -> npt.NDArray[np.intp]:
+    """Return the first index along axis 0 of those that are least up to rounding."""
+    return np.argmax(totals <= totals.min(axis=0) * (1 + TOLERANCE), axis=0)
 
 
-def _static_w(problem: Problem) -> float:
-    return sum(device.static_w for device in problem.devices)
+def _trace_back(
+    steps: Steps, costs: Costs, before: Array, state: int, pick: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the best stops up to a state whose device sends a choice, and what passes before."""
+    num_choices = len(costs.first)
+    stops: tuple[int, ...] = (steps.devices[state],)
+    picks: tuple[int, ...] = ()
+    while state:
+        device, earlier = steps.devices[state], steps.before[state]
+        arriving = _arriving(steps, costs, before, state)
+        pick = int(first_least(costs.join(arriving, costs.stages[device][:, pick])))
+        if pick == num_choices:
+            break
+        hops = costs.hops[[steps.devices[other] for other in earlier], device, pick]
+        state = int(earlier[first_least(costs.join(before[earlier, pick], hops))])
+        stops, picks = (steps.devices[state], *stops), (pick, *picks)
+    return stops, picks
+
+
+def _arriving(steps: Steps, costs: Costs, before: Array, state: int) -> Array:
+    """Return the least cost of having each choice on a state's device, or nothing; (K + 1,)."""
+    device, earlier = steps.devices[state], steps.before[state]
+    hops = costs.hops[[steps.devices[other] for other in earlier], device]
+    nothing = 0.0 if steps.first[state] else inf
+    return np.append(costs.join(before[earlier], hops).min(axis=0, initial=inf), nothing)
+
+
+def ends_of(steps: Steps, costs: Costs) -> Array:
+    """Return what it costs if no other device computes after each sent a choice; (D, K + 1)."""
+    ends = np.full((len(costs.hops), len(costs.first) + 1), inf)
+    ends[:, :-1] = costs.join(costs.hops[:, steps.target], costs.last)
+    ends[steps.target] = inf
+    ends[steps.target, -1] = 0.0
+    return ends

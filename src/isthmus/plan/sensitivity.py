@@ -2,11 +2,13 @@
 
 A rate r enters every plan's cost as a + b / r (or as the larger of the two), so the plan that wins
 at one value wins on an interval of 1 / r. Its ends are found exactly: take the best plan far away,
-find where it draws level, see who is best there, and repeat until nobody is better. A memory only
-decides which plans are possible, so its ends are sizes that plans need.
+find where it draws level, see who is best there, and repeat until nobody is better. Where the
+bandwidth of a memory bounds some nodes, the value that is found is one at which the answer
+changes, not always the nearest. A memory only decides which plans are possible, so its ends are
+sizes that plans need.
 
-A link's latency is no such figure: every plan crosses every link once for each sample, so it
-shifts all of them alike.
+Plans are those on which devices compute in the order of the best one, any others after them. A
+link's latency is no such figure: as a rule it shifts all of them alike.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +16,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isinf, log, sqrt
 
-from isthmus.plan.estimate import FORMAT, Load, estimate
-from isthmus.plan.explain import Outcome, make_outcome
-from isthmus.plan.plan import Sensitivity
-from isthmus.plan.routes import Costs, Route, cheapest, hop_cost, make_costs, stage_cost
-from isthmus.plan.table import Problem, pick_loads
+from isthmus.plan.estimate import FORMAT, OBJECTIVES, Load, make_site
+from isthmus.plan.explain import Outcome, make_outcome, make_walk, measure_of
+from isthmus.plan.limits import Walk
+from isthmus.plan.orders import States, around
+from isthmus.plan.plan import NO_LIMITS, Sensitivity
+from isthmus.plan.routes import Costs, Route, cheapest
+from isthmus.plan.search import find
+from isthmus.plan.table import Problem, changed
+from isthmus.plan.weigh import Scope, busy_stops, make_costs, predict
 from isthmus.platform import Device, Link
 
 # Values are looked for up to this factor away; costs that differ by a smaller share are equal.
 _REACH = 1000.0
 _SAME = 1e-9
-
-_Picks = tuple[int, ...]
+_CLOSE = 1e-9
+_MOST_DEVICES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,70 +42,82 @@ class _Figure:
         name: In words.
         unit: Its unit.
         now: Its value.
-        problem: The problem as it stands.
-        costs: Its costs.
-        index: Of the device or the link.
+        scope: The problem as it stands.
+        states: The order of devices.
+        costs: Of the problem as it stands.
         change: Returns the device or the link with another value.
+        need: How much of it a plan needs, where it is a memory.
     """
 
     name: str
     unit: str
     now: float
-    problem: Problem
+    scope: Scope
+    states: States
     costs: Costs
-    index: int
     change: Callable[[float], Device | Link]
+    need: Callable[[Walk], float] = lambda walk: 0.0
 
-    def problem_at(self, value: float) -> Problem:
-        """Return the problem with another value."""
-        changed = self.change(value)
-        if isinstance(changed, Link):
-            links = list(self.problem.links)
-            links[self.index] = changed
-            return replace(self.problem, links=tuple(links))
-        devices = list(self.problem.devices)
-        devices[self.index] = changed
-        return replace(self.problem, devices=tuple(devices))
+    @property
+    def problem(self) -> Problem:
+        """What there is to choose from, with the value of now."""
+        return self.scope.problem
 
     def best_at(self, value: float) -> Route:
         """Return the best route with another value."""
-        changed = self.change(value)
-        if isinstance(changed, Link):
-            hops = list(self.costs.hops)
-            hops[self.index] = hop_cost(self.problem, changed)
-            return cheapest(replace(self.costs, hops=tuple(hops)))
-        stages = list(self.costs.stages)
-        stages[self.index] = stage_cost(self.problem, self.index, changed)
-        return cheapest(replace(self.costs, stages=tuple(stages)))
+        problem = changed(self.problem, self.change(value))
+        scope = replace(self.scope, problem=problem)
+        costs = make_costs(scope, measure_of(scope), known=(self.problem, self.costs))
+        route = cheapest(self.states(scope), costs)
+        if not route.stops:
+            return route
+        true = getattr(predict(problem, route), OBJECTIVES[problem.objective])
+        if true <= route.cost * (1 + _SAME):
+            return route
+        # What does not add up along the walk was left out, and matters.
+        found = find(problem, self.states, objective=problem.objective, limits=NO_LIMITS)
+        return route if found is None else found.route
 
+    def cost_at(self, value: float, walk: Walk) -> float:
+        """Return what a plan costs with another value."""
+        owner = self.change(value)
+        if isinstance(owner, Link):
+            links = (owner if link.between == owner.between else link for link in walk.links)
+            walk = replace(walk, links=tuple(links))
+        else:
+            site = make_site(self.problem.graph, owner)
+            sites = (site if one.device.name == owner.name else one for one in walk.sites)
+            walk = replace(walk, sites=tuple(sites))
+        return walk.estimate().cost(self.problem.objective)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Room(_Figure):
-    """A memory, and how much of it a stage needs."""
-
-    need: Callable[[Load], float]
+    def lead(self, value: float, one: Walk, other: Walk) -> float:
+        """Return by how much one plan beats another by more than rounding, if over 0."""
+        return self.cost_at(value, other) * (1 - _SAME) - self.cost_at(value, one)
 
 
 def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]:
     """Find the nearest value of each figure, upwards and downwards, at which another plan wins.
 
     Args:
-        problem: What was chosen from.
+        problem: What was chosen from; its limits are none but those on a single crossing.
         best: What was chosen: a plan of least cost.
 
     Returns:
-        At most two entries for each device's rate and memories and each link's rate, nearest
-        first. Another plan wins beyond the value; where a memory grows, from the value on.
+        At most two entries for each rate and memory of a device, and each link's rate, on the
+        walk, nearest first. Another plan wins beyond the value; where a memory grows, from the
+        value on. Nothing for a platform of more than ten devices: it would take too long.
     """
-    if not problem.links:
+    if len(problem.stages) > _MOST_DEVICES:
         return ()
-    costs = make_costs(problem)
-    picks = tuple(problem.choices.index(choice) for choice in best.route)
+    scope = Scope(problem=problem, paid=frozenset((problem.source, problem.target)))
+    states = around(problem, busy_stops(problem, best.route))
+    costs = make_costs(scope, measure_of(scope))
+    make = partial(_Figure, scope=scope, states=states, costs=costs)
     found = []
-    for figure in _rates(problem, costs):
-        changes = [_next_winner(figure, picks, figure.now * by) for by in (_REACH, 1 / _REACH)]
+    for figure in _rates(best, make):
+        changes = [_next_winner(figure, best, figure.now * by) for by in (_REACH, 1 / _REACH)]
         found += [_entry(figure, best, *change) for change in changes if change]
-    for room in _rooms(problem, costs):
+    for room in _rooms(best, make):
         changes = [_larger(room, best), _smaller(room, best)]
         found += [_entry(room, best, *change) for change in changes if change]
     return tuple(sorted(found, key=_distance))
@@ -109,26 +127,24 @@ def _distance(entry: Sensitivity) -> float:
     return abs(log(entry.changes_at / entry.now)) if entry.now else inf
 
 
-def _rates(problem: Problem, costs: Costs) -> Iterator[_Figure]:
-    for index, device in enumerate(problem.devices):
-        if FORMAT in device.macs_per_s:
-            yield _Figure(
+def _devices(best: Outcome) -> list[Device]:
+    return list({site.device.name: site.device for site in best.walk.sites}.values())
+
+
+def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
+    for device in _devices(best):
+        if FORMAT in device.macs_per_s and device.node_s is None:
+            yield make(
                 name=f"{device.name} rate ({FORMAT})",
                 unit="MAC/s",
                 now=device.macs_per_s[FORMAT],
-                problem=problem,
-                costs=costs,
-                index=index,
                 change=partial(_with_rate, device),
             )
-    for index, link in enumerate(problem.links):
-        yield _Figure(
+    for link in dict.fromkeys(best.walk.links):
+        yield make(
             name=f"link {link.name} rate",
             unit="byte/s",
             now=link.bytes_per_s,
-            problem=problem,
-            costs=costs,
-            index=index,
             change=partial(_with_link_rate, link),
         )
 
@@ -141,57 +157,56 @@ def _with_link_rate(link: Link, value: float) -> Link:
     return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
 
 
-def _next_winner(figure: _Figure, picks: _Picks, far: float) -> tuple[float, Route] | None:
+def _next_winner(figure: _Figure, best: Outcome, far: float) -> tuple[float, Route] | None:
     """Return the value nearest to now, on the way to ``far``, where another plan wins."""
     value, rival = far, figure.best_at(far)
-    if not _better(figure, far, rival.picks, picks):
+    walk = make_walk(figure.problem, rival)
+    if figure.lead(far, walk, best.walk) <= 0 or figure.lead(figure.now, walk, best.walk) > 0:
         return None
     while True:
-        value = _level(figure, value, rival.picks, picks)
+        walk = make_walk(figure.problem, rival)
+        value = _level(figure, value, walk, best.walk)
         nearer = figure.best_at(value)
-        if not _better(figure, value, nearer.picks, rival.picks):
+        if figure.lead(value, make_walk(figure.problem, nearer), walk) <= 0:
             return value, rival
         rival = nearer
 
 
-def _level(figure: _Figure, far: float, rival: _Picks, picks: _Picks) -> float:
+def _level(figure: _Figure, far: float, rival: Walk, walk: Walk) -> float:
     """Return where, between now and ``far``, a rival begins to be better: costs cross once."""
     near = figure.now
-    for _ in range(50):
-        middle = sqrt(near) * sqrt(far)
-        if _better(figure, middle, rival, picks):
-            far = middle
-        else:
-            near = middle
+    behind, ahead = (figure.lead(value, rival, walk) for value in (near, far))
+    while abs(far / near - 1) > _CLOSE:
+        # Costs are straight lines in 1 / value, or bent ones: see where they meet, and halfway.
+        level = 1 / (1 / near + (1 / far - 1 / near) * behind / (behind - ahead))
+        for probe in (level * (1 - _CLOSE / 3), level * (1 + _CLOSE / 3), sqrt(near * far)):
+            if min(near, far) < probe < max(near, far):
+                lead = figure.lead(probe, rival, walk)
+                if lead > 0:
+                    far, ahead = probe, lead
+                else:
+                    near, behind = probe, lead
     return far
 
 
-def _better(figure: _Figure, value: float, one: _Picks, other: _Picks) -> bool:
-    problem = figure.problem_at(value)
-    return _cost(problem, one) < _cost(problem, other) * (1 - _SAME)
-
-
-def _cost(problem: Problem, picks: _Picks) -> float:
-    route = [problem.choices[pick] for pick in picks]
-    loads = pick_loads(problem, picks)
-    return estimate(loads, route, problem.devices, problem.links).cost(problem.objective)
-
-
-def _rooms(problem: Problem, costs: Costs) -> Iterator[_Room]:
-    for index, device in enumerate(problem.devices):
+def _rooms(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
+    for device in _devices(best):
         for name, field, need in _MEMORIES:
             now = getattr(device.memory, field)
             if now is not None:
-                yield _Room(
+                yield make(
                     name=f"{device.name} memory{name}",
                     unit="byte",
                     now=now,
-                    problem=problem,
-                    costs=costs,
-                    index=index,
                     change=partial(_with_room, device, field),
-                    need=need,
+                    need=partial(_need, device.name, need),
                 )
+
+
+def _need(name: str, need: Callable[[Load], float], walk: Walk) -> float:
+    """Return how much of a memory a plan needs on one device."""
+    stages = zip(walk.sites, walk.loads, strict=True)
+    return max((need(load) for site, load in stages if site.device.name == name), default=0.0)
 
 
 def _weights(load: Load) -> float:
@@ -217,39 +232,35 @@ def _with_room(device: Device, field: str, value: float) -> Device:
     return replace(device, memory=replace(device.memory, **{field: value}))
 
 
-def _larger(room: _Room, best: Outcome) -> tuple[float, Route] | None:
+def _larger(room: _Figure, best: Outcome) -> tuple[float, Route] | None:
     """Return the least size with which a better plan fits."""
-
-    def need(route: Route) -> float:
-        return room.need(pick_loads(room.problem, route.picks)[room.index])
-
     enough = best.cost * (1 - _SAME)
     winner = room.best_at(room.now * _REACH)
     if winner.cost >= enough:
         return None
-    too_small, size = room.now, need(winner)
+    too_small, size = room.now, room.need(make_walk(room.problem, winner))
     while size - too_small > 1:
         middle = (too_small + size) / 2
         route = room.best_at(middle)
         if route.cost < enough:
-            winner, size = route, need(route)
+            winner, size = route, room.need(make_walk(room.problem, route))
         else:
             too_small = middle
-    return size, winner
+    return (size, winner) if size > room.now else None
 
 
-def _smaller(room: _Room, best: Outcome) -> tuple[float, Route] | None:
+def _smaller(room: _Figure, best: Outcome) -> tuple[float, Route] | None:
     """Return the least size with which the plan itself fits, and the best plan below it."""
-    size = room.need(best.estimate.loads[room.index])
+    size = room.need(best.walk)
     return (size, room.best_at(size - 1)) if size > room.now / _REACH else None
 
 
 def _entry(figure: _Figure, best: Outcome, value: float, winner: Route) -> Sensitivity:
     then = "no plan fits"
     if not isinf(winner.cost):
-        rival = make_outcome(figure.problem, winner.picks)
-        codecs = " and ".join(dict.fromkeys(choice.codec for choice in rival.route))
-        then = rival.what + (f" with {codecs}" if rival.cuts == best.cuts else "")
+        rival = make_outcome(figure.problem, winner)
+        codecs = " and ".join(dict.fromkeys(choice.codec for choice in rival.walk.route))
+        then = rival.what + (f" with {codecs}" if rival.places == best.places else "")
     return Sensitivity(
         figure=figure.name, now=figure.now, changes_at=value, unit=figure.unit, then=then
     )

@@ -1,126 +1,335 @@
-"""The load of every possible stage, as tables over what arrives and what leaves."""
+"""What every possible stage and every possible hop costs, as tables over what they carry.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise
+Of K choices any may arrive at a stage and any may leave it; index K stands for nothing: the
+model's own input arrives, its own output leaves. So the stages of one device make a table
+(K + 1, K + 1).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.graph import Graph, live_bytes
-from isthmus.plan.choices import Choice
-from isthmus.plan.estimate import Load
-from isthmus.platform import Device, Link
+from isthmus.plan.choices import Choice, can_code
+from isthmus.plan.estimate import (
+    Array,
+    Clock,
+    Indices,
+    Load,
+    Site,
+    compute_s,
+    excess_bytes,
+    halves_load,
+    make_site,
+    stage_j,
+)
+from isthmus.plan.plan import NO_LIMITS, Limits
+from isthmus.platform import Device, Link, Platform, routes, stops
 
-Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.intp]
+Sizes = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Every stage of one device, (K + 1, K + 1).
+
+    Attributes:
+        site: The device, and what its nodes cost.
+        seconds: Time; 0 where the device cannot run the stage.
+        joules: Without static power.
+        excess: Bytes by which its memories overflow.
+        allowed: Whether there is such a stage: it has nodes, and no cut inside that a link has to
+            carry; or it only sends the input or takes the output.
+        possible: Whether the device also has the operations, the number format and the codecs.
+        fits: Whether its memories suffice, too.
+    """
+
+    site: Site
+    seconds: Array
+    joules: Array
+    excess: Array
+    allowed: Mask
+    possible: Mask
+    fits: Mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """The way of a frame from one device that codes to another; arrays are over what it carries.
+
+    Attributes:
+        devices: Indices of all devices on it, both ends included.
+        links: One fewer.
+        seconds: Time, (K,).
+        joules: Energy of links and relays, (K,).
+        busy_s: How long each medium is busy, by its clock, (K,) each.
+        excess: Bytes by which memories of relays overflow, (K,).
+    """
+
+    devices: tuple[int, ...]
+    links: tuple[Link, ...]
+    seconds: Array
+    joules: Array
+    busy_s: Mapping[Clock, Array]
+    excess: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A graph's choices on a chain of devices.
+    """A graph, a platform, and all that a plan is made of.
 
     Attributes:
+        graph: What is computed.
+        platform: On what.
         choices: What a link may carry, K of them.
-        loads: Of each stage, for each pair of what arrives and what leaves: (1, K) for the first
-            device, (K, K) between, (K, 1) for the last, (1, 1) for a single one.
-        allowed: Whether that pair makes a stage; the same shapes.
-        devices: In order.
-        links: One fewer.
-        num_nodes: Of the graph.
-        objective: latency, throughput or energy.
+        objective: latency, throughput, energy or price.
+        limits: What a plan must not exceed.
+        load: Of every stage, (K + 1, K + 1).
+        stages: Of every device of the platform.
+        sizes: Bytes of the frame and the largest payload of each choice.
+        legs: By the indices of two devices, where there is a way from one to the other.
     """
 
+    graph: Graph
+    platform: Platform
     choices: tuple[Choice, ...]
-    loads: tuple[Load, ...]
-    allowed: tuple[Mask, ...]
-    devices: tuple[Device, ...]
-    links: tuple[Link, ...]
-    num_nodes: int
     objective: str
+    limits: Limits = NO_LIMITS
+    load: Load
+    stages: tuple[Stages, ...]
+    sizes: Sizes
+    legs: Mapping[tuple[int, int], Leg] = field(repr=False)
+
+    @property
+    def source(self) -> int:
+        """Index of the device where samples arise."""
+        return self.index(self.platform.input)
+
+    @property
+    def target(self) -> int:
+        """Index of the device where the answer is wanted."""
+        return self.index(self.platform.output)
+
+    def index(self, name: str) -> int:
+        """Return the index of a device."""
+        return [device.name for device in self.platform.devices].index(name)
 
 
 def make_problem(
     graph: Graph,
+    platform: Platform,
     choices: tuple[Choice, ...],
     *,
-    devices: tuple[Device, ...],
-    links: tuple[Link, ...],
     objective: str,
+    limits: Limits = NO_LIMITS,
 ) -> Problem:
-    """Work out the load of every possible stage.
+    """Work out the costs of every possible stage and hop.
 
-    A stage lies between two different cuts, or is empty: the first may only encode, the last only
-    decode, and one between passes on what it gets, codec and all.
+    Args:
+        graph: What is computed.
+        platform: On what.
+        choices: What a link may carry.
+        objective: What is to be made small.
+        limits: What a plan must not exceed.
     """
-    sides: list[tuple[Choice | None, ...]] = [(None,), *(choices for _ in links), (None,)]
-    known: dict[tuple[int, int], tuple[Load, Mask]] = {}
-    for arrive, leave in pairwise(sides):
-        if (id(arrive), id(leave)) not in known:  # those between the same choices are alike
-            known[id(arrive), id(leave)] = _loads(graph, arrive, leave)
-    tables = [known[id(arrive), id(leave)] for arrive, leave in pairwise(sides)]
+    load = _load(graph, choices)
+    start, stop = np.asarray(load.start), np.asarray(load.stop)
+    allowed = start < stop
+    allowed[-1] |= stop[-1] == 0
+    allowed[:, -1] |= start[:, -1] == len(graph.nodes)
+    stages: list[Stages] = []
+    for device in platform.devices:
+        known = (s for s in stages if replace(s.site.device, name=device.name) == device)
+        twin = next(known, None)
+        if twin is None:
+            stages.append(make_stages(make_site(graph, device), choices, load, allowed))
+        else:  # devices that differ in name alone share their tables
+            stages.append(replace(twin, site=replace(twin.site, device=device)))
     return Problem(
+        graph=graph,
+        platform=platform,
         choices=choices,
-        loads=tuple(load for load, _ in tables),
-        allowed=tuple(allowed for _, allowed in tables),
-        devices=devices,
-        links=links,
-        num_nodes=len(graph.nodes),
         objective=objective,
+        limits=limits,
+        load=load,
+        stages=tuple(stages),
+        sizes=_sizes(choices),
+        legs=make_legs(platform, choices),
     )
 
 
-def pick_loads(problem: Problem, picks: Sequence[int]) -> tuple[Load, ...]:
-    """Return the load of each stage, given the index of the choice on each link."""
-    ends = pairwise((0, *picks, 0))
-    return tuple(
-        Load(**{field.name: float(getattr(load, field.name)[pair]) for field in fields(Load)})
-        for load, pair in zip(problem.loads, ends, strict=True)
+def restricted(problem: Problem, must: Sequence[int]) -> Problem:
+    """Return the problem in which some link has to carry each of some cuts."""
+    start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
+    passes = np.full(start.shape, True)
+    for cut in must:  # no stage with nodes may have it inside, or do without it at either end
+        passes &= (cut <= start) | (stop <= cut)
+        passes[-1] &= (cut > 0) | (stop[-1] == 0)
+        passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, -1] == cut)
+    stages = (
+        replace(
+            one,
+            allowed=one.allowed & passes,
+            possible=one.possible & passes,
+            fits=one.fits & passes,
+        )
+        for one in problem.stages
     )
+    return replace(problem, stages=tuple(stages))
 
 
-def _loads(
-    graph: Graph, arrive: Sequence[Choice | None], leave: Sequence[Choice | None]
-) -> tuple[Load, Mask]:
-    starts = np.array([choice.cut.index if choice else 0 for choice in arrive])[:, None]
-    stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in leave])
-    decoder = np.array([_decoder(choice) for choice in arrive], float).T[:, :, None]
-    encoder = np.array([_encoder(choice) for choice in leave], float).T[:, None, :]
-    halves = decoder + encoder
-    node_macs = [node.macs or 0 for node in graph.nodes]
-    node_bytes = [node.output_bytes for node in graph.nodes]
-    peaks = _maxima(live_bytes(graph), starts, stops)
-    relay = np.array([[one is other is not None for other in leave] for one in arrive])
-    payload = np.array([[choice.spec.max_payload_bytes if choice else 0] for choice in arrive])
+def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask) -> Stages:
+    """Work out the costs of every stage of one device."""
+    coded = np.array([*(can_code(site.device, choice) for choice in choices), True])
+    seconds = np.asarray(compute_s(site, load))
+    possible = allowed & np.isfinite(seconds) & coded[:, None] & coded
+    stages = Stages(
+        site=site,
+        seconds=np.where(possible, seconds, 0.0),
+        joules=np.asarray(stage_j(site, load)),
+        excess=np.zeros(seconds.shape),
+        allowed=allowed,
+        possible=possible,
+        fits=possible,
+    )
+    return _with_memory(stages, site.device, load)
+
+
+def _with_memory(stages: Stages, device: Device, load: Load) -> Stages:
+    excess = np.asarray(excess_bytes(device, load))
+    fits = stages.possible & (excess <= 0)
+    return replace(stages, site=replace(stages.site, device=device), excess=excess, fits=fits)
+
+
+def changed(problem: Problem, owner: Device | Link) -> Problem:
+    """Return the problem with another rate or memory of one device or link.
+
+    Args:
+        problem: As it stands.
+        owner: The device or the link; frames keep their ways.
+    """
+    platform, stages = problem.platform, list(problem.stages)
+    ways = {ends: leg.links for ends, leg in problem.legs.items()}
+    if isinstance(owner, Link):
+        swap = {link: owner for link in platform.links if link.between == owner.between}
+        links = tuple(swap.get(link, link) for link in platform.links)
+        platform = replace(platform, links=links)
+        ways = {
+            ends: tuple(swap.get(link, link) for link in links)
+            for ends, links in ways.items()
+            if swap.keys() & set(links)
+        }
+    else:
+        index = problem.index(owner.name)
+        old = stages[index]
+        devices = tuple(owner if d.name == owner.name else d for d in platform.devices)
+        platform = replace(platform, devices=devices)
+        if replace(owner, memory=old.site.device.memory) == old.site.device:
+            stages[index] = _with_memory(old, owner, problem.load)
+            relays = (ends for ends, leg in problem.legs.items() if index in leg.devices[1:-1])
+            ways = {ends: ways[ends] for ends in relays}
+        else:
+            site = make_site(problem.graph, owner)
+            stages[index] = make_stages(site, problem.choices, problem.load, old.allowed)
+            ways = {}
+    legs = {**problem.legs, **_legs(platform, problem.sizes, ways)}
+    return replace(problem, platform=platform, stages=tuple(stages), legs=legs)
+
+
+def make_legs(platform: Platform, choices: Sequence[Choice]) -> dict[tuple[int, int], Leg]:
+    """Work out the costs of every way from one device to another, by their indices."""
+    names = [device.name for device in platform.devices]
+    ways = {
+        (names.index(source), names.index(target)): links
+        for source in names
+        for target, links in routes(platform, source).items()
+        if links
+    }
+    return _legs(platform, _sizes(choices), ways)
+
+
+def _sizes(choices: Sequence[Choice]) -> tuple[tuple[float, float], ...]:
+    """Return the bytes of the frame and the largest payload of each choice."""
+    return tuple((choice.frame_bytes, choice.spec.max_payload_bytes) for choice in choices)
+
+
+def _legs(
+    platform: Platform, sizes: Sizes, ways: Mapping[tuple[int, int], tuple[Link, ...]]
+) -> dict[tuple[int, int], Leg]:
+    names = [device.name for device in platform.devices]
+    frames = tuple(frame for frame, _ in sizes)
+    payloads = np.array([payload for _, payload in sizes], float)
+    legs = {}
+    for ends, links in ways.items():
+        devices = tuple(names.index(name) for name in stops(names[ends[0]], links))
+        hops = [_hop(link, frames) for link in links]
+        busy_s: dict[Clock, Array] = {}
+        for sender, link, hop in zip(devices, links, hops, strict=False):
+            clock = link.clock(names[sender])
+            busy_s[clock] = busy_s.get(clock, 0.0) + hop[1]
+        passing = [_relay(platform.devices[index], payloads) for index in devices[1:-1]]
+        legs[ends] = Leg(
+            devices=devices,
+            links=links,
+            seconds=np.sum([hop[0] for hop in hops], axis=0),
+            joules=np.sum([*(hop[2] for hop in hops), *(relay[1] for relay in passing)], axis=0),
+            busy_s=busy_s,
+            excess=np.sum([0.0 * hops[0][0], *(relay[0] for relay in passing)], axis=0),
+        )
+    return legs
+
+
+@lru_cache(maxsize=4096)
+def _hop(link: Link, frames: tuple[float, ...]) -> Array:
+    """Return time, occupation and energy of one link for each frame, (3, K)."""
+    figures = {
+        frame: (link.transfer_s(frame), link.occupied_s(frame), link.transfer_j(frame))
+        for frame in set(frames)
+    }
+    return np.array([figures[frame] for frame in frames], float).reshape(-1, 3).T
+
+
+def _relay(device: Device, payloads: Array) -> tuple[Array, Array]:
+    """Return by how many bytes each payload overflows a device that passes it on, and energy."""
+    none = 0.0 * payloads
     load = Load(
-        macs=np.where(relay, 0.0, _sums(node_macs, starts, stops) + halves[0]),
-        weight_bytes=np.where(relay, 0.0, _weights(graph, starts, stops) + halves[1]),
-        written_bytes=np.where(relay, payload, _sums(node_bytes, starts, stops) + halves[2]),
-        peak_bytes=np.where(relay, payload, np.maximum(peaks, np.maximum(decoder[3], encoder[3]))),
-        node_peak_bytes=peaks,
-        computes=np.where(starts < stops, 1.0, 0.0),
+        start=0,
+        stop=0,
+        codec_macs=none,
+        codec_bytes=payloads,
+        weight_bytes=none,
+        peak_bytes=payloads,
+        node_peak_bytes=none,
     )
-    first = np.array([[choice is None] for choice in arrive])
-    last = np.array([choice is None for choice in leave])
-    return load, (starts < stops) | relay | first | last
+    return np.asarray(excess_bytes(device, load)), payloads * device.sram_j_per_byte
 
 
-def _decoder(choice: Choice | None) -> tuple[float, float, float, float]:
-    """Return MACs, weight bytes, bytes written and bytes alive of a receiver half."""
-    if choice is None:
-        return 0, 0, 0, 0
-    alive = choice.cut.num_bytes + choice.spec.decoder_buffer_bytes
-    return choice.spec.decoder_macs, choice.spec.decoder_weight_bytes, alive, alive
+def _load(graph: Graph, choices: Sequence[Choice]) -> Load:
+    ends = (*choices, None)
+    starts = np.array([choice.cut.index if choice else 0 for choice in ends])[:, None]
+    stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in ends])
+    decoders = np.array([_halves(halves_load(choice, None)) for choice in ends]).T[:, :, None]
+    encoders = np.array([_halves(halves_load(None, choice)) for choice in ends]).T[:, None, :]
+    peaks = _maxima(live_bytes(graph), starts, stops)
+    return Load(
+        start=starts + 0 * stops,
+        stop=np.maximum(starts, stops),
+        codec_macs=decoders[0] + encoders[0],
+        codec_bytes=decoders[1] + encoders[1],
+        weight_bytes=_weights(graph, starts, stops) + decoders[2] + encoders[2],
+        peak_bytes=np.maximum(peaks, np.maximum(decoders[3], encoders[3])),
+        node_peak_bytes=peaks,
+    )
 
 
-def _encoder(choice: Choice | None) -> tuple[float, float, float, float]:
-    """Return MACs, weight bytes, bytes written and bytes alive of a sender half."""
-    if choice is None:
-        return 0, 0, 0, 0
-    written = choice.spec.encoder_buffer_bytes
-    alive = choice.cut.num_bytes + written
-    return choice.spec.encoder_macs, choice.spec.encoder_weight_bytes, written, alive
+def _halves(load: Load) -> tuple[float, float, float, float]:
+    figures = (load.codec_macs, load.codec_bytes, load.weight_bytes, load.peak_bytes)
+    macs, written, weights, peak = (float(figure) for figure in figures)
+    return macs, written, weights, peak
 
 
 def _sums(values: Sequence[float], starts: Indices, stops: Indices) -> Array:

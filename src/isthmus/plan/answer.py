@@ -1,0 +1,99 @@
+"""From a route to a plan with its explanations."""
+
+from dataclasses import replace
+from math import ceil
+
+from isthmus.plan.estimate import FORMAT
+from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
+from isthmus.plan.plan import NO_LIMITS, Crossing, InputSpec, Plan, Stage
+from isthmus.plan.routes import Route
+from isthmus.plan.sensitivity import find_sensitivity
+from isthmus.plan.table import Problem
+
+
+def make_plan(problem: Problem, route: Route, *, gap: float | None, asked: bool = False) -> Plan:
+    """Write a plan down, with its runner-ups and with what would change it if it fits.
+
+    Args:
+        problem: What was chosen from, any cut that was asked for left aside.
+        route: What was chosen.
+        gap: As `Plan` says.
+        asked: Whether a cut was asked for, so that others may be better.
+    """
+    best = make_outcome(problem, route)
+    fits, platform = not best.violations, problem.platform
+    runner_ups = find_runner_ups(problem, best) if fits and platform.links else ()
+    unlimited = replace(problem.limits, link_bytes=None) == NO_LIMITS
+    priced = problem.objective == "price"
+    robust = fits and platform.links and unlimited and not asked and not priced
+    names = {site.device.name for site in best.walk.sites}
+    stages = _stages(problem, best)
+    return Plan(
+        objective=problem.objective,
+        split=sum(bool(stage.nodes) for stage in stages) > 1,
+        stages=stages,
+        crossings=_crossings(best),
+        predicted=best.estimate.prediction,
+        violations=best.violations,
+        runner_ups=runner_ups,
+        sensitivity=find_sensitivity(problem, best) if robust else (),
+        inputs=tuple(
+            InputSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+            for tensor in problem.graph.inputs
+        ),
+        platform=platform,
+        unused=tuple(d.name for d in platform.devices if d.name not in names),
+        notes=make_notes(problem, best, runner_ups) if fits else (),
+        limits=problem.limits,
+        gap=gap,
+    )
+
+
+def _stages(problem: Problem, best: Outcome) -> tuple[Stage, ...]:
+    parts = zip(
+        best.walk.sites,
+        best.walk.loads,
+        best.estimate.compute_s,
+        best.estimate.codec_s,
+        best.estimate.stage_j,
+        strict=True,
+    )
+    return tuple(
+        Stage(
+            device=site.device.name,
+            nodes=tuple(node.name for node in nodes),
+            macs=sum(node.macs or 0 for node in nodes),
+            weight_bytes=ceil(load.weight_bytes),
+            peak_memory_bytes=ceil(load.peak_bytes),
+            format=FORMAT,
+            compute_s=compute_s,
+            codec_s=codec_s,
+            energy_j=energy_j,
+        )
+        for site, load, compute_s, codec_s, energy_j in parts
+        for nodes in [problem.graph.nodes[load.start : load.stop]]
+    )
+
+
+def _crossings(best: Outcome) -> tuple[Crossing, ...]:
+    figures = zip(best.estimate.transfer_s, best.estimate.link_j, strict=True)
+    return tuple(
+        Crossing(
+            link=link.name,
+            cut=choice.cut.index,
+            after=choice.cut.after,
+            tensors=tuple(tensor.name for tensor in choice.cut.tensors),
+            shapes=choice.spec.shapes,
+            dtypes=choice.spec.dtypes,
+            codec=choice.codec,
+            payload_bytes=choice.spec.payload_bytes,
+            fixed_rate=choice.spec.fixed_rate,
+            transfer_s=transfer_s,
+            energy_j=energy_j,
+            accuracy=choice.accuracy,
+            origin=choice.origin,
+        )
+        for link, choice, (transfer_s, energy_j) in zip(
+            best.walk.links, best.walk.route, figures, strict=True
+        )
+    )

@@ -1,0 +1,228 @@
+"""What a search makes small or keeps within bounds, as costs of stages and hops.
+
+Static power and price are paid once for each device on the walk, however often it is passed, and
+power for the whole latency: no sum over stages and hops. A scope makes them one. Devices that are
+*paid* count from the start, whether or not the walk passes them; any other that computes is
+charged its price, and its power for the least latency that any plan has; a relay that is not paid
+is free. So a scope weighs a plan at no more than it costs, and at just that where all devices on
+the walk are paid; `isthmus.plan.search` pays for devices and keeps others out until that is so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+
+from isthmus.plan.estimate import Array, Clock
+from isthmus.plan.plan import Prediction
+from isthmus.plan.routes import Costs, Route
+from isthmus.plan.table import Leg, Problem, Stages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which plans a search looks at, and whom they pay.
+
+    Attributes:
+        problem: What there is to choose from.
+        paid: Indices of devices whose power and price count from the start.
+        out: Indices of devices that are kept off the walk.
+        least_s: A latency that no plan falls below.
+        most_s: A time that no stage and no hop exceeds.
+        limited: Whether memories are.
+    """
+
+    problem: Problem
+    paid: frozenset[int] = frozenset()
+    out: frozenset[int] = frozenset()
+    least_s: float = 0.0
+    most_s: float = inf
+    limited: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """What is weighed, and how.
+
+    Attributes:
+        stages: The costs of all stages of a device, (K + 1, K + 1).
+        leg: The costs of a way, (K,).
+        charges: What each device is charged that computes and is not paid; none if empty.
+        most: Of two costs, whether the larger one counts and not the sum.
+        lax: Whether what a device cannot run counts, too.
+    """
+
+    stages: Callable[[Stages], Array]
+    leg: Callable[[Leg], Array]
+    charges: Sequence[float] = ()
+    most: bool = False
+    lax: bool = False
+
+
+def latency(scope: Scope) -> Measure:
+    """Weigh seconds."""
+    return Measure(stages=lambda one: one.seconds, leg=lambda leg: leg.seconds)
+
+
+def interval(scope: Scope) -> Measure:
+    """Weigh the longest time of a stage or medium, as if each device and medium served once."""
+    return Measure(stages=lambda one: one.seconds, leg=_busiest, most=True)
+
+
+def busy(clock: Clock) -> Measure:
+    """Weigh how long one device, by its name, or one medium, by its clock, is busy."""
+    return Measure(
+        stages=lambda one: one.seconds * (one.site.device.name == clock),
+        leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds),
+    )
+
+
+def energy(scope: Scope) -> Measure:
+    """Weigh joules."""
+    devices = scope.problem.platform.devices
+    watts = sum(devices[index].static_w for index in scope.paid)
+    return Measure(
+        stages=lambda one: one.joules + watts * one.seconds,
+        leg=lambda leg: leg.joules + watts * leg.seconds,
+        charges=[device.static_w * scope.least_s for device in devices],
+    )
+
+
+def price(scope: Scope) -> Measure:
+    """Weigh money, without that of the paid devices."""
+    return Measure(
+        stages=lambda one: 0.0 * one.seconds,
+        leg=lambda leg: 0.0 * leg.seconds,
+        charges=[device.price for device in scope.problem.platform.devices],
+    )
+
+
+def drop(scope: Scope) -> Measure:
+    """Weigh accuracy lost; what is unknown is as much as none."""
+    lost = np.array([choice.drop or 0.0 for choice in scope.problem.choices])
+    return Measure(stages=lambda one: 0.0 * one.seconds, leg=lambda leg: lost)
+
+
+def overflow(scope: Scope) -> Measure:
+    """Weigh the bytes by which memories overflow; of equal ones the faster costs less.
+
+    A microbyte for each second: one byte outweighs any latency under eleven days. What a device
+    cannot run weighs a terabyte.
+    """
+    return Measure(
+        stages=lambda one: one.excess + 1e-6 * one.seconds + 1e12 * ~one.possible,
+        leg=lambda leg: leg.excess + 1e-6 * leg.seconds,
+        lax=True,
+    )
+
+
+def make_costs(
+    scope: Scope, measure: Measure, *, known: tuple[Problem, Costs] | None = None
+) -> Costs:
+    """Weigh all stages and ways; those that cannot be are infinite.
+
+    Args:
+        scope: Which plans, and whom they pay.
+        measure: What is weighed.
+        known: A problem and its costs by the same measure; of devices that are the same there
+            nothing is weighed again.
+    """
+    problem = scope.problem
+    cuts = np.array([choice.cut.index for choice in problem.choices], int)
+    old = zip(known[0].stages, known[1].stages, strict=True) if known else []
+    same = {id(one): costs for one, costs in old}
+    stages = [
+        same[id(one)] if id(one) in same else stage_costs(scope, measure, index)
+        for index, one in enumerate(problem.stages)
+    ]
+    return Costs(
+        stages=stages,
+        hops=hop_costs(scope, measure),
+        first=np.where(cuts == 0, stages[problem.source][-1, :-1], inf),
+        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target][:-1, -1], inf),
+        most=measure.most,
+    )
+
+
+def stage_costs(scope: Scope, measure: Measure, index: int) -> Array:
+    """Weigh the stages of one device, (K + 1, K + 1)."""
+    one = scope.problem.stages[index]
+    weight = measure.stages(one)
+    if measure.charges and index not in scope.paid:
+        weight = weight + measure.charges[index]
+    mask = one.allowed if measure.lax else one.fits if scope.limited else one.possible
+    if scope.most_s < inf:
+        mask = mask & (one.seconds <= scope.most_s)
+    return np.where(mask, weight, inf)
+
+
+def hop_costs(scope: Scope, measure: Measure) -> Array:
+    """Weigh the ways between all devices, (D, D, K)."""
+    num_devices = len(scope.problem.stages)
+    hops = np.full((num_devices, num_devices, len(scope.problem.choices)), inf)
+    most_bytes = 0.0 if scope.limited and not measure.lax else inf
+    for ends, leg in scope.problem.legs.items():
+        if scope.out.isdisjoint(leg.devices):
+            mask = (leg.excess <= most_bytes) & (_busiest(leg) <= scope.most_s)
+            hops[ends] = np.where(mask, measure.leg(leg), inf)
+    return hops
+
+
+def passed(problem: Problem, route: Route) -> frozenset[int]:
+    """Return the indices of all devices on the walk of a route, relays included."""
+    legs = (problem.legs[ends].devices for ends in pairwise(route.stops))
+    return frozenset(route.stops).union(*legs)
+
+
+def busy_stops(problem: Problem, route: Route) -> tuple[int, ...]:
+    """Return the indices of the devices that compute, in order."""
+    start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
+    at = [(arrives, leaves) for _, (arrives, leaves) in _stages(problem, route)]
+    return tuple(d for d, pair in zip(route.stops, at, strict=True) if start[pair] < stop[pair])
+
+
+def busy_s(problem: Problem, route: Route) -> dict[Clock, float]:
+    """Return how long each device, by its name, and each medium, by its clock, is busy."""
+    found: dict[Clock, float] = {}
+    for stages, at in _stages(problem, route):
+        name = stages.site.device.name
+        found[name] = found.get(name, 0.0) + float(stages.seconds[at])
+    for leg, pick in _legs(problem, route):
+        for clock, seconds in leg.busy_s.items():
+            found[clock] = found.get(clock, 0.0) + float(seconds[pick])
+    return found
+
+
+def predict(problem: Problem, route: Route) -> Prediction:
+    """Return what a route costs in all."""
+    stages, legs = _stages(problem, route), _legs(problem, route)
+    devices = [problem.platform.devices[index] for index in passed(problem, route)]
+    latency_s = sum(float(one.seconds[at]) for one, at in stages)
+    latency_s += sum(float(leg.seconds[pick]) for leg, pick in legs)
+    energy_j = sum(float(one.joules[at]) for one, at in stages)
+    energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
+    drops = [problem.choices[pick].drop for pick in route.picks]
+    known = [lost for lost in drops if lost is not None]
+    return Prediction(
+        latency_s=latency_s,
+        interval_s=max(busy_s(problem, route).values()),
+        energy_j=energy_j + latency_s * sum(device.static_w for device in devices),
+        price=sum(device.price for device in devices),
+        drop=sum(known) if len(known) == len(drops) else None,
+    )
+
+
+def _stages(problem: Problem, route: Route) -> list[tuple[Stages, tuple[int, int]]]:
+    ends = zip(route.stops, (-1, *route.picks), (*route.picks, -1), strict=True)
+    return [(problem.stages[device], (arrives, leaves)) for device, arrives, leaves in ends]
+
+
+def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
+    ways = zip(pairwise(route.stops), route.picks, strict=True)
+    return [(problem.legs[ends], pick) for ends, pick in ways]
+
+
+def _busiest(leg: Leg) -> Array:
+    return np.max(list(leg.busy_s.values()), axis=0)

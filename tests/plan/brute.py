@@ -1,0 +1,94 @@
+"""Every plan there is, costed one by one."""
+
+from itertools import pairwise, permutations
+from math import isinf
+
+from isthmus.plan.choices import Choice, can_code
+from isthmus.plan.estimate import compute_s, estimate, excess_bytes, make_site, stage_loads
+from isthmus.platform import Link, routes, stops
+
+
+def every_plan(graph, platform, choices):
+    """Yield the devices where frames begin or end and what passes between them.
+
+    The input computes first or not at all, the output last or not at all, one that is both
+    either; any others between, in any order, each once at most.
+    """
+    end = len(graph.nodes)
+    ways = {device.name: routes(platform, device.name) for device in platform.devices}
+    for order in _orders(platform):
+        sends = order[0] != platform.input
+        takes = order[-1] != platform.output
+        names = [*[platform.input] * sends, *order, *[platform.output] * takes]
+        if any(target not in ways[source] for source, target in pairwise(names)):
+            continue
+        for picks in _picks(choices, len(names) - 1, end, sends=sends, takes=takes):
+            yield tuple(names), picks
+
+
+def _orders(platform):
+    names = [device.name for device in platform.devices]
+    source, target = platform.input, platform.output
+    for size in range(1, len(names) + 1):
+        for order in permutations(names, size):
+            if source == target:
+                fits = source not in order[1:-1]
+            else:
+                fits = source not in order[1:] and target not in order[:-1]
+            if fits:
+                yield order
+
+
+def _picks(choices, count, end, *, sends, takes, made=()):
+    if len(made) == count:
+        yield made
+        return
+    before = made[-1].cut.index if made else 0
+    for choice in choices:
+        cut = choice.cut.index
+        if sends and not made:
+            fits = cut == 0
+        elif takes and len(made) == count - 1:
+            fits = before < cut == end
+        else:
+            fits = before < cut < end
+        if fits:
+            yield from _picks(choices, count, end, sends=sends, takes=takes, made=(*made, choice))
+
+
+def expand(platform, names, picks):
+    """Return all devices, links and what each carries, relays included."""
+    devices = [names[0]]
+    links: list[Link] = []
+    route: list[Choice] = []
+    for (source, target), choice in zip(pairwise(names), picks, strict=True):
+        way = routes(platform, source)[target]
+        devices += stops(source, way)[1:]
+        links += way
+        route += [choice] * len(way)
+    return devices, links, route
+
+
+def cost(graph, platform, sites, names, picks):
+    """Return what a plan costs in all; None where a device cannot do its part."""
+    devices, links, route = expand(platform, names, picks)
+    loads = stage_loads(graph, route)
+    sides = pairwise((None, *route, None))
+    for name, load, (arrives, leaves) in zip(devices, loads, sides, strict=True):
+        site = sites[name]
+        if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
+            return None
+        codes = [choice for choice in (arrives, leaves) if choice and arrives != leaves]
+        if not all(can_code(site.device, choice) for choice in codes):
+            return None
+    return estimate(loads, route, [sites[name] for name in devices], links).prediction
+
+
+def every_cost(graph, platform, choices):
+    """Return all plans that can be, each with what it costs."""
+    sites = {device.name: make_site(graph, device) for device in platform.devices}
+    plans = (
+        (cost(graph, platform, sites, names, picks), names, picks)
+        for names, picks in every_plan(graph, platform, choices)
+    )
+    return [plan for plan in plans if plan[0] is not None]
