@@ -82,10 +82,10 @@ def find_choices(
 
     Args:
         graph: What is divided.
-        codec: For the inner cuts; None for a sensible narrow one at each.
+        codec: For the inner cuts; None lets a sensible narrow one and ``raw`` compete at each.
         png_bytes: Mean size of the inputs as PNG, where it was measured.
         accuracy: What is known; its codecs, and ``raw``, compete at each inner cut.
-        lossless: Whether ``raw`` competes there without a table, too.
+        lossless: Whether ``raw`` competes with ``codec``, too.
 
     Returns:
         The choices: the input by ``pixels``, ``png`` and ``raw`` and the output by ``label`` and
@@ -157,7 +157,7 @@ def _texts(
         return
     if accuracy is not None:
         yield from (row.codec for row in accuracy.at(cut.index))
-    if accuracy is not None or lossless:
+    if accuracy is not None or lossless or codec is None:
         yield "raw"
     if codec is not None:
         yield codec

@@ -60,8 +60,8 @@ def partition(
         objective: What to make small: ``"latency"`` of one sample, the interval between answers of
             a full pipeline (``"throughput"``), ``"energy"``, or the ``"price"`` of all devices on
             the way.
-        codec: What carries a cut inside the network, e.g. ``"uniform:bits=4"``; None for a
-            sensible narrow one.
+        codec: What carries a cut inside the network, e.g. ``"uniform:bits=4"``; None lets
+            a sensible narrow one and ``raw`` compete.
         cut: Index of a cut that some link has to carry, or one index for each link on the way from
             input to output; None leaves it free.
         png_bytes: Mean size of the inputs as PNG, where it was measured; without it PNG competes
