@@ -48,7 +48,7 @@ def plan(
         str | None,
         typer.Option(
             help="What carries inner crossings: raw:bits=16, uniform:bits=5, "
-            "bottleneck:ratio=8,bits=8. Left out, a sensible narrow one is chosen and named."
+            "bottleneck:ratio=8,bits=8. Left out, a sensible narrow one and raw compete."
         ),
     ] = None,
     cut: Annotated[
