@@ -8,7 +8,7 @@ from torch import nn
 
 from isthmus.bundle import read_bundle
 from isthmus.errors import BundleError, CaptureError, InputError
-from isthmus.export import export
+from isthmus.export import check_devices, export
 from isthmus.graph import capture, cuts
 from isthmus.plan import partition
 from isthmus.platform import load_platform
@@ -177,3 +177,12 @@ def test_every_small_network_survives_the_way_to_a_bundle(tmp_path, name):
     samples = [x.numpy() for x in NETS[name].inputs(16, seed=1)]
     verification = export(split_model, plan, tmp_path / "bundle", samples=samples)
     assert verification.equal_predictions == 1
+
+
+def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
+    net = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
+    graph = capture(net, (torch.zeros(1, 64, 32, 32),))
+    plan = partition(graph, load_platform("pcie-pair"))
+    assert [stage.device for stage in plan.stages] == ["host", "accelerator", "host"]
+    with pytest.raises(InputError, match="host stands on the way 2 times"):
+        check_devices(plan)

@@ -26,7 +26,7 @@ from isthmus.bundle import (
     TensorEntry,
     write_bundle,
 )
-from isthmus.errors import CaptureError
+from isthmus.errors import CaptureError, InputError
 from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
@@ -55,8 +55,9 @@ def export(
     Raises:
         CaptureError: A stage cannot be written as ONNX; names the device.
         BundleError: The bundle does not predict what the model does.
-        InputError: Something else stands at ``path``.
+        InputError: Something else stands at ``path``, or the way visits a device twice.
     """
+    check_devices(plan)
     split_model.eval()
     with new_folder(path, files=FILES) as folder:
         symbols: Sequence[Tensor] = _example(plan)
@@ -75,6 +76,18 @@ def export(
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
         write_bundle(folder, bundle)
         return verification
+
+
+def check_devices(plan: Plan) -> None:
+    """Raise where the way visits a device twice: a bundle has one folder and process for each."""
+    names = [stage.device for stage in plan.stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"plan: {name} stands on the way {names.count(name)} times ({', '.join(names)}), "
+                "expected each device once in what can be run; let the output be elsewhere, or "
+                "choose another --cut"
+            )
 
 
 class Program(nn.Module):

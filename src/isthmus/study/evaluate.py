@@ -19,7 +19,7 @@ from torch import nn
 
 from isthmus.data import Dataset, load_data
 from isthmus.errors import InputError, IsthmusError
-from isthmus.export import Verification, export
+from isthmus.export import Verification, check_devices, export
 from isthmus.files import check_ours, sha256
 from isthmus.graph import Graph, capture
 from isthmus.machine import describe_machine, library_versions
@@ -154,9 +154,11 @@ def fit_plan(
         The facts, as written to ``fit.json``.
 
     Raises:
-        InputError: Model, weights, plan and data do not belong together.
+        InputError: Model, weights, plan and data do not belong together, or no bundle can hold
+            the plan.
     """
     check_ours(out, files=FILES)
+    check_devices(plan)
     source = reference(model_text)
     torch.manual_seed(config.seed)
     model = load_model(source, weights=weights)
