@@ -17,7 +17,7 @@ from isthmus.errors import CaptureError, InputError
 from isthmus.graph.modes import Modes, compare, in_eval_form
 from isthmus.graph.stage import write_stage
 from isthmus.graph.trace import Trace, is_batched, results, trace
-from isthmus.plan.plan import Crossing, InputSpec, Plan
+from isthmus.plan.plan import Crossing, InputSpec, Plan, as_walk
 
 
 class SplitModel(nn.Module):
@@ -89,9 +89,11 @@ def split(
         The stages, in the mode that the model is in.
 
     Raises:
-        InputError: The plan was made for another model, or the number of codecs is wrong.
+        InputError: The plan was made for another model, or branches, or the number of codecs is
+            wrong.
         CaptureError: The model cannot be traced, or does something else in training.
     """
+    plan = as_walk(plan)
     if codecs is not None and len(codecs) != len(plan.crossings):
         raise InputError(
             f"{len(codecs)} codecs for {len(plan.crossings)} crossings; give one each"

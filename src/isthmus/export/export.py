@@ -33,6 +33,7 @@ from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.links import Codec
 from isthmus.plan import Crossing, Plan
 from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
+from isthmus.plan.plan import as_walk
 from isthmus.platform import dump_platform
 from isthmus.progress import quiet
 from isthmus.split import SplitModel
@@ -80,7 +81,7 @@ def export(
 
 def check_devices(plan: Plan) -> None:
     """Raise where the way visits a device twice: a bundle has one folder and process for each."""
-    names = [stage.device for stage in plan.stages]
+    names = [stage.device for stage in as_walk(plan).stages]
     for name in names:
         if names.count(name) > 1:
             raise InputError(

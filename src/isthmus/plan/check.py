@@ -7,6 +7,7 @@ from itertools import pairwise
 from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
+from isthmus.plan.branched import check_branched
 from isthmus.plan.choices import Choice, known
 from isthmus.plan.estimate import make_site, stage_loads, stage_nodes
 from isthmus.plan.limits import Walk, violations
@@ -38,6 +39,9 @@ def check(
     Raises:
         InputError: The plan is not one of this graph on this platform.
     """
+    limits = plan.limits if limits is None else limits
+    if plan.branched:
+        return check_branched(plan, graph, platform, limits=limits, accuracy=accuracy)
     links = _links(plan, platform)
     route = _route(plan, graph, accuracy)
     _check_stages(plan, graph, route)
@@ -47,7 +51,7 @@ def check(
         route=tuple(route),
         loads=stage_loads(graph, route),
     )
-    return violations(walk, plan.limits if limits is None else limits)
+    return violations(walk, limits)
 
 
 def _links(plan: Plan, platform: Platform) -> tuple[Link, ...]:

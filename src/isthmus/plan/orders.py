@@ -8,7 +8,7 @@ costs the same whichever of them it takes first. Where there are more, they comp
 the platform's file, any of them skipped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -17,6 +17,7 @@ import numpy as np
 from isthmus.plan.routes import Ends, Steps, any_order, in_orders
 from isthmus.plan.table import Leg, Problem
 from isthmus.plan.weigh import Scope
+from isthmus.platform import Platform
 
 States = Callable[[Scope], Steps]
 
@@ -26,7 +27,7 @@ _MOST_STATES = 1024  # of eight devices that differ: 8 * 2**7
 def states_of(problem: Problem) -> tuple[States, bool]:
     """Return the states that a search goes through, and whether they are of any order."""
     between = _between(problem)
-    classes = _classes(problem, between)
+    classes = classes_of(problem.platform, problem.legs, between)
     sets = prod(len(members) + 1 for members in classes)
     if sum(sets * len(c) // (len(c) + 1) for c in classes) > _MOST_STATES:
         return ordered(problem, between), False
@@ -110,10 +111,13 @@ def _useful(problem: Problem, index: int) -> bool:
     return bool((problem.stages[index].possible & has_nodes).any())
 
 
-def _classes(problem: Problem, devices: Sequence[int]) -> list[list[int]]:
+def classes_of(
+    platform: Platform, legs: Mapping[tuple[int, int], Leg], devices: Sequence[int]
+) -> list[list[int]]:
+    """Sort devices, given by their indices, into classes of those that are alike."""
     classes: list[list[int]] = []
     for device in devices:
-        alike = next((c for c in classes if _alike(problem, c[0], device)), None)
+        alike = next((c for c in classes if _alike(platform, legs, c[0], device)), None)
         if alike is None:
             classes.append([device])
         else:
@@ -121,18 +125,18 @@ def _classes(problem: Problem, devices: Sequence[int]) -> list[list[int]]:
     return classes
 
 
-def _alike(problem: Problem, one: int, other: int) -> bool:
+def _alike(platform: Platform, legs: Mapping[tuple[int, int], Leg], one: int, other: int) -> bool:
     """Return whether two devices can change places, and all ways with them."""
-    devices = problem.platform.devices
+    devices = platform.devices
     if replace(devices[one], name=devices[other].name) != devices[other]:
         return False
     swapped = {one: other, other: one}
 
     def same(ends: tuple[int, int], leg: Leg) -> bool:
-        twin = problem.legs.get((swapped.get(ends[0], ends[0]), swapped.get(ends[1], ends[1])))
+        twin = legs.get((swapped.get(ends[0], ends[0]), swapped.get(ends[1], ends[1])))
         if twin is None or twin.devices != tuple(swapped.get(d, d) for d in leg.devices):
             return False
         links = zip(leg.links, twin.links, strict=True)
         return all(a is b or replace(a, between=b.between) == b for a, b in links)
 
-    return all(same(ends, leg) for ends, leg in problem.legs.items())
+    return all(same(ends, leg) for ends, leg in legs.items())

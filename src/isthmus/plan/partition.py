@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph
@@ -33,7 +33,15 @@ class Partitioner(Protocol):
         """Return a plan; it need not fit, `partition` checks it."""
 
 
-METHODS: dict[str, Partitioner] = {"chain": plan_chain}
+def _plan_cpsat(graph: Graph, platform: Platform, **options: Any) -> Plan:
+    try:
+        from isthmus.plan.assign import plan_cpsat  # noqa: PLC0415  OR-Tools is optional
+    except ModuleNotFoundError as error:
+        raise InputError('method cpsat needs OR-Tools: pip install "isthmus[plan]"') from error
+    return plan_cpsat(graph, platform, **options)
+
+
+METHODS: dict[str, Partitioner] = {"chain": plan_chain, "cpsat": _plan_cpsat}
 
 
 def partition(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from isthmus.errors import InputError
 from isthmus.platform.platform import Platform
 from isthmus.units import format_quantity
 
@@ -223,6 +224,8 @@ class Plan:
         limits: What it was not to exceed.
         gap: By which share of its cost a better plan might still exist: 0 where it is proven to
             be the best, None where nothing is known.
+        branched: Whether stages are no walk: tensors go from any of them to any other, one or more
+            crossings for each, in the order of sending. Such a plan cannot be split or exported.
     """
 
     objective: str
@@ -239,3 +242,14 @@ class Plan:
     notes: tuple[str, ...] = ()
     limits: Limits = NO_LIMITS
     gap: float | None = None
+    branched: bool = False
+
+
+def as_walk(plan: Plan) -> Plan:
+    """Return a plan whose stages follow each other; raise where it branches."""
+    if plan.branched:
+        raise InputError(
+            "plan: it branches, expected stages that follow each other; plan with method chain to "
+            "split, export, run or simulate it"
+        )
+    return plan

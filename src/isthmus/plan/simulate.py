@@ -34,7 +34,7 @@ from simpy import Environment, Event, Resource
 from simpy.resources.resource import Request as Place
 
 from isthmus.errors import InputError
-from isthmus.plan.plan import Plan
+from isthmus.plan.plan import Plan, as_walk
 from isthmus.wire.frames import HEADER_BYTES
 
 QUEUE = 16  # as many frames as the runner lets a hop have under way
@@ -392,7 +392,7 @@ def _way(world: _World, stream: Stream) -> _Way:
     def call(name: str) -> str:
         return stream.names.get(name, name)
 
-    plan, links = stream.plan, {link.name: link for link in stream.plan.platform.links}
+    plan, links = as_walk(stream.plan), {link.name: link for link in stream.plan.platform.links}
     names = [call(stage.device) for stage in plan.stages]
     way: list[_Step] = []
     for before, name, after, stage, crossing in zip(

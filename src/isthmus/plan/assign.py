@@ -1,0 +1,124 @@
+"""The best plan of any shape: a walk where one is as good as any, else one that branches."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from time import monotonic
+
+from isthmus.errors import InputError
+from isthmus.graph import Graph
+from isthmus.plan.accuracy import AccuracyTable
+from isthmus.plan.answer import make_plan
+from isthmus.plan.branched import make_branched
+from isthmus.plan.chain import list_choices, plan_chain
+from isthmus.plan.choices import Choice, undominated, within
+from isthmus.plan.cpsat import search
+from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.placement import Placement, Setting, make_setting
+from isthmus.plan.plan import Limits, Plan
+from isthmus.plan.routes import Route
+from isthmus.plan.table import make_problem
+from isthmus.platform import Platform
+
+_SAME = 1e-9
+
+
+def plan_cpsat(
+    graph: Graph,
+    platform: Platform,
+    *,
+    objective: str,
+    codec: str | None,
+    cut: int | Sequence[int] | None,
+    png_bytes: float | None,
+    accuracy: AccuracyTable | None,
+    limits: Limits,
+    time_limit_s: float,
+) -> Plan:
+    """Return the best plan over every assignment of nodes to devices.
+
+    That is a walk, which can be split and exported, unless one that branches is better. Where the
+    time is up first, it is the best one so far, with its gap; where nothing fits, the walk that is
+    nearest to fitting. Arguments and errors are those of `isthmus.plan.partition`; the method is
+    in `cpsat`.
+    """
+    if cut is not None:
+        raise InputError(
+            "cut: method cpsat places every node by itself and takes no cuts; use method chain"
+        )
+    stop_s = monotonic() + time_limit_s
+    walk = plan_chain(
+        graph,
+        platform,
+        objective=objective,
+        codec=codec,
+        cut=None,
+        png_bytes=png_bytes,
+        accuracy=accuracy,
+        limits=limits,
+        time_limit_s=time_limit_s,
+    )
+    setting = make_setting(
+        graph, platform, codec=codec, png_bytes=png_bytes, accuracy=accuracy, limits=limits
+    )
+    found = search(
+        setting,
+        objective=objective,
+        limits=limits,
+        time_limit_s=max(0.0, stop_s - monotonic()),
+        hint=() if walk.violations else _places(setting, walk),
+    )
+    if found.placement is None:
+        if not found.proven and walk.violations:
+            raise InputError(
+                f"method cpsat: found no plan that fits within {time_limit_s:g} s, and no proof "
+                "that there is none; allow more time"
+            )
+        return walk
+    choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits).all
+    choices = within(undominated(choices, platform.devices), limits)
+    route = _as_route(setting, found.placement, choices)
+    if route is not None:
+        problem = make_problem(graph, platform, choices, objective=objective, limits=limits)
+        plan = make_plan(problem, route, gap=found.gap)
+    else:
+        plan = make_branched(
+            setting, found.placement, objective=objective, limits=limits, gap=found.gap
+        )
+    cost, other = (getattr(one.predicted, OBJECTIVES[objective]) for one in (plan, walk))
+    if not walk.violations and _no_worse(walk, plan, objective):
+        least = cost * (1 - found.gap)
+        plan = replace(walk, gap=max(0.0, 1 - least / other) if other else 0.0)
+    if found.proven:
+        note = "proven: no assignment of nodes to devices does better"
+    else:
+        note = f"stopped after {time_limit_s:g} s: one that is {plan.gap:.2%} better may exist"
+    return replace(plan, notes=(note, *plan.notes))
+
+
+def _places(setting: Setting, plan: Plan) -> list[int]:
+    """Return the device of each node of a walk."""
+    return [setting.index(stage.device) for stage in plan.stages for _ in stage.nodes]
+
+
+def _as_route(setting: Setting, placement: Placement, choices: tuple[Choice, ...]) -> Route | None:
+    """Return the walk that a placement is; None if it is none, or passes a device again."""
+    computing = [device for device, _ in groupby(placement.places)]
+    stops = list(computing)
+    if stops[0] != setting.source:
+        stops.insert(0, setting.source)
+    if stops[-1] != setting.target:
+        stops.append(setting.target)
+    ends = [(message.source, message.target) for message in placement.messages]
+    carried = [setting.choices[message.pick] for message in placement.messages]
+    once = all(len(ones) == len(set(ones)) for ones in (computing, stops[1:], stops[:-1]))
+    if not once or ends != list(pairwise(stops)) or not set(carried) <= set(choices):
+        return None
+    return Route(cost=0.0, stops=tuple(stops), picks=tuple(choices.index(one) for one in carried))
+
+
+def _no_worse(one: Plan, other: Plan, objective: str) -> bool:
+    """Return whether a plan costs less than another, or the same and is as fast."""
+    cost, rival = (getattr(plan.predicted, OBJECTIVES[objective]) for plan in (one, other))
+    as_fast = one.predicted.latency_s <= other.predicted.latency_s * (1 + _SAME)
+    return cost < rival * (1 - _SAME) or (cost <= rival * (1 + _SAME) and as_fast)

@@ -1,0 +1,188 @@
+"""Plans that branch: from a placement to what is written down of it, and back to check it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import ceil
+
+from isthmus.errors import InputError
+from isthmus.graph import Cut, Graph, Tensor, cuts
+from isthmus.plan.accuracy import AccuracyTable
+from isthmus.plan.choices import Choice, known
+from isthmus.plan.estimate import FORMAT, codec_s, needs
+from isthmus.plan.limits import WHOLE
+from isthmus.plan.placement import (
+    Message,
+    Placement,
+    Setting,
+    Weighed,
+    hops,
+    make_setting,
+    needed,
+    weigh,
+)
+from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
+from isthmus.platform import Platform
+from isthmus.units import format_quantity
+from isthmus.wire.spec import parse_codec
+
+_NOTE = (
+    "branched: tensors go between devices as messages of their own and not from each stage to the "
+    "next; to split, export or run a plan use method chain"
+)
+
+
+def make_branched(
+    setting: Setting, placement: Placement, *, objective: str, limits: Limits, gap: float
+) -> Plan:
+    """Write down a placement that is no walk.
+
+    Args:
+        setting: What it was chosen from.
+        placement: What was chosen.
+        objective: What was made small.
+        limits: What it was not to exceed.
+        gap: As `Plan` says.
+    """
+    weighed = weigh(setting, placement)
+    devices = setting.platform.devices
+    return Plan(
+        objective=objective,
+        split=len(set(placement.places)) > 1,
+        stages=tuple(_stage(setting, placement, weighed, index) for index in weighed.devices),
+        crossings=tuple(_crossings(setting, placement)),
+        predicted=weighed.prediction,
+        inputs=tuple(
+            InputSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+            for tensor in setting.graph.inputs
+        ),
+        platform=setting.platform,
+        unused=tuple(d.name for k, d in enumerate(devices) if k not in weighed.devices),
+        notes=(_NOTE,),
+        limits=limits,
+        gap=gap,
+        branched=True,
+    )
+
+
+def check_branched(
+    plan: Plan,
+    graph: Graph,
+    platform: Platform,
+    *,
+    limits: Limits,
+    accuracy: AccuracyTable | None,
+) -> tuple[Violation, ...]:
+    """Return every limit that a plan breaks.
+
+    Arguments and errors are those of `isthmus.plan.check`.
+    """
+    weighed = weigh(*_read(plan, graph, platform, accuracy))
+    found = [
+        Violation(
+            where=platform.devices[index].name,
+            what=what,
+            need=float(need),
+            limit=room,
+            unit="byte",
+            remedy=f"use a device with >= {format_quantity(float(need), 'byte')} for it",
+        )
+        for index in weighed.devices
+        for what, need, room in needs(platform.devices[index], weighed.loads[index])
+        if room is not None and need > room
+    ]
+    payload = max((crossing.payload_bytes for crossing in plan.crossings), default=0.0)
+    figures = {key: getattr(weighed.prediction, key) for key in WHOLE} | {"link_bytes": payload}
+    for key, figure in figures.items():
+        what, unit = WHOLE.get(key, ("payload", "byte"))
+        need = 1.0 if figure is None else figure  # an unknown drop may be all there is
+        limit = getattr(limits, key)
+        if exceeds(need, limit):
+            allow = f"allow {format_quantity(need, unit)}"
+            found.append(
+                Violation(where="plan", what=what, need=need, limit=limit, unit=unit, remedy=allow)
+            )
+    return tuple(found)
+
+
+def _stage(setting: Setting, placement: Placement, weighed: Weighed, index: int) -> Stage:
+    device, load = setting.platform.devices[index], weighed.loads[index]
+    places = zip(setting.graph.nodes, placement.places, strict=True)
+    nodes = [node for node, place in places if place == index]
+    return Stage(
+        device=device.name,
+        nodes=tuple(node.name for node in nodes),
+        macs=sum(node.macs or 0 for node in nodes),
+        weight_bytes=ceil(load.weight_bytes),
+        peak_memory_bytes=ceil(load.peak_bytes),
+        format=FORMAT,
+        compute_s=weighed.busy_s[device.name],
+        codec_s=float(codec_s(device, load)),
+        energy_j=weighed.joules[index],
+    )
+
+
+def _crossings(setting: Setting, placement: Placement) -> Iterator[Crossing]:
+    for message in placement.messages:
+        choice = setting.choices[message.pick]
+        for _, link in hops(setting, message):
+            yield Crossing(
+                link=link.name,
+                cut=choice.cut.index,
+                after=choice.cut.after,
+                tensors=tuple(tensor.name for tensor in choice.cut.tensors),
+                shapes=choice.spec.shapes,
+                dtypes=choice.spec.dtypes,
+                codec=choice.codec,
+                payload_bytes=choice.spec.payload_bytes,
+                fixed_rate=choice.spec.fixed_rate,
+                transfer_s=link.transfer_s(choice.frame_bytes),
+                energy_j=link.transfer_j(choice.frame_bytes),
+                accuracy=choice.accuracy,
+                origin=choice.origin,
+            )
+
+
+def _read(
+    plan: Plan, graph: Graph, platform: Platform, accuracy: AccuracyTable | None
+) -> tuple[Setting, Placement]:
+    """Return the placement that a plan is, with the codecs that it names."""
+    setting = make_setting(graph, platform)
+    device_of = {name: stage.device for stage in plan.stages for name in stage.nodes}
+    if device_of.keys() != {node.name for node in graph.nodes}:
+        raise _other("other operations")
+    places = tuple(setting.index(device_of[node.name]) for node in graph.nodes)
+    for index, place in enumerate(places):
+        site = setting.sites[place]
+        if site.barred[index + 1] > site.barred[index]:
+            raise _other(f"{graph.nodes[index].name} on {site.device.name}, which lacks it")
+    crossings, own_cuts = list(plan.crossings), cuts(graph)
+    messages: list[Message] = []
+    choices: list[Choice] = []
+    for parcel, source, target in needed(setting, places):
+        tensor = setting.parcels[parcel].tensor
+        leg = setting.legs.get((source, target))
+        mine = crossings[: len(leg.links)] if leg else []
+        ways = [(crossing.link, crossing.tensors) for crossing in mine]
+        if leg is None or ways != [(link.name, (tensor.name,)) for link in leg.links]:
+            raise _other(f"no way for {tensor.name} to {platform.devices[target].name}")
+        del crossings[: len(mine)]
+        messages.append(Message(parcel=parcel, source=source, target=target, pick=len(choices)))
+        choices.append(_choice(mine[0], tensor, own_cuts, accuracy))
+    if crossings:
+        raise _other(f"a crossing of {', '.join(crossings[0].tensors)} that nothing reads")
+    placement = Placement(places=places, messages=tuple(messages))
+    return replace(setting, choices=tuple(choices)), placement
+
+
+def _choice(
+    crossing: Crossing, tensor: Tensor, places: tuple[Cut, ...], table: AccuracyTable | None
+) -> Choice:
+    spec = parse_codec(crossing.codec, shapes=[tensor.shape], dtypes=[tensor.dtype])
+    if not spec.fixed_rate:
+        spec = replace(spec, measured_bytes=crossing.payload_bytes)
+    cut = Cut(index=crossing.cut, after=crossing.after, tensors=(tensor,))
+    return known(Choice(cut=cut, spec=spec), table if cut in places else None)
+
+
+def _other(found: str) -> InputError:
+    return InputError(f"plan: found {found}, expected a plan of this model; plan again")
