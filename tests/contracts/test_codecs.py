@@ -26,6 +26,9 @@ CASES = [
     ("uniform:bits=5", (MAP, VECTOR, MASK, ((), "float32"))),
     *((f"bottleneck:ratio=2,bits={bits}", (MAP,)) for bits in (2, 3, 5, 7, 8)),
     ("bottleneck:ratio=3,bits=5", (MAP, TOKENS, VECTOR, NUMBERS)),
+    ("bottleneck:ratio=2,stride=2,bits=4", (MAP,)),
+    ("bottleneck:ratio=2,stride=3,hidden=6,bits=3", (MAP,)),
+    ("bottleneck:ratio=3,hidden=4,bits=5", (MAP, TOKENS, VECTOR, MASK)),
     ("pixels", (((3, 5, 7), "float32"),)),
     ("png", (((3, 5, 7), "float32"),)),
     ("png", (((1, 5, 7), "float32"),)),
@@ -37,6 +40,7 @@ PROGRAM_CASES = [
     case
     for case in CASES
     if len(case[1]) > 1
+    or "stride" in case[0]
     or case[0] in ("uniform:bits=3", "bottleneck:ratio=2,bits=8", "pixels", "png", "label")
 ]
 BATCH = 4

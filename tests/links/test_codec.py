@@ -193,3 +193,41 @@ def test_a_label_keeps_the_choice_and_nothing_else():
     (restored,) = make("label", (300,)).eval()((scores,))
     assert torch.equal(restored.argmax(dim=1), scores.argmax(dim=1))
     assert restored.unique().tolist() == [0, 1]
+
+
+def test_a_stride_sends_principal_axes_of_patches_and_restores_what_they_span():
+    generator = torch.Generator().manual_seed(1)
+    patches = torch.randn(8, 3, 4, 5, generator=generator)  # each 2x2 patch: 3 factors
+    mixing = torch.randn(12, 3, generator=generator)
+    x = torch.nn.functional.pixel_shuffle(torch.einsum("dk,bkhw->bdhw", mixing, patches), 2)
+    codec = make("bottleneck:ratio=1,stride=2,bits=8", (3, 8, 10))
+    codec.calibrate((x,))
+    assert codec.spec.wire_tensors[0].shape == (3, 4, 5)
+    assert relative_error(codec, x) < 1e-3
+
+
+def test_a_refinement_is_faint_until_it_is_trained():
+    x = feature_map()
+    plain, refined = (
+        make(f"bottleneck:ratio=4,stride=2,{hidden}bits=8", (16, 9, 9))
+        for hidden in ("", "hidden=8,")
+    )
+    for codec in (plain, refined):
+        codec.calibrate((x,))
+    assert relative_error(refined, x) < 1.05 * relative_error(plain, x) + 0.01
+
+
+def test_a_strided_bottleneck_costs_what_its_convolutions_cost():
+    spec = parse_codec(
+        "bottleneck:ratio=4,stride=2,hidden=8,bits=4", shapes=[(16, 9, 9)], dtypes=["float32"]
+    )
+    symbols = 4 * 5 * 5
+    assert spec.payload_bytes == symbols / 2
+    assert spec.encoder_macs == symbols + 25 * (9 * 16 * 4)  # scaling, 3x3 from 16 to 4
+    refined = 9 * 4 * 8 + 9 * 8 * 8 + 8 * 64
+    assert spec.decoder_macs == symbols + 25 * (4 * 64 + refined)
+
+
+def test_a_stride_where_there_are_no_rows_is_refused():
+    with pytest.raises(InputError, match=r"stride=2.*expected \(C, H, W\); use stride=1"):
+        make("bottleneck:ratio=2,stride=2,bits=4", (7, 9))

@@ -1,18 +1,27 @@
-"""The learned narrow layer: fewer channels, each rounded to a few bits.
+"""The learned narrow layer: fewer channels, fewer positions, each rounded to a few bits.
 
 .. code-block:: none
 
-    x (B, C, H, W) --> narrow --> y (B, N, H, W) --> round --> [link] --> widen --> x_hat
-                                        +--- learned step per channel ---+
+    x (B, C, H, W) --> narrow --> y (B, N, H/s, W/s) --> round --> [link] --> widen ---(+)--> x_hat
+                                        +--- learned step per channel ---+ |            |
+                                                                           +-> refine --+
+
+``narrow`` is a convolution of 1x1, or of (2s - 1) x (2s - 1) at stride s, as the weak side has
+little to spend. ``widen`` is a 1x1 convolution to C s^2 channels, of which each s^2 become a patch
+of s x s positions. ``refine``, where it is asked for, stands on the strong side: two 3x3
+convolutions of ``hidden`` channels and one of 1x1, with leaky ReLU between.
 
 Shapes: B batch, C channels of the network, N = C // ratio channels on the wire, H height,
-W width, M rows: one for every value that a channel takes. Tensors (B, T, C) and (B, C) pass
-through linear layers in place of 1x1 convolutions.
+W width, s stride, D = C s^2 values of a patch, M rows: one for every value that a channel takes.
+Tensors (B, T, C) and (B, C) pass through linear layers in place of convolutions.
 
 References:
     Lin, Zhu, Eshraghian, "Reducing Data Bottlenecks in Distributed, Heterogeneous Neural
     Networks", 2024, https://arxiv.org/abs/2410.09650 (the ratio; they narrow inside a block and
     do not quantize, this layer stands on the crossing).
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+    Convolutional Neural Network", CVPR 2016, https://arxiv.org/abs/1609.05158 (patches from
+    channels).
     Esser et al., "Learned Step Size Quantization", ICLR 2020, https://arxiv.org/abs/1902.08153
     (the learned step; here its logarithm is learned, which needs no scaling of the gradient).
     Balle, Laparra, Simoncelli, "End-to-end optimized image compression", ICLR 2017,
@@ -24,26 +33,32 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus.links.halves import Halves, per_channel, round_to_symbols, rows
-from isthmus.wire import WireTensor
+from isthmus.wire import CodecSpec, WireTensor
 from isthmus.wire.spec import num_channels
 
 _MAX_ROWS = 1 << 17  # of activations that calibration looks at
 _MIN_STEP = 1e-6
+_FAINT = 0.01  # of a usual start: how loud the refinement is before it is trained
+_LEAK = 0.1  # of the rectifiers, so that a narrow refinement cannot die
 
 
-def bottleneck_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
+def bottleneck_halves(
+    spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtype: str
+) -> Halves:
     """Carry one float tensor (C, H, W), (T, C) or (C,).
 
     Args:
+        spec: Says how far positions are thinned out, and how rich the receiver is.
         tensor: Its symbols, which say how many channels and bits.
         shape: Of one sample.
         dtype: Of the tensor.
     """
     grid = Grid(tensor.shape, bits=tensor.bits)
-    sender = BottleneckSender(shape, grid)
-    receiver = BottleneckReceiver(shape, grid, dtype=dtype)
+    sender = BottleneckSender(shape, grid, stride=spec.stride)
+    receiver = BottleneckReceiver(shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype)
     return Halves(
         sender=sender, receiver=receiver, calibrate=partial(_calibrate, sender, receiver)
     )
@@ -80,15 +95,22 @@ class BottleneckSender(nn.Module):
     Args:
         shape: Of one sample before the crossing.
         grid: Shared with the receiver.
+        stride: s; 1 for what has no rows and columns.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: Grid) -> None:
+    def __init__(self, shape: tuple[int, ...], grid: Grid, *, stride: int) -> None:
         super().__init__()
-        self.narrow = _mix(num_channels(shape), num_channels(grid.shape), dims=len(shape))
+        self.stride = stride
+        inputs, outputs = num_channels(shape), num_channels(grid.shape)
+        self.narrow: nn.Conv2d | nn.Linear = (
+            nn.Conv2d(inputs, outputs, 2 * stride - 1, stride=stride, padding=stride - 1)
+            if len(shape) == 3
+            else nn.Linear(inputs, outputs)
+        )
         self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the symbols (B, N, H, W) of a tensor (B, C, H, W)."""
+        """Return the symbols (B, N, H/s, W/s) of a tensor (B, C, H, W)."""
         y = self.narrow(x.float()).float()  # the second for autocast
         scaled = y / self.grid.log_step.exp() + self.grid.middle
         return round_to_symbols(scaled, self.grid.bits, training=self.training)
@@ -100,51 +122,86 @@ class BottleneckReceiver(nn.Module):
     Args:
         shape: Of one sample before the crossing.
         grid: Shared with the sender.
+        stride: s; 1 for what has no rows and columns.
+        hidden: Channels of the refinement; 0 leaves it out.
         dtype: Of the tensor.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: Grid, *, dtype: str) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], grid: Grid, *, stride: int, hidden: int, dtype: str
+    ) -> None:
         super().__init__()
+        self.shape = shape
+        self.stride = stride
         self.grid = grid
-        self.widen = _mix(num_channels(grid.shape), num_channels(shape), dims=len(shape))
+        inputs, outputs = num_channels(grid.shape), num_channels(shape) * stride**2
+        self.widen = _mix(inputs, outputs, dims=len(shape))
+        self.refine = _refinement(inputs, hidden, outputs, dims=len(shape)) if hidden else None
         self.dtype: torch.dtype = getattr(torch, dtype)
 
     def forward(self, symbols: Tensor) -> Tensor:
-        """Return the tensor (B, C, H, W) of its symbols (B, N, H, W)."""
-        return self.widen(self.scale_back(symbols)).to(self.dtype)
+        """Return the tensor (B, C, H, W) of its symbols (B, N, H/s, W/s)."""
+        y = self.scale_back(symbols)
+        x = self.widen(y) if self.refine is None else self.widen(y) + self.refine(y)
+        if self.stride > 1:
+            x = F.pixel_shuffle(x, self.stride)[..., : self.shape[1], : self.shape[2]]
+        return x.to(self.dtype)
 
     def scale_back(self, symbols: Tensor) -> Tensor:
         """Return what was rounded, as floats."""
         return (symbols.float() - self.grid.middle) * self.grid.log_step.exp()
 
 
-def _mix(num_inputs: int, num_outputs: int, *, dims: int) -> nn.Conv2d | nn.Linear:
+def _mix(num_inputs: int, num_outputs: int, *, dims: int, window: int = 1) -> nn.Module:
     if dims == 3:
-        return nn.Conv2d(num_inputs, num_outputs, kernel_size=1)
+        return nn.Conv2d(num_inputs, num_outputs, window, padding=window // 2)
     return nn.Linear(num_inputs, num_outputs)
 
 
+def _refinement(num_inputs: int, hidden: int, num_outputs: int, *, dims: int) -> nn.Module:
+    last = _mix(hidden, num_outputs, dims=dims)
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(_FAINT)
+    return nn.Sequential(
+        _mix(num_inputs, hidden, dims=dims, window=3),
+        nn.LeakyReLU(_LEAK),
+        _mix(hidden, hidden, dims=dims, window=3),
+        nn.LeakyReLU(_LEAK),
+        last,
+    )
+
+
 def _calibrate(sender: BottleneckSender, receiver: BottleneckReceiver, x: Tensor) -> None:
-    """Start from the N principal axes, and widen by least squares from the rounded values."""
-    x_MC = _some_rows(x)
-    axes_NC = _principal_axes(x_MC, num_channels(sender.grid.shape))
-    mean_C = x_MC.mean(dim=0)
-    _set_mix(sender.narrow, axes_NC, -axes_NC @ mean_C)
-    sender.grid.calibrate((x_MC - mean_C) @ axes_NC.T)
+    """Start from the N principal axes of patches, and widen by least squares from what arrives."""
+    num_axes = num_channels(sender.grid.shape)
+    x_MD = _some_rows(_patches(x, sender.stride))
+    axes_ND = _principal_axes(x_MD, num_axes)
+    mean_D = x_MD.mean(dim=0)
+    _set_narrow(sender, axes_ND, -axes_ND @ mean_D)
+    sender.grid.calibrate((x_MD - mean_D) @ axes_ND.T)
 
     y_MN = _some_rows(receiver.scale_back(sender(x)))
     y_mean_N = y_MN.mean(dim=0)
     centred_MN = y_MN - y_mean_N
     inverse_NN = torch.linalg.pinv(centred_MN.T @ centred_MN, hermitian=True)
-    widen_CN = (x_MC - mean_C).T @ centred_MN @ inverse_NN
-    _set_mix(receiver.widen, widen_CN, mean_C - widen_CN @ y_mean_N)
+    widen_DN = (x_MD - mean_D).T @ centred_MN @ inverse_NN
+    _set(receiver.widen, widen_DN, mean_D - widen_DN @ y_mean_N)
 
 
-def _principal_axes(x_MC: Tensor, num_axes: int) -> Tensor:
-    """Return the axes (N, C) of largest variance."""
-    centred_MC = x_MC - x_MC.mean(dim=0)
-    _, axes_CC = torch.linalg.eigh(centred_MC.T @ centred_MC)
-    return axes_CC.flip(1)[:, :num_axes].T
+def _patches(x: Tensor, stride: int) -> Tensor:
+    """Return patches as channels, (B, C s^2, H/s, W/s); beyond the border stands zero."""
+    if stride == 1:
+        return x
+    bottom, right = (-size % stride for size in x.shape[2:])
+    return F.pixel_unshuffle(F.pad(x, (0, right, 0, bottom)), stride)
+
+
+def _principal_axes(x_MD: Tensor, num_axes: int) -> Tensor:
+    """Return the axes (N, D) of largest variance."""
+    centred_MD = x_MD - x_MD.mean(dim=0)
+    _, axes_DD = torch.linalg.eigh(centred_MD.T @ centred_MD)
+    return axes_DD.flip(1)[:, :num_axes].T
 
 
 def _some_rows(x: Tensor) -> Tensor:
@@ -152,7 +209,17 @@ def _some_rows(x: Tensor) -> Tensor:
     return x_MC[:: -(-len(x_MC) // _MAX_ROWS)].double()
 
 
-def _set_mix(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
+def _set_narrow(sender: BottleneckSender, axes_ND: Tensor, bias_N: Tensor) -> None:
+    """Let the sender project each patch; of its window that is the lower right part."""
+    if sender.stride > 1:
+        s, num_axes = sender.stride, len(axes_ND)
+        axes_NCss = axes_ND.reshape(num_axes, -1, s, s)
+        axes_ND = F.pad(axes_NCss, (s - 1, 0, s - 1, 0))
+    _set(sender.narrow, axes_ND, bias_N)
+
+
+def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
     assert layer.bias is not None
     layer.weight.copy_(weight.reshape(layer.weight.shape))
     layer.bias.copy_(bias)

@@ -16,32 +16,39 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.links.halves import Halves, round_to_symbols
-from isthmus.wire import WireTensor
+from isthmus.wire import CodecSpec, WireTensor
 
 
-def pixel_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
+def pixel_halves(
+    spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtype: str
+) -> Halves:
     """Carry one float32 image as 8-bit pixels.
 
     Args:
+        spec: Not needed.
         tensor: Not needed: symbols have the image's own shape.
         shape: (C, H, W).
         dtype: Not needed: the image is float32.
     """
-    del tensor, dtype
+    del spec, tensor, dtype
     affine = PixelRange(shape[0])
     return Halves(
         sender=PixelSender(affine), receiver=PixelReceiver(affine), calibrate=affine.calibrate
     )
 
 
-def label_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
+def label_halves(
+    spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtype: str
+) -> Halves:
     """Carry the class number of one vector of scores.
 
     Args:
+        spec: Not needed.
         tensor: The class number.
         shape: (K,).
         dtype: Of the scores.
     """
+    del spec
     sender = LabelSender(tensor.dtype)
     return Halves(sender=sender, receiver=LabelReceiver(shape[0], dtype=dtype))
 

@@ -107,14 +107,14 @@ def make_codec(spec: CodecSpec) -> Codec:
 
 
 def _per_tensor(
-    halves_of: Callable[[WireTensor, tuple[int, ...], str], Halves], spec: CodecSpec
+    halves_of: Callable[[CodecSpec, WireTensor, tuple[int, ...], str], Halves], spec: CodecSpec
 ) -> Codec:
     """Make a codec that carries each float tensor by its own halves, and others as they are."""
     triples = zip(spec.wire_tensors, spec.shapes, spec.dtypes, strict=True)
     return Codec(
         spec,
         [
-            (halves_of if dtype in FLOATS else raw_halves)(tensor, shape, dtype)
+            (halves_of if dtype in FLOATS else raw_halves)(spec, tensor, shape, dtype)
             for tensor, shape, dtype in triples
         ],
     )

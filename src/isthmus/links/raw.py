@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.links.halves import Halves
-from isthmus.wire import WireTensor
+from isthmus.wire import CodecSpec, WireTensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
-def raw_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
+def raw_halves(spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
     """Carry one tensor of any dtype.
 
     Args:
+        spec: Not needed.
         tensor: Its symbols.
         shape: Not needed: symbols have the tensor's own shape.
         dtype: The tensor's dtype.
     """
-    del shape
+    del spec, shape
     return Halves(sender=RawSender(tensor.dtype), receiver=RawReceiver(dtype))
 
 

@@ -12,18 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.links.halves import Halves, per_channel, round_to_symbols, rows
-from isthmus.wire import WireTensor
+from isthmus.wire import CodecSpec, WireTensor
 from isthmus.wire.spec import num_channels
 
 
-def uniform_halves(tensor: WireTensor, shape: tuple[int, ...], dtype: str) -> Halves:
+def uniform_halves(
+    spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtype: str
+) -> Halves:
     """Carry one float tensor.
 
     Args:
+        spec: Not needed.
         tensor: Its symbols, which say how many bits.
         shape: Of one sample.
         dtype: Of the tensor.
     """
+    del spec
     affine = Range(shape, bits=tensor.bits)
     return Halves(
         sender=UniformSender(affine),

@@ -56,7 +56,8 @@ class CodecSpec:
     Which dimension holds the channels cannot be told from a shape alone. The rule: of a tensor
     with two dimensions it is the last, (T, C), of any other the first, (C,) and (C, H, W). Thus
     ``bottleneck`` narrows the time of a 1-D convolution's (C, T); there ``uniform`` is at home.
-    Where the ratio does not divide the channels, N = C // ratio of them cross.
+    Where the ratio does not divide the channels, N = C // ratio of them cross. A ``stride`` of s
+    lets every s-th row and column of a (C, H, W) cross: N maps of ceil(H / s) by ceil(W / s).
 
     ``pixels`` and ``png`` carry an image in [0, 1] as it is, and floats that calibration saw
     outside of that as 256 levels over each channel's range.
@@ -66,6 +67,8 @@ class CodecSpec:
         shapes: The crossing's tensors, one sample.
         dtypes: Their numpy names.
         ratio: Channels before / channels on the wire, rounded down.
+        stride: Rows before / rows on the wire, and columns alike, rounded up.
+        hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
@@ -79,12 +82,16 @@ class CodecSpec:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     ratio: int = 1
+    stride: int = 1
+    hidden: int = 0
     bits: int = 32
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        _check_options(self.name, ratio=self.ratio, bits=self.bits)
+        _check_options(
+            self.name, ratio=self.ratio, stride=self.stride, hidden=self.hidden, bits=self.bits
+        )
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -118,12 +125,12 @@ class CodecSpec:
     @property
     def encoder_macs(self) -> int:
         """Multiply-accumulates of the sender half, one sample."""
-        return self._macs(_DEFLATE_MACS_PER_BYTE)
+        return self._macs(_DEFLATE_MACS_PER_BYTE, encoder=True)
 
     @property
     def decoder_macs(self) -> int:
         """Multiply-accumulates of the receiver half, one sample."""
-        return self._macs(_INFLATE_MACS_PER_BYTE)
+        return self._macs(_INFLATE_MACS_PER_BYTE, encoder=False)
 
     @property
     def encoder_weight_bytes(self) -> int:
@@ -131,14 +138,16 @@ class CodecSpec:
         if self.name in ("uniform", "pixels", "png"):
             return sum(8 * channels for channels in self._channels)
         if self.name == "bottleneck":  # narrow with its bias, step
-            return sum(4 * n * (c + 2) for c, n in self.narrowed)
+            return sum(4 * n * (_window(self, shape) * c + 2) for shape, c, n in self._narrowings)
         return 0
 
     @property
     def decoder_weight_bytes(self) -> int:
         """Bytes of the receiver half's weights, scales and offsets."""
-        if self.name == "bottleneck":  # step, widen with its bias
-            return sum(4 * (n + c * (n + 1)) for c, n in self.narrowed)
+        if self.name == "bottleneck":  # step, then widen and refine with their biases
+            layers = (self._receiver_layers(*narrowing) for narrowing in self._narrowings)
+            steps = sum(4 * n for _, _, n in self._narrowings)
+            return steps + sum(4 * b * (k * a + 1) for each in layers for k, a, b in each)
         return self.encoder_weight_bytes
 
     @property
@@ -175,14 +184,37 @@ class CodecSpec:
         pairs = zip(self.wire_tensors, self.dtypes, strict=True)
         return sum(tensor.num_elements for tensor, dtype in pairs if dtype in FLOATS)
 
-    def _macs(self, png_macs_per_byte: int) -> int:
+    @property
+    def _narrowings(self) -> tuple[tuple[tuple[int, ...], int, int], ...]:
+        """Shape, C and N of every float tensor."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        floats = (shape for shape, dtype in pairs if dtype in FLOATS)
+        return tuple((shape, *pair) for shape, pair in zip(floats, self.narrowed, strict=True))
+
+    def _receiver_layers(
+        self, shape: tuple[int, ...], channels: int, wire_channels: int
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Return the window, inputs and outputs of each layer of a bottleneck's receiver."""
+        window, width = (9 if len(shape) == 3 else 1), self.hidden
+        outputs = channels * (self.stride**2 if len(shape) == 3 else 1)
+        widen = (1, wire_channels, outputs)
+        if not width:
+            return (widen,)
+        return (widen, (window, wire_channels, width), (window, width, width), (1, width, outputs))
+
+    def _bottleneck_macs(self, *, encoder: bool) -> int:
+        macs = 0
+        for shape, c, n in self._narrowings:
+            places = prod(_wire_shape(self, shape)) // n
+            sender = ((_window(self, shape), c, n),)
+            layers = sender if encoder else self._receiver_layers(shape, c, n)
+            macs += places * sum(window * a * b for window, a, b in layers)
+        return macs
+
+    def _macs(self, png_macs_per_byte: int, *, encoder: bool) -> int:
         macs = self._scaled_elements
         if self.name == "bottleneck":
-            pairs = zip(self.shapes, self.dtypes, strict=True)
-            floats = [shape for shape, dtype in pairs if dtype in FLOATS]
-            macs += sum(
-                prod(shape) * n for shape, (_, n) in zip(floats, self.narrowed, strict=True)
-            )
+            macs += self._bottleneck_macs(encoder=encoder)
         if self.name == "label":
             macs += prod(self.shapes[0])
         if self.name == "png":
@@ -240,10 +272,14 @@ def parse_options(text: str) -> tuple[str, dict[str, int]]:
 
 
 def codec_text(spec: CodecSpec) -> str:
-    """Write a codec so that `parse_codec` reads it back; all options but raw's default."""
+    """Write a codec so that `parse_codec` reads it back, without options that say nothing."""
     if spec.name == "raw" and spec.bits == _RULES["raw"].defaults["bits"]:
         return spec.name
-    options = ",".join(f"{option}={getattr(spec, option)}" for option in _rule(spec.name).options)
+    options = ",".join(
+        f"{option}={getattr(spec, option)}"
+        for option in _rule(spec.name).options
+        if option not in _SILENT or getattr(spec, option) != _SILENT[option]
+    )
     return f"{spec.name}:{options}" if options else spec.name
 
 
@@ -281,12 +317,16 @@ class _Rule:
         defaults: The fields of the spec that are set where the text is silent.
         options: The fields that the text may set.
         ratios: What ``ratio`` may be.
+        strides: What ``stride`` may be.
+        hiddens: What ``hidden`` may be.
         bits: What ``bits`` may be.
     """
 
     defaults: Mapping[str, int] = field(default_factory=dict)
-    options: tuple[Literal["ratio", "bits"], ...] = ()
+    options: tuple[Literal["ratio", "stride", "hidden", "bits"], ...] = ()
     ratios: Sequence[int] = (1,)
+    strides: Sequence[int] = (1,)
+    hiddens: Sequence[int] = (0,)
     bits: Sequence[int] = (32,)
 
 
@@ -295,14 +335,18 @@ _RULES: Mapping[str, _Rule] = {
     "uniform": _Rule(defaults={"bits": 8}, options=("bits",), bits=range(2, 9)),
     "bottleneck": _Rule(
         defaults={"ratio": 8, "bits": 8},
-        options=("ratio", "bits"),
+        options=("ratio", "stride", "hidden", "bits"),
         ratios=range(1, 1 << 20),
+        strides=range(1, 17),
+        hiddens=range(1 << 12),
         bits=range(2, 9),
     ),
     "pixels": _Rule(defaults={"bits": 8}, bits=(8,)),
     "png": _Rule(defaults={"bits": 8}, bits=(8,)),
     "label": _Rule(),
 }
+
+_SILENT = {"stride": 1, "hidden": 0}  # options that a text leaves out at these values
 
 _NARROWED_DIMS = (1, 2, 3)
 
@@ -315,7 +359,12 @@ def _rule(name: str) -> _Rule:
 
 def _check_options(name: str, **values: int) -> None:
     rule = _rule(name)
-    allowed = {"ratio": rule.ratios, "bits": rule.bits}
+    allowed = {
+        "ratio": rule.ratios,
+        "stride": rule.strides,
+        "hidden": rule.hiddens,
+        "bits": rule.bits,
+    }
     for option, value in values.items():
         if value not in allowed[option]:
             raise InputError(
@@ -369,6 +418,8 @@ def _narrow_problem(spec: CodecSpec) -> str:
         if num_channels(shape) < spec.ratio:
             most = num_channels(shape)
             return f"ratio {spec.ratio} leaves no channel of {most}; use ratio={most} or less"
+        if spec.stride > 1 and len(shape) != 3:
+            return f"found stride={spec.stride} and {shape}, expected (C, H, W); use stride=1"
     return ""
 
 
@@ -388,9 +439,21 @@ def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTen
         symbol = next(name for name in _LABELS if shape[0] - 1 <= np.iinfo(name).max)
         return WireTensor(shape=(), dtype=symbol, bits=_INTEGER_BITS[symbol])
     if spec.name == "bottleneck":
-        dim = channel_dim(shape)
-        shape = (*shape[:dim], shape[dim] // spec.ratio, *shape[dim + 1 :])
+        shape = _wire_shape(spec, shape)
     return WireTensor(shape=shape, dtype="uint8", bits=spec.bits)
+
+
+def _wire_shape(spec: CodecSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what is left of a shape by a bottleneck's ratio and stride."""
+    if len(shape) == 3:
+        height, width = (-(-size // spec.stride) for size in shape[1:])
+        return (shape[0] // spec.ratio, height, width)
+    return (*shape[:-1], shape[-1] // spec.ratio)
+
+
+def _window(spec: CodecSpec, shape: tuple[int, ...]) -> int:
+    """Return how many positions a bottleneck's sender looks at for one on the wire."""
+    return (2 * spec.stride - 1) ** 2 if len(shape) == 3 else 1
 
 
 def _max_png_bytes(shape: tuple[int, ...]) -> int:
