@@ -1,7 +1,9 @@
 """A codec as torch modules: the two halves that carry a crossing, and the table of codecs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from struct import Struct
 
 import numpy as np
 import torch
@@ -14,9 +16,12 @@ from isthmus.links.halves import Halves
 from isthmus.links.raw import raw_halves
 from isthmus.links.uniform import uniform_halves
 from isthmus.wire import CodecSpec, WireTensor, pack, unpack
+from isthmus.wire.pack import check_tables
 from isthmus.wire.spec import FLOATS
+from isthmus.wire.tables import Tables, as_map, fit_tables, join_tables, split_tables
 
 Tensors = tuple[Tensor, ...]
+_MEASURED = Struct("<dd")
 
 
 class Codec(nn.Module):
@@ -41,10 +46,24 @@ class Codec(nn.Module):
 
     def __init__(self, spec: CodecSpec, halves: Sequence[Halves]) -> None:
         super().__init__()
-        self.spec = spec
+        self._spec = spec
+        self.book = Codebook(spec) if spec.entropy else None
         self.sender = Each([half.sender for half in halves])
         self.receiver = Each([half.receiver for half in halves])
         self._calibrate = tuple(half.calibrate for half in halves)
+
+    @property
+    def spec(self) -> CodecSpec:
+        """What it is on paper, with the size that its tables were measured to give."""
+        if self.book is None or not self.book.tables:
+            return self._spec
+        mean, spread = self.book.measured
+        return replace(self._spec, measured_bytes=mean, measured_spread_bytes=spread)
+
+    @property
+    def tables(self) -> tuple[Tables, ...]:
+        """Of each float tensor; none where nothing is entropy-coded or nothing was counted yet."""
+        return self.book.tables if self.book is not None else ()
 
     def forward(self, tensors: Tensors) -> Tensors:
         """Return the tensors as the far side will see them."""
@@ -60,7 +79,7 @@ class Codec(nn.Module):
         if self.training:
             raise InputError(f"codec {self.spec.name} is in training mode; call eval() first")
         symbols = [symbol.cpu().numpy() for symbol in self.sender(tensors)]
-        return [pack(self.spec, sample) for sample in zip(*symbols, strict=True)]
+        return [pack(self._spec, sample, self.tables) for sample in zip(*symbols, strict=True)]
 
     @torch.no_grad()
     def decompress(self, payloads: Sequence[bytes]) -> Tensors:
@@ -69,7 +88,7 @@ class Codec(nn.Module):
         Raises:
             InputError: A payload cannot have come from this codec.
         """
-        samples = [unpack(self.spec, payload) for payload in payloads]
+        samples = [unpack(self._spec, payload, self.tables) for payload in payloads]
         symbols = zip(*samples, strict=True)
         return self.receiver(tuple(torch.from_numpy(np.stack(symbol)) for symbol in symbols))
 
@@ -87,6 +106,74 @@ class Codec(nn.Module):
                     "finite; look for NaN in the data or the weights"
                 )
             calibrate(x)
+
+    @torch.no_grad()
+    def fit_tables(self, tensors: Tensors) -> None:
+        """Count the symbols of an entropy-coded codec; call it last, for it must know them all.
+
+        Every fourth sample is left out, and the mean and spread of the payload are those of
+        these. Does nothing where nothing is entropy-coded.
+
+        Args:
+            tensors: Activations (B, ...) of training data, as many as memory holds.
+
+        Raises:
+            InputError: The codec is in training mode.
+        """
+        if self.book is None:
+            return
+        if self.training:
+            raise InputError(f"codec {self.spec.name} is in training mode; call eval() first")
+        symbols = [symbol.cpu().numpy() for symbol in self.sender(tensors)]
+        held_B = np.arange(len(symbols[0])) % 4 == 3
+        counted_B = ~held_B
+        self.book.tables = tuple(
+            fit_tables(np.stack([as_map(sample) for sample in symbol[counted_B]]), tensor.bits)
+            for tensor, coded, symbol in zip(
+                self._spec.wire_tensors, self._spec.coded, symbols, strict=True
+            )
+            if coded
+        )
+        measured_B = held_B if held_B.any() else counted_B
+        samples = zip(*(symbol[measured_B] for symbol in symbols), strict=True)
+        sizes = [len(pack(self._spec, sample, self.tables)) for sample in samples]
+        self.book.measured = (float(np.mean(sizes)), float(np.std(sizes)))
+
+
+class Codebook(nn.Module):
+    """The tables of a codec and what they were measured to give; weights like any other.
+
+    Args:
+        spec: Of the codec that they belong to.
+    """
+
+    def __init__(self, spec: CodecSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tables: tuple[Tables, ...] = ()
+        self.measured = (0.0, 0.0)
+
+    def get_extra_state(self) -> Tensor:
+        """Return mean and spread of the payload, then the tables, as bytes."""
+        written = _MEASURED.pack(*self.measured) + join_tables(self.tables)
+        return torch.frombuffer(bytearray(written), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take what `get_extra_state` returned.
+
+        Raises:
+            InputError: Other bytes, or the tables of another codec.
+        """
+        written = state.cpu().numpy().tobytes()
+        if len(written) < _MEASURED.size:
+            raise InputError(
+                f"codec {self.spec.name}: found no tables in the weights; fit it anew"
+            )
+        tables = split_tables(written[_MEASURED.size :])
+        if tables:
+            check_tables(self.spec, tables)
+        mean, spread = _MEASURED.unpack(written[: _MEASURED.size])
+        self.tables, self.measured = tables, (mean, spread)
 
 
 class Each(nn.Module):

@@ -143,7 +143,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights into a model; every key and shape must match.
+    """Copy weights into a model; every key and shape must match, but the size of a codec's tables.
 
     Raises:
         InputError: Names the keys that are missing, left over, or of another shape.
@@ -156,6 +156,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
         f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+        if not key.endswith("_extra_state")
     ]
     problems = [
         f"{label} {_few(keys)}"

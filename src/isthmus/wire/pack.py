@@ -2,21 +2,32 @@
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.errors import InputError
+from isthmus.wire import stream
 from isthmus.wire.bits import pack_bits, unpack_bits
 from isthmus.wire.spec import CodecSpec, WireTensor
+from isthmus.wire.tables import Tables, as_map, from_map, map_shape
 
 
-def pack(spec: CodecSpec, symbols: Sequence[npt.NDArray[np.generic] | np.generic]) -> bytes:
+def pack(
+    spec: CodecSpec,
+    symbols: Sequence[npt.NDArray[np.generic] | np.generic],
+    tables: Sequence[Tables] = (),
+) -> bytes:
     """Make the payload of one sample.
+
+    With tables it is the packed symbols of what they do not code, then the stream of what they
+    do, where that is shorter than all packed: the length tells the two apart.
 
     Args:
         spec: The codec.
         symbols: What the sender emits: arrays as ``spec.wire_tensors`` says, without the batch.
+        tables: Those of an entropy-coded codec that has been fitted, for each float tensor.
 
     Returns:
         The payload: ``spec.payload_bytes`` of it where the rate is fixed.
@@ -31,15 +42,22 @@ def pack(spec: CodecSpec, symbols: Sequence[npt.NDArray[np.generic] | np.generic
         raise InputError(f"codec {spec.name}: found symbols {found}, expected {expected}")
     if spec.name == "png":
         return _images().encode_png(arrays[0])
+    if tables:
+        payload = _encode(spec, arrays, tables)
+        if len(payload) < spec.max_payload_bytes:
+            return payload
     return b"".join(map(_pack_tensor, spec.wire_tensors, arrays))
 
 
-def unpack(spec: CodecSpec, payload: bytes | memoryview) -> tuple[npt.NDArray[np.generic], ...]:
+def unpack(
+    spec: CodecSpec, payload: bytes | memoryview, tables: Sequence[Tables] = ()
+) -> tuple[npt.NDArray[np.generic], ...]:
     """Restore the symbols of one sample from any bytes at all.
 
     Args:
         spec: The codec.
         payload: What arrived.
+        tables: Those that it was packed with.
 
     Returns:
         Arrays as ``spec.wire_tensors`` says, without the batch, every symbol in range.
@@ -56,6 +74,8 @@ def unpack(spec: CodecSpec, payload: bytes | memoryview) -> tuple[npt.NDArray[np
         )
     if spec.name == "png":
         return (_images().decode_png(payload, spec.shapes[0]),)
+    if spec.entropy and len(payload) < spec.max_payload_bytes:
+        return _decode(spec, payload, tables)
     arrays = []
     start = 0
     for tensor in spec.wire_tensors:
@@ -65,6 +85,59 @@ def unpack(spec: CodecSpec, payload: bytes | memoryview) -> tuple[npt.NDArray[np
     if spec.name == "label" and not 0 <= int(arrays[0]) < spec.shapes[0][0]:
         raise InputError(f"codec label: found {arrays[0]}, expected 0 to {spec.shapes[0][0] - 1}")
     return tuple(arrays)
+
+
+def check_tables(spec: CodecSpec, tables: Sequence[Tables]) -> None:
+    """Refuse tables that are not for the tensors that a codec codes.
+
+    Raises:
+        InputError: Other tables.
+    """
+    coded = [t for t, coded in zip(spec.wire_tensors, spec.coded, strict=True) if coded]
+    expected = [(tensor.bits, map_shape(tensor.shape)[0]) for tensor in coded]
+    found = [(one.bits, one.num_channels) for one in tables]
+    if found != expected:
+        raise InputError(
+            f"codec {spec.name}: found tables of (bits, channels) {found}, expected {expected}; "
+            "fit the codec anew"
+        )
+
+
+def _encode(
+    spec: CodecSpec, arrays: Sequence[npt.NDArray[Any]], tables: Sequence[Tables]
+) -> bytes:
+    check_tables(spec, tables)
+    triples = list(zip(spec.wire_tensors, spec.coded, arrays, strict=True))
+    plain = [_pack_tensor(tensor, array) for tensor, coded, array in triples if not coded]
+    maps = [as_map(array) for _, coded, array in triples if coded]
+    return b"".join((*plain, stream.encode(list(zip(tables, maps, strict=True)))))
+
+
+def _decode(
+    spec: CodecSpec, payload: bytes | memoryview, tables: Sequence[Tables]
+) -> tuple[npt.NDArray[np.generic], ...]:
+    check_tables(spec, tables)
+    arrays: list[npt.NDArray[np.generic] | None] = []
+    shapes = []
+    start = 0
+    for tensor, coded in zip(spec.wire_tensors, spec.coded, strict=True):
+        if coded:
+            shapes.append(map_shape(tensor.shape))
+            arrays.append(None)
+            continue
+        stop = start + tensor.payload_bytes
+        if stop > len(payload):
+            raise InputError(
+                f"codec {spec.name}: found a payload of {len(payload)} bytes, expected {stop} or "
+                "more"
+            )
+        arrays.append(_unpack_tensor(tensor, payload[start:stop]))
+        start = stop
+    maps = iter(stream.decode(list(zip(tables, shapes, strict=True)), payload[start:]))
+    return tuple(
+        from_map(next(maps), tensor.shape) if array is None else array
+        for array, tensor in zip(arrays, spec.wire_tensors, strict=True)
+    )
 
 
 def _pack_tensor(tensor: WireTensor, array: npt.NDArray[np.generic]) -> bytes:

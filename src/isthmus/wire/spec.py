@@ -22,6 +22,12 @@ _LABELS = ("uint8", "int16", "int32")
 _DEFLATE_MACS_PER_BYTE = 60
 _INFLATE_MACS_PER_BYTE = 10
 
+# Neither does the entropy stage. Assumed: about as many cycles per symbol as the library takes on
+# such a processor (benchmarks/wire_speed.py), looking at neighbours included.
+_ENCODE_MACS_PER_SYMBOL = 60
+_DECODE_MACS_PER_SYMBOL = 100
+_MAX_ROWS = 32  # of a table, 4 bytes for each symbol and the escape
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireTensor:
@@ -71,6 +77,7 @@ class CodecSpec:
         hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
+        entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
 
@@ -85,6 +92,7 @@ class CodecSpec:
     stride: int = 1
     hidden: int = 0
     bits: int = 32
+    entropy: bool = False
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
 
@@ -92,6 +100,7 @@ class CodecSpec:
         _check_options(
             self.name, ratio=self.ratio, stride=self.stride, hidden=self.hidden, bits=self.bits
         )
+        _check_stage(self.name, entropy=self.entropy)
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -99,7 +108,7 @@ class CodecSpec:
     @property
     def fixed_rate(self) -> bool:
         """Whether every sample takes the same, exactly predicted payload."""
-        return self.name != "png"
+        return self.name != "png" and not self.entropy
 
     @property
     def wire_tensors(self) -> tuple[WireTensor, ...]:
@@ -118,9 +127,15 @@ class CodecSpec:
 
     @property
     def max_payload_bytes(self) -> int:
-        """Bytes that no payload exceeds."""
-        packed = sum(tensor.payload_bytes for tensor in self.wire_tensors)
-        return packed if self.fixed_rate else _max_png_bytes(self.shapes[0])
+        """Bytes that no payload exceeds; what the entropy stage does not shorten goes packed."""
+        if self.name == "png":
+            return _max_png_bytes(self.shapes[0])
+        return sum(tensor.payload_bytes for tensor in self.wire_tensors)
+
+    @property
+    def coded(self) -> tuple[bool, ...]:
+        """Whether the entropy stage codes each of the wire tensors."""
+        return tuple(self.entropy and dtype in FLOATS for dtype in self.dtypes)
 
     @property
     def encoder_macs(self) -> int:
@@ -173,7 +188,11 @@ class CodecSpec:
 
     @property
     def _buffer_bytes(self) -> int:
+        """The entropy stage also takes its tables and each symbol's place and rank."""
         symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
+        for tensor, coded in zip(self.wire_tensors, self.coded, strict=True):
+            if coded:
+                symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
         return symbols + 4 * self._scaled_elements + self.max_payload_bytes
 
     @property
@@ -217,6 +236,10 @@ class CodecSpec:
             macs += self._bottleneck_macs(encoder=encoder)
         if self.name == "label":
             macs += prod(self.shapes[0])
+        if self.entropy:
+            macs += self._scaled_elements * (
+                _ENCODE_MACS_PER_SYMBOL if encoder else _DECODE_MACS_PER_SYMBOL
+            )
         if self.name == "png":
             macs += png_macs_per_byte * prod(self.shapes[0])
         return macs
@@ -258,7 +281,8 @@ def parse_options(text: str) -> tuple[str, dict[str, int]]:
     Raises:
         InputError: An unknown name or option, or one out of bounds.
     """
-    name, _, rest = text.partition(":")
+    quantized, plus, stage = text.partition("+")
+    name, _, rest = quantized.partition(":")
     rule = _rule(name)
     values = dict(rule.defaults)
     for item in rest.split(",") if rest else ():
@@ -268,6 +292,11 @@ def parse_options(text: str) -> tuple[str, dict[str, int]]:
             raise InputError(f"codec {text!r}: found option {item!r}; {name} takes {known}")
         values[option] = int(number)
     _check_options(name, **values)
+    if plus:
+        if stage != "entropy":
+            raise InputError(f"codec {text!r}: found '+{stage}', expected '+entropy' or nothing")
+        _check_stage(name, entropy=True)
+        values["entropy"] = True
     return name, values
 
 
@@ -280,7 +309,8 @@ def codec_text(spec: CodecSpec) -> str:
         for option in _rule(spec.name).options
         if option not in _SILENT or getattr(spec, option) != _SILENT[option]
     )
-    return f"{spec.name}:{options}" if options else spec.name
+    stage = "+entropy" if spec.entropy else ""
+    return f"{spec.name}:{options}{stage}" if options else spec.name
 
 
 def default_codec_text(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
@@ -349,6 +379,7 @@ _RULES: Mapping[str, _Rule] = {
 _SILENT = {"stride": 1, "hidden": 0}  # options that a text leaves out at these values
 
 _NARROWED_DIMS = (1, 2, 3)
+_ENTROPY_CODED = ("uniform", "bottleneck")
 
 
 def _rule(name: str) -> _Rule:
@@ -370,6 +401,11 @@ def _check_options(name: str, **values: int) -> None:
             raise InputError(
                 f"codec {name}: found {option}={value}, expected {_bounds(allowed[option])}"
             )
+
+
+def _check_stage(name: str, *, entropy: bool) -> None:
+    if entropy and name not in _ENTROPY_CODED:
+        raise InputError(f"codec {name}: +entropy goes with {' and '.join(_ENTROPY_CODED)} only")
 
 
 def _bounds(allowed: Sequence[int]) -> str:

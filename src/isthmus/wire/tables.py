@@ -23,8 +23,10 @@ References:
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -36,6 +38,7 @@ TOTAL = 1 << 16
 MAX_ROWS = 32  # that `fit_tables` makes: a library call for each in every pass
 _VERSION = 1
 _HEAD = struct.Struct("<BBHBB")  # version, bits, channels, levels, rows
+_LENGTH = struct.Struct("<I")
 _MAX_LEVELS = 8
 _LEVELS = 4
 _WORTH = 0.98  # contexts must save this much, for they cost two more passes
@@ -142,6 +145,56 @@ class Tables:
             centre=centre,
             edges=edges.astype(np.uint16),
         )
+
+
+def join_tables(tables: Sequence[Tables]) -> bytes:
+    """Write the tables of all tensors of a crossing, each after its length."""
+    parts = [one.to_bytes() for one in tables]
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+
+
+def split_tables(data: bytes | memoryview) -> tuple[Tables, ...]:
+    """Read what `join_tables` wrote.
+
+    Raises:
+        InputError: Other bytes.
+    """
+    tables = []
+    start = 0
+    while start < len(data):
+        if len(data) < start + _LENGTH.size:
+            raise InputError(f"tables: cut short at byte {start}; fit the codec anew")
+        (length,) = _LENGTH.unpack_from(data, start)
+        start += _LENGTH.size
+        if len(data) < start + length:
+            raise InputError(f"tables: cut short at byte {start}; fit the codec anew")
+        tables.append(Tables.from_bytes(data[start : start + length]))
+        start += length
+    return tuple(tables)
+
+
+def as_map(symbols: Bytes) -> Bytes:
+    """Return the symbols of one sample as a map (C, H, W), the channels as the codecs see them."""
+    shape = map_shape(symbols.shape)
+    if symbols.ndim == 2:  # (T, C)
+        symbols = symbols.T
+    return np.ascontiguousarray(symbols).reshape(shape)
+
+
+def from_map(symbols_CHW: Bytes, shape: tuple[int, ...]) -> Bytes:
+    """Return what `as_map` made a map of."""
+    if len(shape) == 2:
+        return np.ascontiguousarray(symbols_CHW[:, 0].T)
+    return symbols_CHW.reshape(shape)
+
+
+def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape that `as_map` gives a sample."""
+    if len(shape) == 2:
+        return shape[1], 1, shape[0]
+    channels, *rest = shape or (1,)
+    width = rest[-1] if rest else 1
+    return channels, prod(rest[:-1]), width
 
 
 def fit_tables(symbols_NCHW: Bytes, bits: int, *, max_rows: int = MAX_ROWS) -> Tables:
