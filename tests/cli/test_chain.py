@@ -37,7 +37,12 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
         )
     )  # fmt: skip
     assert fitted["schema"] == "isthmus.fit/1"
-    assert [phase["phase"] for phase in fitted["phases"]] == ["base", "features", "distil"]
+    assert [phase["phase"] for phase in fitted["phases"]] == [
+        "base",
+        "features",
+        "receiver",
+        "whole",
+    ]
 
     exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
     assert exported["equal_predictions"] >= 0.99
@@ -71,7 +76,7 @@ def test_a_model_with_weights_is_not_trained_from_nothing(isthmus, mine):
             "--data", "npz:data.npz", "--epochs", "1", "--out", "fitted", "--json",
         )
     )  # fmt: skip
-    assert [phase["phase"] for phase in fitted["phases"]] == ["distil"]
+    assert [phase["phase"] for phase in fitted["phases"]] == ["receiver", "whole"]
     assert fitted["accuracy_whole"] < 0.7  # the untrained weights that were given
 
 
@@ -133,6 +138,9 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--download",
                 "--weights",
                 "--eval-form",
+                "--bytes",
+                "--drop",
+                "--freeze-sender",
                 "--epochs",
                 "--seed",
                 "--out",

@@ -151,6 +151,25 @@ def fit(
             help="Passes over the training set; also for the base model if it has no weights.",
         ),
     ] = 20,
+    drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of accuracy that may be lost: tries ever fewer bytes on held-out "
+            "training samples, then fits with the fewest that are enough. For codecs with +entropy."
+        ),
+    ] = None,
+    bytes_: Annotated[
+        float | None,
+        typer.Option("--bytes", help="Mean payload to aim at instead. For codecs with +entropy."),
+    ] = None,
+    freeze_sender: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-sender",
+            help="Keep the result that leaves the first device's network as it came, as where its "
+            "firmware is fixed. Both results are always shown.",
+        ),
+    ] = False,
     eval_form: Annotated[
         bool,
         typer.Option(
@@ -175,11 +194,14 @@ def fit(
     from isthmus.plan import Plan
     from isthmus.plan import plan as plans
     from isthmus.progress import shown
+    from isthmus.report.fit_tables import fit_result_tables
     from isthmus.report.tables import fit_table
     from isthmus.study import fit_plan
-    from isthmus.train import FitConfig
+    from isthmus.train import FitConfig, augmentation_for
     from isthmus.train.fitted import SCHEMA
 
+    if drop is not None and bytes_ is not None:
+        raise InputError("--drop and --bytes: found both, expected one of them")
     try:
         with shown() as progress:
             record = fit_plan(
@@ -193,6 +215,10 @@ def fit(
                     base_epochs=0 if weights else epochs,
                     seed=seed,
                     eval_form=eval_form,
+                    drop=drop,
+                    wanted_bytes=bytes_,
+                    sender="frozen" if freeze_sender else "tuned",
+                    augmentation=augmentation_for(data),
                 ),
                 report=progress,
             )
@@ -202,7 +228,7 @@ def fit(
     if json_:
         print(to_json(record, schema=SCHEMA))
     else:
-        print_parts(fit_table(record, out))
+        print_parts(fit_table(record, out), *fit_result_tables(record))
 
 
 def export(

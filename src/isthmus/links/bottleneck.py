@@ -30,6 +30,7 @@ References:
 """
 
 from functools import partial
+from math import log
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ from isthmus.wire.spec import num_channels
 
 _MAX_ROWS = 1 << 17  # of activations that calibration looks at
 _MIN_STEP = 1e-6
+_EVEN_BITS = 3.0  # for each value, from where a rate term goes on
 _FAINT = 0.01  # of a usual start: how loud the refinement is before it is trained
 _LEAK = 0.1  # of the rectifiers, so that a narrow refinement cannot die
 
@@ -56,7 +58,7 @@ def bottleneck_halves(
         shape: Of one sample.
         dtype: Of the tensor.
     """
-    grid = Grid(tensor.shape, bits=tensor.bits)
+    grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy)
     sender = BottleneckSender(shape, grid, stride=spec.stride)
     receiver = BottleneckReceiver(shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype)
     return Halves(
@@ -70,23 +72,51 @@ class Grid(nn.Module):
     Args:
         shape: Of one sample on the wire.
         bits: 2 to 8.
+        even: Calibrate one step for all channels, as is best before an entropy code: each then
+            takes the bits that it is worth (reverse water-filling: Cover, Thomas, "Elements of
+            Information Theory", 2006, section 10.3.3).
     """
 
-    def __init__(self, shape: tuple[int, ...], *, bits: int) -> None:
+    def __init__(self, shape: tuple[int, ...], *, bits: int, even: bool = False) -> None:
         super().__init__()
         self.shape = shape
         self.bits = bits
+        self.even = even
         self.middle = (2**bits - 1) / 2
         log_step_N = torch.full((num_channels(shape),), 8 / 2**bits).log()
         self.log_step = nn.Parameter(per_channel(log_step_N, shape))
 
     def calibrate(self, y_MN: Tensor) -> None:
-        """Cover all but ``4**-bits`` of the values, near the best for a Gaussian (Max, 1960)."""
+        """Cover all but ``4**-bits`` of the values, near the best for a Gaussian (Max, 1960).
+
+        An even grid also leaves no more than some bits for each value on average.
+        """
         num_rows = len(y_MN)
         covered = max(1, num_rows - num_rows // 4**self.bits)
         reach_N = y_MN.abs().kthvalue(covered, dim=0).values
         step_N = (reach_N / 2 ** (self.bits - 1)).clamp_min(_MIN_STEP)
+        if self.even:
+            step_N = _even_step(y_MN, least=float(step_N.max())).expand_as(step_N)
         self.log_step.copy_(per_channel(step_N.log(), self.shape))
+
+
+def _even_step(y_MN: Tensor, *, least: float) -> Tensor:
+    """Return the step at which the values have an entropy of ``_EVEN_BITS`` on average."""
+    low, high = least, least * 2**12
+    for _ in range(20):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _entropy_bits(y_MN / middle) > _EVEN_BITS else (low, middle)
+    return y_MN.new_tensor(high)
+
+
+def _entropy_bits(y_MN: Tensor) -> float:
+    """Return the mean entropy of each channel's values when rounded."""
+    total = 0.0
+    for y_M in y_MN.unbind(1):
+        whole_M = y_M.round().long()
+        p = torch.bincount(whole_M - whole_M.min()) / len(y_M)
+        total -= float(torch.xlogy(p, p).sum()) / log(2)
+    return total / y_MN.shape[1]
 
 
 class BottleneckSender(nn.Module):

@@ -6,10 +6,11 @@
                                                                         record <-- run_bundle
 """
 
+import copy
 import hashlib
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,20 @@ from isthmus.study.recipes import Recipe
 from isthmus.train import (
     FitConfig,
     FitRecord,
+    FitResult,
     Fitted,
     PhaseRecord,
     Progress,
     Rival,
+    Rung,
+    Sender,
     accuracy,
     check_fits,
+    climb_down,
+    enough,
     fit_base,
     fit_crossings,
+    payload_bytes,
     png_bytes,
     read_fitted,
     rivals,
@@ -211,8 +218,30 @@ def fit_model(
     accuracy_whole = accuracy(model, data.x_test, data.y_test)
     graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
     found = rivals(model, plan, data)
+    ladder: tuple[Rung, ...] = ()
+    if config.drop is not None:
+        ladder = climb_down(
+            lambda: split_with_codecs(copy.deepcopy(model), plan, eval_form=config.eval_form),
+            model,
+            data,
+            config,
+            drop=config.drop,
+            progress=progress,
+        )
+        config = replace(config, wanted_bytes=enough(ladder, drop=config.drop))
     split_model = split_with_codecs(model, plan, eval_form=config.eval_form)
-    phases += fit_crossings(split_model, data, config, progress=progress)
+    results: list[FitResult] = []
+
+    def judge(sender: Sender) -> None:
+        results.append(
+            FitResult(
+                sender=sender,
+                accuracy=accuracy(split_model, data.x_test, data.y_test),
+                payload_bytes=payload_bytes(split_model, data.x_test),
+            )
+        )
+
+    phases += fit_crossings(split_model, data, config, progress=progress, judge=judge)
     record = FitRecord(
         model=source,
         data=data.name,
@@ -224,6 +253,8 @@ def fit_model(
         rivals=found,
         machine=describe_machine(),
         versions=library_versions(),
+        results=tuple(results),
+        ladder=ladder,
     )
     return Fitted(
         record=record,

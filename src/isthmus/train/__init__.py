@@ -1,16 +1,29 @@
 """Fit the weights: the base model, then the crossings; and image classifiers by recipe."""
 
-from isthmus.train.augment import Augmentation, Normalization, normalization_of
+from isthmus.train.augment import (
+    Augmentation,
+    Normalization,
+    augmentation_for,
+    normalization_of,
+)
+from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
 from isthmus.train.fit import (
     FitConfig,
+    Sender,
     accuracy,
     calibrate,
     check_fits,
     fit_base,
-    fit_crossings,
     predict,
 )
-from isthmus.train.fitted import FitRecord, Fitted, read_fitted, split_with_codecs, write_fitted
+from isthmus.train.fitted import (
+    FitRecord,
+    FitResult,
+    Fitted,
+    read_fitted,
+    split_with_codecs,
+    write_fitted,
+)
 from isthmus.train.images import (
     ImageRecipe,
     ImageScores,
@@ -20,6 +33,7 @@ from isthmus.train.images import (
     standard_recipe,
     train_images,
 )
+from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
 
@@ -27,6 +41,7 @@ __all__ = [
     "Augmentation",
     "FitConfig",
     "FitRecord",
+    "FitResult",
     "Fitted",
     "ImageRecipe",
     "ImageScores",
@@ -34,14 +49,21 @@ __all__ = [
     "PhaseRecord",
     "Progress",
     "Rival",
+    "Rung",
+    "Sender",
     "accuracy",
+    "augmentation_for",
     "calibrate",
     "check_fits",
+    "climb_down",
+    "enough",
     "evaluate_images",
     "fast_recipe",
+    "fill_tables",
     "fit_base",
     "fit_crossings",
     "normalization_of",
+    "payload_bytes",
     "png_bytes",
     "predict",
     "read_fitted",

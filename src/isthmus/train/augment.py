@@ -44,6 +44,19 @@ class Augmentation:
             )
 
 
+def augmentation_for(data: str) -> Augmentation | None:
+    """Return what may happen to the images of a data set without changing what they show.
+
+    Args:
+        data: As the command line takes it.
+
+    Returns:
+        Crops and mirroring for the photographs of CIFAR; None where nothing is known, as a
+        mirrored digit or letter is another one.
+    """
+    return Augmentation(border="reflection") if data in ("cifar10", "cifar100") else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalization:
     r"""What is subtracted from pixels in [0, 1], and what they are divided by then.

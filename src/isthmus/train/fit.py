@@ -1,21 +1,12 @@
-"""Fit the base model and the crossings.
+"""Fit the base model, and say how well a model does.
 
-.. code-block:: none
-
-    base      the whole model on its labels, where it came without weights
-    calibrate every codec from the activations that it will carry
-    features  the codecs alone: what arrives shall equal what left
-    distil    everything: the split model's outputs shall equal the whole model's
-
-All runs on lightning; the same seed on the same machine gives the same bits. With a folder for
-checkpoints an interrupted fit goes on where it stopped.
+All training runs on lightning; the same seed on the same machine gives the same bits. With a
+folder for checkpoints an interrupted fit goes on where it stopped.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,18 +17,11 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.split import SplitModel
-from isthmus.train.loop import (
-    Batch,
-    Batches,
-    Phase,
-    PhaseRecord,
-    Progress,
-    run_phase,
-    training_device,
-)
-from isthmus.train.losses import feature_loss, hinton_loss, task_loss
+from isthmus.train.augment import Augmentation
+from isthmus.train.loop import Batches, Phase, PhaseRecord, Progress, run_phase
+from isthmus.train.losses import task_loss
 
-LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
+Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +29,19 @@ class FitConfig:
     """How long and how fast.
 
     Attributes:
-        epochs: Passes over the training set in the phase ``distil``; ``features`` takes a quarter.
+        epochs: Passes over the training set in each of the phases ``receiver`` and ``whole``;
+            ``features`` takes a quarter.
         base_epochs: Passes in the phase ``base``; 0 leaves the model's weights as they came.
         batch_size: Samples per step.
         learning_rate: Peak of the one-cycle schedule for new weights.
-        finetune_rate: The same for the model's own weights while distilling.
+        finetune_rate: The same for the model's own weights.
         temperature: Of the softened outputs.
+        wanted_bytes: Mean payload of all entropy-coded crossings together that training aims at;
+            None keeps to what calibration gives.
+        drop: Points of accuracy that may be lost: the bytes are found by trying, see
+            `isthmus.train.ladder`; None tries none.
+        sender: Which of the two results is kept.
+        augmentation: What may happen to images among the inputs; None leaves them as they are.
         seed: Of everything.
         eval_form: Train the split model in the form that the model has in evaluation, where
             training differs in more than dropout and norms; see `isthmus.split.split`.
@@ -62,12 +53,20 @@ class FitConfig:
     learning_rate: float = 3e-3
     finetune_rate: float = 1e-3
     temperature: float = 4.0
+    wanted_bytes: float | None = None
+    drop: float | None = None
+    sender: Sender = "tuned"
+    augmentation: Augmentation | None = None
     seed: int = 0
     eval_form: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.base_epochs < 0:
             raise InputError(f"epochs: found {self.epochs}, expected 1 or more")
+        if self.drop is not None and not 0 <= self.drop <= 100:
+            raise InputError(f"drop: found {self.drop:g}, expected 0 to 100 points")
+        if self.wanted_bytes is not None and not self.wanted_bytes > 0:
+            raise InputError(f"bytes: found {self.wanted_bytes:g}, expected more than 0")
 
 
 def fit_base(
@@ -98,91 +97,6 @@ def fit_base(
     record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
     model.eval()
     return (record,)
-
-
-def fit_crossings(
-    split_model: SplitModel,
-    data: Dataset,
-    config: FitConfig,
-    *,
-    progress: Progress | None = None,
-) -> tuple[PhaseRecord, ...]:
-    """Calibrate the codecs, match the features across each cut, then distil the whole, in place.
-
-    The teacher is the split model itself before training, with every crossing raw: that is the
-    whole model.
-
-    Args:
-        split_model: As `isthmus.split.split` returns it, the model's weights trained.
-        data: Only its training half is read.
-        config: Epochs, rates, seed.
-        progress: Where to report.
-
-    Returns:
-        One record per phase; nothing where no codec loses anything.
-    """
-    progress = progress or Progress()
-    teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
-    calibrate(split_model, tuple(torch.from_numpy(x[:512]) for x in data.x_train))
-    if not any(_learns(codec) for codec in split_model.codecs):
-        return ()
-    targets_NK = predict(lambda *inputs: _through(teacher, (), inputs), data.x_train)
-    batches = _batches(data, targets_NK, config)
-    teacher.to(training_device())
-    phases = (_features(split_model, teacher, config), _distil(split_model, config))
-    records = []
-    for phase in phases:
-        split_model.train(phase.name == "distil")
-        split_model.codecs.train()
-        if phase.groups[0]["params"]:
-            records.append(
-                run_phase(split_model, phase, batches, seed=config.seed, progress=progress)
-            )
-    split_model.eval()
-    return tuple(records)
-
-
-def _features(split_model: SplitModel, teacher: nn.ModuleList, config: FitConfig) -> Phase:
-    """The codecs alone: each shall give back what the whole model has at its crossing."""
-
-    def loss(batch: Batch) -> Tensor:
-        tensors, losses = batch[0], []
-        teacher.to(tensors[0].device)
-        for stage, codec in zip(teacher[:-1], split_model.codecs, strict=True):
-            with torch.no_grad():
-                tensors = stage(*tensors)
-            if _learns(codec):
-                losses.append(feature_loss(codec(tensors), tensors))
-        return torch.stack(losses).sum()
-
-    return Phase(
-        name="features",
-        epochs=max(1, config.epochs // 4),
-        loss=loss,
-        groups=[{"params": _codec_weights(split_model), "lr": config.learning_rate}],
-    )
-
-
-def _distil(split_model: SplitModel, config: FitConfig) -> Phase:
-    """Everything together: labels, and the whole model's softened outputs."""
-
-    def loss(batch: Batch) -> Tensor:
-        inputs, labels_B, targets_BK = batch
-        logits_BK = _through(split_model.stages, split_model.codecs, inputs)
-        distance = hinton_loss(logits_BK, targets_BK, temperature=config.temperature)
-        return task_loss(logits_BK, labels_B) + distance
-
-    own = [p for p in split_model.stages.parameters() if p.requires_grad]
-    groups = [
-        {"params": own, "lr": config.finetune_rate},
-        {"params": _codec_weights(split_model), "lr": config.learning_rate / 3},
-    ]
-    return Phase(
-        name="distil",
-        epochs=config.epochs,
-        loss=loss,
-        groups=[group for group in groups if group["params"]],
-    )
 
 
 def calibrate(split_model: SplitModel, inputs: Sequence[Tensor]) -> None:
@@ -274,26 +188,6 @@ def first(output: Any) -> Tensor:
             "tuple that begins with them"
         )
     return scores
-
-
-def _through(
-    stages: nn.ModuleList, codecs: Iterable[nn.Module], inputs: tuple[Tensor, ...]
-) -> Tensor:
-    """Return the model's first output as a loss can use it: before a label is taken from it."""
-    tensors = inputs
-    for stage, codec in zip_longest(stages, codecs):
-        tensors = stage(*tensors)
-        if isinstance(codec, Codec) and codec.spec.name != "label":
-            tensors = codec(tensors)
-    return first(tensors)
-
-
-def _learns(codec: nn.Module) -> bool:
-    return isinstance(codec, Codec) and codec.spec.name in LEARNED
-
-
-def _codec_weights(split_model: SplitModel) -> list[nn.Parameter]:
-    return [p for codec in split_model.codecs if _learns(codec) for p in codec.parameters()]
 
 
 def _batches(data: Dataset, targets: Tensor, config: FitConfig) -> Batches:

@@ -25,7 +25,8 @@ from isthmus.links import make_codec
 from isthmus.models import ModelReference, load_model, load_weights, read_weights
 from isthmus.plan import Plan
 from isthmus.split import SplitModel, split
-from isthmus.train.fit import FitConfig
+from isthmus.train.fit import FitConfig, Sender
+from isthmus.train.ladder import Rung
 from isthmus.train.loop import PhaseRecord
 from isthmus.train.rivals import Rival
 from isthmus.wire import parse_codec
@@ -39,6 +40,21 @@ FILES = (RECORD_FILE, WEIGHTS_FILE, GRAPH_FILE, SAMPLES_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What one way to tune came to, on the test set.
+
+    Attributes:
+        sender: Whether the first device's network stayed as it came (``frozen``) or was ``tuned``.
+        accuracy: Through the codecs, 0..1.
+        payload_bytes: Mean payload of each crossing.
+    """
+
+    sender: Sender
+    accuracy: float
+    payload_bytes: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitRecord:
     """Everything about a fit but the weights.
 
@@ -49,7 +65,9 @@ class FitRecord:
         config: Epochs, rates, seed.
         phases: What training did.
         accuracy_whole: Test accuracy of the model without cuts, 0..1.
-        accuracy_split: Test accuracy through the codecs.
+        accuracy_split: Test accuracy through the codecs, of the result that was kept.
+        results: Both ways to tune; empty where no codec learns.
+        ladder: The sizes that were tried, where a drop was given.
         rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
@@ -65,6 +83,8 @@ class FitRecord:
     rivals: tuple[Rival, ...]
     machine: str
     versions: dict[str, str]
+    results: tuple[FitResult, ...] = ()
+    ladder: tuple[Rung, ...] = ()
 
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:

@@ -32,7 +32,7 @@ class PhaseRecord:
     """One phase of training.
 
     Attributes:
-        phase: base, features or distil.
+        phase: base, features, receiver or whole.
         epochs: Passes over the training set.
         losses: Mean loss of each.
         learning_rates: With which each began; of the first group of weights.
@@ -77,7 +77,7 @@ class Phase:
     """What one phase minimises, over which weights, and how.
 
     Attributes:
-        name: base, features or distil.
+        name: base, features, receiver or whole.
         epochs: Passes over the batches.
         loss: From one batch to a scalar.
         groups: Parameter groups, each with its peak ``lr``.
@@ -109,6 +109,8 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         seed: Of the order, and of all that is drawn in ``prepare``.
         prepare: Turns the inputs of a batch into what the model takes, drawing from the generator
             it is given, on the device of the labels; None hands them on.
+        views: How often every sample stands in the inputs and targets, one whole set after the
+            other, (views * N, ...); each time one of them is drawn.
     """
 
     def __init__(
@@ -120,9 +122,10 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         batch_size: int,
         seed: int,
         prepare: Callable[[Inputs, torch.Generator], Inputs] | None = None,
+        views: int = 1,
     ) -> None:
         super().__init__()
-        self.inputs, self.labels_N, self.targets = inputs, labels_N, targets
+        self.inputs, self.labels_N, self.targets, self.views = inputs, labels_N, targets, views
         self.batch_size = min(batch_size, len(labels_N))
         self.seed = seed
         self.prepare = prepare
@@ -137,10 +140,15 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         order_N = torch.randperm(len(self.labels_N), generator=generator, device=device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             chosen = order_N[start : start + self.batch_size]
-            inputs = tuple(x[chosen] for x in self.inputs)
+            rows = chosen
+            if self.views > 1:
+                shape = (len(chosen),)
+                view = torch.randint(self.views, shape, generator=generator, device=device)
+                rows = view * len(self.labels_N) + chosen
+            inputs = tuple(x[rows] for x in self.inputs)
             if self.prepare is not None:
                 inputs = self.prepare(inputs, generator)
-            yield inputs, self.labels_N[chosen], self.targets[chosen]
+            yield inputs, self.labels_N[chosen], self.targets[rows]
 
 
 def training_device() -> torch.device:

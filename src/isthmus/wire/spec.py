@@ -7,7 +7,7 @@ Shapes are those of one sample, without the batch. In every codec a tensor that 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -269,7 +269,7 @@ def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[
     )
 
 
-def parse_options(text: str) -> tuple[str, dict[str, int]]:
+def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     """Read a codec as people write it, bound to no crossing.
 
     Args:
@@ -284,7 +284,7 @@ def parse_options(text: str) -> tuple[str, dict[str, int]]:
     quantized, plus, stage = text.partition("+")
     name, _, rest = quantized.partition(":")
     rule = _rule(name)
-    values = dict(rule.defaults)
+    values: dict[str, Any] = dict(rule.defaults)
     for item in rest.split(",") if rest else ():
         option, _, number = item.partition("=")
         if option not in rule.options or not number.isdecimal():

@@ -1,0 +1,61 @@
+"""What a fit came to, as tables: both ways to tune, and the sizes that were tried."""
+
+from rich.table import Table
+
+from isthmus.report.tables import add_row, new_table
+from isthmus.report.words import num_bytes, percent
+from isthmus.train import FitRecord
+
+_SENDERS = {
+    "frozen": "the first device's network as it came",
+    "tuned": "everything tuned",
+}
+
+
+def fit_result_tables(record: FitRecord) -> tuple[Table, ...]:
+    """Return both results of a fit, and its ladder where there is one.
+
+    Args:
+        record: The facts of the fit.
+    """
+    tables = []
+    if record.ladder:
+        tables.append(_ladder(record))
+    if record.results:
+        tables.append(_results(record))
+    return tuple(tables)
+
+
+def _ladder(record: FitRecord) -> Table:
+    """The rung that was taken is marked."""
+    table = new_table(
+        "The ladder, on held-out training samples",
+        ("wanted bytes", "r"), ("mean payload", "r"), ("accuracy", "r"), ("drop, points", "r"),
+        ("", "l"),
+    )  # fmt: skip
+    for rung in record.ladder:
+        taken = rung.wanted_bytes == record.config.wanted_bytes
+        add_row(
+            table,
+            num_bytes(rung.wanted_bytes),
+            num_bytes(rung.payload_bytes),
+            percent(rung.accuracy),
+            f"{rung.drop:.2f}",
+            "taken" if taken else "",
+        )
+    return table
+
+
+def _results(record: FitRecord) -> Table:
+    table = new_table(
+        f"Both ways to tune, on the test set of {record.data}",
+        ("what was tuned", "l"), ("accuracy", "r"), ("drop, points", "r"),
+        ("mean payload", "r"), ("", "l"),
+    )  # fmt: skip
+    for result in record.results:
+        payloads = ", ".join(num_bytes(size) for size in result.payload_bytes)
+        drop = 100 * (record.accuracy_whole - result.accuracy)
+        kept = "kept" if result.sender == record.config.sender else ""
+        what = _SENDERS[result.sender]
+        add_row(table, what, percent(result.accuracy), f"{drop:.2f}", payloads, kept)
+    return table

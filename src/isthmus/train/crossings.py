@@ -1,0 +1,409 @@
+r"""Fit the crossings of a split model; its teacher is the whole model.
+
+.. code-block:: none
+
+    calibrate  every codec from the activations that it will carry
+    features   the codecs alone: what arrives shall equal what left
+    receiver   the codecs and all behind the first device, whose network stays as it came
+    whole      everything
+
+The last two minimise :math:`L_{task} + L_{Hinton} + \lambda R`: labels, the teacher's softened
+outputs, and the rate of what is entropy-coded (`isthmus.train.rate`). What the first device makes
+of the training set is computed once for ``features`` and ``receiver`` (`isthmus.train.views`).
+
+References:
+    Matsubara et al., "Head network distillation", IEEE Access 2020,
+    https://arxiv.org/abs/2011.13102: match features across the cut first.
+    Matsubara, Yang, Levorato, Mandt, "Supervised compression for resource-constrained edge
+    computing systems", WACV 2022, https://arxiv.org/abs/2108.11898: then freeze the sender and
+    tune the rest, with a rate term.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isthmus.data import Dataset
+from isthmus.links import Codec
+from isthmus.split import SplitModel
+from isthmus.train.fit import FitConfig, Sender, calibrate, first, predict
+from isthmus.train.loop import (
+    Batch,
+    Batches,
+    Inputs,
+    Phase,
+    PhaseRecord,
+    Progress,
+    run_phase,
+)
+from isthmus.train.losses import feature_loss, hinton_loss, task_loss
+from isthmus.train.rate import Rate
+from isthmus.train.views import Views, augmented, make_views
+
+LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
+
+_NUM_CALIBRATED = 512
+_NUM_COUNTED = 4096  # training samples whose symbols fill the tables
+_DENSITY_RATE = 1e-2
+_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What the phases share.
+
+    Attributes:
+        split_model: What is fitted.
+        teacher: Its stages before training, frozen.
+        rate: What the coded crossings take.
+        data: The data; only its training half is read.
+        config: How.
+        views: What the first stage makes of the training set; None where it is too much to keep.
+        progress: Where to report.
+    """
+
+    split_model: SplitModel
+    teacher: nn.ModuleList
+    rate: Rate
+    data: Dataset
+    config: FitConfig
+    views: Views | None
+    progress: Progress
+
+
+def fit_crossings(
+    split_model: SplitModel,
+    data: Dataset,
+    config: FitConfig,
+    *,
+    progress: Progress | None = None,
+    judge: Callable[[Sender], None] = lambda sender: None,
+) -> tuple[PhaseRecord, ...]:
+    """Calibrate the codecs, then train the crossings and what stands around them, in place.
+
+    The teacher is the split model itself before training, with every crossing raw: that is the
+    whole model.
+
+    Args:
+        split_model: As `isthmus.split.split` returns it, the model's weights trained.
+        data: Only its training half is read.
+        config: Epochs, rates, what is wanted, seed.
+        progress: Where to report.
+        judge: Called twice with the model ready for use: the sender as it came, then tuned.
+
+    Returns:
+        One record per phase; nothing where no codec loses anything.
+    """
+    fit = begin(split_model, data, config, progress=progress or Progress())
+    if fit is None:
+        fill_tables(split_model, data)
+        return ()
+    records = [match_features(fit), tune_receiver(fit)]
+    judge("frozen")
+    if config.sender == "frozen":
+        kept = copy.deepcopy(split_model.state_dict())
+    records.append(_run(fit, _whole(fit), modes=tuple(split_model.stages)))
+    fill_tables(split_model, data)
+    judge("tuned")
+    if config.sender == "frozen":
+        split_model.load_state_dict(kept)
+    return tuple(record for record in records if record is not None)
+
+
+def begin(
+    split_model: SplitModel, data: Dataset, config: FitConfig, *, progress: Progress
+) -> Fit | None:
+    """Calibrate the codecs and prepare their training; None where none of them learns.
+
+    Args:
+        split_model: As for `fit_crossings`.
+        data: Only its training half is read.
+        config: As for `fit_crossings`.
+        progress: Where to report.
+    """
+    teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
+    start = tuple(torch.from_numpy(x[:_NUM_CALIBRATED]) for x in data.x_train)
+    calibrate(split_model, start)
+    if not any(_learns(codec) for codec in split_model.codecs):
+        return None
+    rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
+    _calibrate_rate(rate, split_model, start)
+    return Fit(
+        split_model=split_model,
+        teacher=teacher,
+        rate=rate,
+        data=data,
+        config=config,
+        views=make_views(
+            teacher[0],
+            lambda *crossing: first(_behind(teacher[1:], crossing)),
+            data.x_train,
+            config.augmentation,
+            seed=config.seed,
+        ),
+        progress=progress,
+    )
+
+
+def match_features(fit: Fit) -> PhaseRecord | None:
+    """Run the phase ``features``."""
+    return _run(fit, _features(fit), modes=())
+
+
+def tune_receiver(fit: Fit) -> PhaseRecord | None:
+    """Run the phase ``receiver`` and fill the tables of what is entropy-coded."""
+    record = _run(fit, _receiver(fit), modes=tuple(fit.split_model.stages[1:]))
+    fill_tables(fit.split_model, fit.data)
+    return record
+
+
+def fill_tables(split_model: SplitModel, data: Dataset) -> None:
+    """Count the symbols that training samples send, where they are entropy-coded.
+
+    Args:
+        split_model: Its codecs ready for use.
+        data: Only its training half is read.
+    """
+    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
+        return
+    split_model.eval()
+    tensors = tuple(torch.from_numpy(x[:_NUM_COUNTED]) for x in data.x_train)
+    with torch.no_grad():
+        for stage, codec in zip(split_model.stages[:-1], split_model.codecs, strict=True):
+            tensors = stage(*tensors)
+            if isinstance(codec, Codec):
+                codec.fit_tables(tensors)
+                tensors = codec(tensors)
+
+
+def payload_bytes(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """Return the mean payload of each crossing, by really coding what is of variable rate.
+
+    Args:
+        split_model: Ready for use.
+        inputs: One array (N, ...) per model input.
+    """
+    sizes = [0.0] * len(split_model.codecs)
+    num = len(inputs[0])
+    with torch.no_grad():
+        for start in range(0, num, _BATCH):
+            tensors: Inputs = tuple(torch.from_numpy(x[start : start + _BATCH]) for x in inputs)
+            before: Codec | None = None
+            pairs = zip(split_model.stages[:-1], split_model.codecs, strict=True)
+            for index, (stage, codec) in enumerate(pairs):
+                tensors = stage(*tensors)
+                if isinstance(codec, Codec):
+                    before = codec
+                    payloads = codec.compress(tensors)
+                    sizes[index] += sum(map(len, payloads))
+                    tensors = codec.decompress(payloads)
+                elif before is not None:  # a relay passes on what came
+                    sizes[index] = sizes[index - 1]
+    return tuple(size / num for size in sizes)
+
+
+def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord | None:
+    """Run one phase, with the codecs and the modules in ``modes`` in training mode."""
+    if not phase.groups:
+        return None
+    model = fit.split_model.eval()
+    for module in (*modes, model.codecs):
+        module.train()
+    everything = nn.ModuleDict({"model": model, "rate": fit.rate})
+    with _channels_last(everything):
+        record = run_phase(
+            everything,
+            phase,
+            _batches(fit, live=phase.name == "whole"),
+            seed=fit.config.seed,
+            progress=fit.progress,
+        )
+    model.eval()
+    return record
+
+
+def _features(fit: Fit) -> Phase:
+    """The codecs alone: each shall give back what the whole model has at its crossing."""
+
+    def loss(batch: Batch) -> Tensor:
+        tensors, bits, errors = _crossing(fit, batch[0]), fit.rate.none(), []
+        pairs = zip(fit.split_model.codecs, fit.teacher[1:], strict=True)
+        for index, (codec, stage) in enumerate(pairs):
+            if _learns(codec):
+                restored, taken = _across(fit, index, codec, tensors)
+                bits = bits + taken
+                errors.append(feature_loss(restored, tensors))
+            with torch.no_grad():
+                tensors = stage.to(tensors[0].device)(*tensors)
+        return torch.stack(errors).sum() + fit.rate.price(bits)
+
+    return Phase(
+        name="features",
+        epochs=max(1, fit.config.epochs // 4),
+        loss=loss,
+        groups=_groups((_codec_weights(fit), fit.config.learning_rate), _densities(fit)),
+    )
+
+
+def _receiver(fit: Fit) -> Phase:
+    """The codecs and what stands behind the first device."""
+    front = {id(p) for p in fit.split_model.stages[0].parameters()}
+    behind = [p for p in fit.split_model.stages[1:].parameters() if id(p) not in front]
+
+    def loss(batch: Batch) -> Tensor:
+        return _distance(fit, _crossing(fit, batch[0]), batch[1], batch[2])
+
+    return Phase(
+        name="receiver",
+        epochs=fit.config.epochs,
+        loss=loss,
+        groups=_groups(
+            (behind, fit.config.finetune_rate),
+            (_codec_weights(fit), fit.config.learning_rate),
+            _densities(fit),
+        ),
+    )
+
+
+def _whole(fit: Fit) -> Phase:
+    """Everything; where images are augmented, the teacher sees what the student sees."""
+
+    def loss(batch: Batch) -> Tensor:
+        inputs, labels_B, targets = batch
+        if fit.config.augmentation is not None:
+            with torch.no_grad():
+                targets = first(_behind(fit.teacher.to(inputs[0].device), inputs))
+        return _distance(fit, fit.split_model.stages[0](*inputs), labels_B, targets)
+
+    return Phase(
+        name="whole",
+        epochs=fit.config.epochs,
+        loss=loss,
+        groups=_groups(
+            (list(fit.split_model.stages.parameters()), fit.config.finetune_rate),
+            (_codec_weights(fit), fit.config.learning_rate / 3),
+            _densities(fit),
+        ),
+    )
+
+
+def _distance(fit: Fit, tensors: Inputs, labels_B: Tensor, targets_BK: Tensor) -> Tensor:
+    """Return the loss of what the first stage made."""
+    bits = fit.rate.none()
+    stages = fit.split_model.stages[1:]
+    for index, (codec, stage) in enumerate(zip(fit.split_model.codecs, stages, strict=True)):
+        if isinstance(codec, Codec) and codec.spec.name != "label":
+            tensors, taken = _across(fit, index, codec, tensors)
+            bits = bits + taken
+        tensors = stage(*tensors)
+    logits_BK = first(tensors)
+    distance = hinton_loss(logits_BK, targets_BK, temperature=fit.config.temperature)
+    return task_loss(logits_BK, labels_B) + distance + fit.rate.price(bits)
+
+
+def _across(fit: Fit, index: int, codec: nn.Module, tensors: Inputs) -> tuple[Inputs, Tensor]:
+    """Return what arrives on the far side, and the mean bits of a sample."""
+    assert isinstance(codec, Codec)
+    symbols = codec.sender(tensors)
+    return codec.receiver(symbols), fit.rate(index, symbols)
+
+
+def _crossing(fit: Fit, tensors: Inputs) -> Inputs:
+    """Return what leaves the first stage: it is there already where views are kept."""
+    if fit.views is not None:
+        return tensors
+    with torch.no_grad():
+        crossing: Inputs = fit.teacher[0].to(tensors[0].device)(*tensors)
+    return crossing
+
+
+def _behind(stages: nn.ModuleList, tensors: Inputs) -> Inputs:
+    """Return the outputs of stages with raw crossings between them."""
+    for stage in stages:
+        tensors = stage(*tensors)
+    return tensors
+
+
+def _batches(fit: Fit, *, live: bool) -> Batches:
+    """Return the training set: as it leaves the first stage, or ``live`` from the inputs on."""
+    views = None if live else fit.views
+    inputs = tuple(torch.from_numpy(x) for x in fit.data.x_train)
+    if views is not None:
+        targets, inputs = views.targets, views.tensors
+    elif fit.views is not None:
+        targets = fit.views.targets[: len(fit.data.y_train)]
+    else:
+        fit.teacher.cpu()
+        targets = predict(lambda *x: first(_behind(fit.teacher, x)), fit.data.x_train)
+    augmentation = fit.config.augmentation if views is None else None
+
+    def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
+        if augmentation is not None:
+            batch = augmented(batch, augmentation, generator)
+        return tuple(
+            (x.float() if x.dtype == torch.float16 else x).contiguous(
+                memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format
+            )
+            for x in batch
+        )
+
+    return Batches(
+        inputs,
+        torch.from_numpy(fit.data.y_train),
+        targets,
+        batch_size=fit.config.batch_size,
+        seed=fit.config.seed,
+        prepare=prepare,
+        views=1 if views is None else views.num_views,
+    )
+
+
+def _calibrate_rate(rate: Rate, split_model: SplitModel, inputs: Inputs) -> None:
+    """Let the densities cover what the calibrated codecs send."""
+    tensors = inputs
+    with torch.no_grad():
+        for index, (stage, codec) in enumerate(
+            zip_longest(split_model.stages[:-1], split_model.codecs)
+        ):
+            tensors = stage(*tensors)
+            if isinstance(codec, Codec):
+                symbols = codec.sender(tensors)
+                rate.calibrate(index, symbols)
+                tensors = codec.receiver(symbols)
+
+
+@contextmanager
+def _channels_last(module: nn.Module) -> Iterator[None]:
+    """Let convolutions find their channels innermost, which is faster on processors."""
+    lay_out: Any = module.to  # torch's stubs know no memory_format
+    lay_out(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        lay_out(memory_format=torch.contiguous_format)
+
+
+def _learns(codec: nn.Module) -> bool:
+    return isinstance(codec, Codec) and codec.spec.name in LEARNED
+
+
+def _codec_weights(fit: Fit) -> list[nn.Parameter]:
+    codecs = (codec for codec in fit.split_model.codecs if _learns(codec))
+    return [p for codec in codecs for p in codec.parameters()]
+
+
+def _densities(fit: Fit) -> tuple[list[nn.Parameter], float]:
+    return list(fit.rate.parameters()), _DENSITY_RATE
+
+
+def _groups(*groups: tuple[list[nn.Parameter], float]) -> list[dict[str, Any]]:
+    """Return parameter groups without those that hold nothing to learn."""
+    learned = [([p for p in params if p.requires_grad], rate) for params, rate in groups]
+    return [{"params": params, "lr": rate} for params, rate in learned if params]

@@ -1,0 +1,130 @@
+"""How few bytes are enough: sizes tried one after the other on held-out training samples.
+
+A base model has seen all training samples, the held-out ones too, and knows them better than any
+new ones; so accuracies here are judged by the drop from the model's own on the same samples, which
+is larger than on new ones: the size that is found errs on the safe side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from isthmus.data import Dataset
+from isthmus.errors import InputError
+from isthmus.links import Codec
+from isthmus.split import SplitModel
+from isthmus.train.crossings import begin, match_features, payload_bytes, tune_receiver
+from isthmus.train.fit import FitConfig, accuracy
+from isthmus.train.loop import Progress
+
+_HELD_OUT = 0.1
+_STEP = 2**-0.5  # from one rung to the next
+_MOST_RUNGS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One size that was tried, with the first device's network as it came.
+
+    Attributes:
+        wanted_bytes: What training aimed at.
+        payload_bytes: Mean payload of held-out samples, all coded crossings.
+        accuracy: On held-out samples, 0..1.
+        drop: Points below the whole model on the same samples.
+    """
+
+    wanted_bytes: float
+    payload_bytes: float
+    accuracy: float
+    drop: float
+
+
+def climb_down(
+    make_split: Callable[[], SplitModel],
+    whole: nn.Module,
+    data: Dataset,
+    config: FitConfig,
+    *,
+    drop: float,
+    progress: Progress,
+) -> tuple[Rung, ...]:
+    """Narrow a crossing step by step until it costs more than is allowed.
+
+    Each rung goes on from the one before with a quarter of the epochs, so that the ladder costs
+    about as much as two fits of the receiver.
+
+    Args:
+        make_split: Makes the split model, with weights of its own.
+        whole: The whole model.
+        data: Only its training half is read.
+        config: Epochs, rates and seed.
+        drop: Points of accuracy that may be lost.
+        progress: Told of every rung.
+
+    Returns:
+        The rungs, widest first; the last one alone may lose too much.
+
+    Raises:
+        InputError: Nothing is entropy-coded, so no size can be chosen.
+    """
+    split_model = make_split()
+    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
+        raise InputError(
+            "--drop, --bytes: the plan's codecs have fixed sizes; plan with a codec that ends in "
+            "+entropy, e.g. --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
+        )
+    held = _held_out(data)
+    config = replace(config, epochs=max(1, config.epochs // 4), wanted_bytes=None)
+    quiet = Progress()
+    fit = begin(split_model, held, config, progress=quiet)
+    assert fit is not None
+    match_features(fit)
+    best = accuracy(whole, held.x_test, held.y_test)
+    wanted = float(fit.rate.wanted_bits) / 8
+    rungs: list[Rung] = []
+    for number in range(_MOST_RUNGS):
+        fit.rate.want(wanted)
+        tune_receiver(fit)
+        reached = accuracy(split_model, held.x_test, held.y_test)
+        rungs.append(
+            Rung(
+                wanted_bytes=wanted,
+                payload_bytes=_coded_bytes(split_model, held),
+                accuracy=reached,
+                drop=100 * (best - reached),
+            )
+        )
+        note = f"{rungs[-1].payload_bytes:.0f} bytes, drop {rungs[-1].drop:.2f}"
+        progress.report(f"ladder, {note}", number + 1, _MOST_RUNGS)
+        if number and rungs[-1].drop > drop:
+            break
+        wanted *= _STEP
+    return tuple(rungs)
+
+
+def enough(rungs: tuple[Rung, ...], *, drop: float) -> float:
+    """Return the fewest bytes that lose no more than ``drop`` points; the widest if none do."""
+    good = [rung.wanted_bytes for rung in rungs if rung.drop <= drop]
+    return min(good, default=rungs[0].wanted_bytes)
+
+
+def _coded_bytes(split_model: SplitModel, data: Dataset) -> float:
+    pairs = zip(split_model.codecs, payload_bytes(split_model, data.x_test), strict=True)
+    return sum(size for codec, size in pairs if isinstance(codec, Codec) and codec.spec.entropy)
+
+
+def _held_out(data: Dataset) -> Dataset:
+    """Return the training half alone, a tenth of it in place of the test half."""
+    num = len(data.y_train)
+    order = np.random.default_rng(0).permutation(num)
+    held = max(1, int(num * _HELD_OUT))
+    kept_N, held_N = np.sort(order[held:]), np.sort(order[:held])
+    return Dataset(
+        name=f"{data.name}, a tenth of the training set held out",
+        x_train=tuple(x[kept_N] for x in data.x_train),
+        y_train=data.y_train[kept_N],
+        x_test=tuple(x[held_N] for x in data.x_train),
+        y_test=data.y_train[held_N],
+    )

@@ -1,0 +1,197 @@
+from dataclasses import replace
+from math import log2
+
+import numpy as np
+import pytest
+import torch
+
+from isthmus.errors import InputError
+from isthmus.links.density import Density
+from isthmus.train import (
+    Augmentation,
+    FitConfig,
+    accuracy,
+    climb_down,
+    enough,
+    fit_base,
+    fit_crossings,
+    payload_bytes,
+    split_with_codecs,
+)
+from isthmus.train.ladder import Rung
+from isthmus.train.loop import Batches, Progress
+from isthmus.train.views import make_views
+from tests.train.test_fit import blobs, net, weights_of
+from tests.train.test_fit import plan_of as plan_on_boards
+
+CODED = "bottleneck:ratio=2,bits=8+entropy"
+
+
+def plan_of(model, codec="bottleneck:ratio=8,bits=4"):
+    return plan_on_boards(model, codec, platform="two-pi-ethernet")
+
+
+def trained(num=256):
+    data, model = blobs(num), net()
+    fit_base(model, data, FitConfig(base_epochs=4, batch_size=16))
+    return data, model
+
+
+def test_training_ends_near_the_bytes_that_were_wanted_or_below_where_fewer_will_do():
+    sizes = {}
+    for wanted in (8.0, 100.0):
+        data, model = trained(512)
+        split_model = split_with_codecs(model, plan_of(model, CODED))
+        fit_crossings(split_model, data, FitConfig(epochs=20, batch_size=16, wanted_bytes=wanted))
+        (sizes[wanted],) = payload_bytes(split_model, data.x_test)
+    assert sizes[8.0] == pytest.approx(8, rel=0.25)
+
+    assert sizes[8.0] < sizes[100.0] < 100
+
+
+def test_both_results_are_judged_and_the_one_that_was_asked_for_is_kept():
+    kept = {}
+    for sender in ("frozen", "tuned"):
+        data, model = trained()
+        before = weights_of(model)
+        split_model = split_with_codecs(model, plan_of(model))
+        judged = {}
+
+        def judge(sender, split_model=split_model, judged=judged):
+            assert not split_model.training
+            judged[sender] = weights_of(split_model)
+
+        fit_crossings(
+            split_model, data, FitConfig(epochs=2, batch_size=16, sender=sender), judge=judge
+        )
+        assert list(judged) == ["frozen", "tuned"]
+        kept = weights_of(split_model)
+        assert all(torch.equal(kept[name], judged[sender][name]) for name in kept)
+        front = [name for name in before if name.split(".")[0] in ("0", "1")]
+        assert front
+        stage = {name: v for name, v in judged["frozen"].items() if name.startswith("stages.0.")}
+        same = [any(torch.equal(v, before[name]) for v in stage.values()) for name in front]
+        assert all(same), "the sender's network, its norms too, stays as it came"
+        moved = [n for n in stage if not torch.equal(stage[n], judged["tuned"][n])]
+        assert moved
+
+
+def test_a_fit_with_entropy_code_repeats_to_the_bit():
+    found = []
+    for _ in range(2):
+        data, model = trained()
+        split_model = split_with_codecs(model, plan_of(model, CODED))
+        fit_crossings(split_model, data, FitConfig(epochs=2, batch_size=16, wanted_bytes=20))
+        found.append(weights_of(split_model))
+    assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
+
+
+def test_the_tables_of_a_fit_are_those_of_its_symbols():
+    data, model = trained()
+    split_model = split_with_codecs(model, plan_of(model, CODED))
+    fit_crossings(split_model, data, FitConfig(epochs=2, batch_size=16))
+    (codec,) = split_model.codecs
+    assert codec.tables
+    assert not codec.spec.fixed_rate
+    (measured,) = payload_bytes(split_model, data.x_test)
+    assert codec.spec.payload_bytes == pytest.approx(measured, rel=0.2)
+    assert accuracy(split_model, data.x_test, data.y_test) > 0.9
+
+
+def test_a_density_takes_the_bits_of_an_even_spread():
+    density = Density((3, 2, 2), bits=4)
+    symbols = torch.randint(16, (400, 3, 2, 2), generator=torch.Generator().manual_seed(0))
+    density.calibrate(symbols)
+    optimizer = torch.optim.Adam(density.parameters(), 0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        density(symbols.float()).mean().backward()
+        optimizer.step()
+    assert density(symbols.float()).mean().item() / 12 == pytest.approx(log2(16), abs=0.2)
+
+
+def test_the_probabilities_of_a_density_sum_to_one():
+    density = Density((1,), bits=3)
+    density.calibrate(torch.randint(8, (50, 1), generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        total = sum(2 ** -float(density(torch.full((1, 1), float(s)))) for s in range(8))
+    assert total == pytest.approx(1, abs=1e-4)
+
+
+def test_views_hold_the_samples_first_and_then_what_may_happen_to_them():
+    x = np.random.default_rng(0).normal(size=(10, 3, 6, 6)).astype(np.float32)
+    views = make_views(
+        lambda x_BCHW: (2 * x_BCHW,),
+        lambda x_BCHW: x_BCHW.flatten(1)[:, :4],
+        (x,),
+        Augmentation(padding=1, border="reflection"),
+        seed=0,
+    )
+    assert views.num_views == 4
+    (tensor,) = views.tensors
+    assert tensor.shape == (40, 3, 6, 6)
+    assert torch.allclose(tensor[:10].float(), 2 * torch.from_numpy(x), atol=1e-2)
+    assert not torch.equal(tensor[10:20], tensor[:10])
+    assert torch.allclose(views.targets, tensor.float().flatten(1)[:, :4], atol=1e-2)
+
+
+def test_values_beyond_sixteen_bits_are_not_kept_as_views():
+    x = np.full((4, 1, 2, 2), 1e6, np.float32)
+    assert make_views(lambda t: (t,), lambda t: t.flatten(1), (x,), None, seed=0) is None
+
+
+def test_an_epoch_over_views_meets_every_sample_once():
+    inputs, targets = torch.arange(24)[:, None].float(), torch.arange(24)[:, None].float()
+    batches = Batches((inputs,), torch.arange(8), targets, batch_size=4, seed=0, views=3)
+    met, drawn = [], []
+    for (x,), labels, target in batches:
+        assert torch.equal(x, target)
+        assert torch.equal(x[:, 0].long() % 8, labels)
+        met += labels.tolist()
+        drawn += (x[:, 0].long() // 8).tolist()
+    assert sorted(met) == list(range(8))
+    assert len(set(drawn)) > 1
+
+
+def test_a_ladder_goes_down_until_it_costs_too_much_and_reads_no_test_image():
+    data, model = trained(512)
+    poisoned = replace(data, x_test=(np.full_like(data.x_test[0], np.nan),))
+
+    def make_split():
+        _, again = trained(512)
+        return split_with_codecs(again, plan_of(again, CODED))
+
+    rungs = climb_down(
+        make_split,
+        model,
+        poisoned,
+        FitConfig(epochs=4, batch_size=16),
+        drop=5,
+        progress=Progress(),
+    )
+    sizes = [rung.wanted_bytes for rung in rungs]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(rung.drop <= 5 for rung in rungs[1:-1])
+    assert enough(rungs, drop=5) in sizes
+
+
+def test_the_fewest_bytes_within_the_drop_are_enough():
+    rungs = tuple(
+        Rung(wanted_bytes=size, payload_bytes=size, accuracy=0.9, drop=drop)
+        for size, drop in ((64.0, 0.1), (45.0, 0.4), (32.0, 1.2))
+    )
+    assert enough(rungs, drop=0.5) == 45
+    assert enough(rungs, drop=0.01) == 64
+
+
+def test_a_ladder_without_entropy_code_is_refused():
+    data, model = trained(64)
+    with pytest.raises(InputError, match=r"fixed sizes; plan with a codec that ends in \+entropy"):
+        climb_down(
+            lambda: split_with_codecs(model, plan_of(model)),
+            model,
+            data,
+            FitConfig(),
+            drop=1,
+            progress=Progress(),
+        )
