@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from isthmus.errors import InputError
+from isthmus.links import Codec
 from isthmus.links.density import Density
 from isthmus.train import (
     Augmentation,
@@ -55,7 +56,7 @@ def test_both_results_are_judged_and_the_one_that_was_asked_for_is_kept():
         data, model = trained()
         before = weights_of(model)
         split_model = split_with_codecs(model, plan_of(model))
-        judged = {}
+        judged: dict[str, dict[str, torch.Tensor]] = {}
 
         def judge(sender, split_model=split_model, judged=judged):
             assert not split_model.training
@@ -91,6 +92,7 @@ def test_the_tables_of_a_fit_are_those_of_its_symbols():
     split_model = split_with_codecs(model, plan_of(model, CODED))
     fit_crossings(split_model, data, FitConfig(epochs=2, batch_size=16))
     (codec,) = split_model.codecs
+    assert isinstance(codec, Codec)
     assert codec.tables
     assert not codec.spec.fixed_rate
     (measured,) = payload_bytes(split_model, data.x_test)
@@ -127,6 +129,7 @@ def test_views_hold_the_samples_first_and_then_what_may_happen_to_them():
         Augmentation(padding=1, border="reflection"),
         seed=0,
     )
+    assert views is not None
     assert views.num_views == 4
     (tensor,) = views.tensors
     assert tensor.shape == (40, 3, 6, 6)

@@ -155,7 +155,7 @@ def fit(
         float | None,
         typer.Option(
             help="Points of accuracy that may be lost: tries ever fewer bytes on held-out "
-            "training samples, then fits with the fewest that are enough. For codecs with +entropy."
+            "training samples, then fits with the fewest that do. For codecs with +entropy."
         ),
     ] = None,
     bytes_: Annotated[
