@@ -129,6 +129,7 @@ def test_a_symbolic_link_is_refused_even_where_the_hash_is_right(folder, linked)
         ({"dtypes": ["float32", "float32"]}, "one dtype for each shape"),
         ({"payload_bytes": 2.5}, "whole bytes at a fixed rate"),
         ({"payload_bytes": -1}, "found a payload of -1"),
+        ({"tables": "crossing0.tables"}, "is not among the files"),
         ({"source": "far"}, "found crossings"),
     ],
 )

@@ -7,6 +7,7 @@
       platform.yaml          the platform, as planned for
       plan.json              the plan, for people and the report
       verification.json      how far it is from the model
+      crossing0.tables       how often each symbol comes, where a codec is entropy-coded
       <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols
 
 Nothing here is code that loading would run. A bundle is never written to after export.
@@ -26,7 +27,10 @@ from isthmus.files import from_json, sha256, write_json
 SCHEMA = "isthmus.bundle/1"
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
-FILES = (INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "*/program.onnx")
+FILES = (
+    INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "crossing*.tables",
+    "*/program.onnx",
+)  # fmt: skip
 
 _MAX_INDEX_BYTES = 16 << 20
 _MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends at 2 GiB
@@ -71,6 +75,8 @@ class CrossingEntry:
         dtypes: Their numpy names.
         payload_bytes: Predicted payload, one sample; a mean where ``fixed_rate`` is false.
         fixed_rate: Whether that must equal what is measured.
+        payload_spread_bytes: Standard deviation of the payload, where it was measured.
+        tables: Path in the bundle of the tables of an entropy-coded codec; None without.
     """
 
     after: str
@@ -81,6 +87,8 @@ class CrossingEntry:
     dtypes: tuple[str, ...]
     payload_bytes: float
     fixed_rate: bool
+    payload_spread_bytes: float | None = None
+    tables: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +213,8 @@ def _shape_problems(bundle: Bundle) -> Iterator[str]:
     for entry in bundle.crossings:
         if not entry.shapes or len(entry.shapes) != len(entry.dtypes):
             yield f"crossing after {entry.after}: expected one dtype for each shape"
+        if entry.tables is not None and entry.tables not in bundle.files:
+            yield f"crossing after {entry.after}: {entry.tables!r} is not among the files"
         if not 0 < entry.payload_bytes < math.inf:
             yield f"crossing after {entry.after}: found a payload of {entry.payload_bytes} bytes"
         elif entry.fixed_rate and entry.payload_bytes % 1:
@@ -241,8 +251,12 @@ def _relay_problems(bundle: Bundle, index: int) -> Iterator[str]:
         yield f"device {name}: no program, expected one on the first and the last device"
         return
     before, after = bundle.crossings[index - 1 : index + 1]
-    if (before.codec, before.shapes, before.dtypes) != (after.codec, after.shapes, after.dtypes):
+    if _carried(before) != _carried(after):
         yield f"device {name}: no program, expected the same codec and tensors on both its links"
+
+
+def _carried(crossing: CrossingEntry) -> tuple[object, ...]:
+    return (crossing.codec, crossing.tables, crossing.shapes, crossing.dtypes)
 
 
 def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:

@@ -29,6 +29,9 @@ CASES = [
     ("bottleneck:ratio=2,stride=2,bits=4", (MAP,)),
     ("bottleneck:ratio=2,stride=3,hidden=6,bits=3", (MAP,)),
     ("bottleneck:ratio=3,hidden=4,bits=5", (MAP, TOKENS, VECTOR, MASK)),
+    *((f"uniform:bits={bits}+entropy", (MAP,)) for bits in (2, 4, 8)),
+    ("uniform:bits=5+entropy", (MAP, VECTOR, MASK, ((), "float32"))),
+    ("bottleneck:ratio=2,bits=4+entropy", (MAP, TOKENS, VECTOR, NUMBERS)),
     ("pixels", (((3, 5, 7), "float32"),)),
     ("png", (((3, 5, 7), "float32"),)),
     ("png", (((1, 5, 7), "float32"),)),
@@ -94,6 +97,7 @@ class TestEveryCodec:
         codec, tensors = make(case), sample(case, spread=spread)
         codec.calibrate(tensors)
         codec.eval()
+        codec.fit_tables(tensors)
         promised = codec(tensors)
         restored = codec.decompress(codec.compress(tensors))
         for x, expected, found in zip(tensors, promised, restored, strict=True):
@@ -138,12 +142,14 @@ class TestEveryCodec:
         codec, tensors = make(case), sample(case, spread=3)
         codec.calibrate(tensors)
         codec.eval()
+        codec.fit_tables(tensors)
         torch.manual_seed(9)
         whole, shared_once = (deepcopy(make(case)).eval() for _ in range(2))
         whole.load_state_dict(codec.state_dict())
         save_model(codec, tmp_path / "codec.safetensors")
         load_model(shared_once, tmp_path / "codec.safetensors")
         for loaded in (whole, shared_once):
+            assert loaded.spec == codec.spec
             assert loaded.compress(tensors) == codec.compress(tensors)
             for found, expected in zip(loaded(tensors), codec(tensors), strict=True):
                 assert torch.equal(found, expected)

@@ -13,6 +13,7 @@ from isthmus.graph import capture, cuts
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.run import start_workers
+from isthmus.run.messages import hop_codec
 from isthmus.train import calibrate, split_with_codecs
 from tests.nets import NETS
 
@@ -37,6 +38,11 @@ def fitted(model, example, platform, codec, cut):
     split_model = split_with_codecs(model, plan)
     calibrate(split_model, example)
     return split_model, plan
+
+
+def count_symbols(split_model, example):
+    with torch.no_grad():
+        split_model.codecs[0].fit_tables(split_model.stages[0](*example))
 
 
 @pytest.mark.parametrize("codec", ["raw", "raw:bits=16", "uniform:bits=5", "bottleneck:ratio=2"])
@@ -97,6 +103,52 @@ def test_a_device_that_only_passes_on_has_no_program_and_runs(tmp_path):
         outputs = workers.ask([example[0][0].numpy()])
         assert outputs is not None
         assert np.allclose(outputs[0], split_model(example[0][:1]).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["uniform:bits=6+entropy", "bottleneck:ratio=2,bits=6+entropy"])
+def test_tables_go_into_the_bundle_and_a_relay_needs_none_of_its_own(tmp_path, codec):
+    (tmp_path / "three.yaml").write_text(CHAIN)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    example = (torch.rand(256, 40),)
+    split_model, plan = fitted(
+        model, example, load_platform(tmp_path / "three.yaml"), codec, lambda g: 2
+    )
+    count_symbols(split_model, example)
+    samples = [x.numpy() for x in example]
+    verification = export(split_model, plan, tmp_path / "bundle", samples=samples)
+    bundle = read_bundle(tmp_path / "bundle")
+    assert {crossing.tables for crossing in bundle.crossings} == {"crossing0.tables"}
+    assert "crossing0.tables" in bundle.files
+    for crossing, measured in zip(bundle.crossings, verification.payload_bytes, strict=True):
+        assert not crossing.fixed_rate
+        assert measured < plan.crossings[0].payload_bytes
+        assert crossing.payload_spread_bytes is not None
+        assert abs(measured - crossing.payload_bytes) < 0.25 + crossing.payload_spread_bytes
+    with start_workers(tmp_path / "bundle") as workers, torch.no_grad():
+        outputs = workers.ask([example[0][0].numpy()])
+        assert outputs is not None
+        assert np.allclose(outputs[0], split_model(example[0][:1]).numpy(), atol=1e-5)
+
+
+def test_both_ends_of_a_hop_name_their_tables_by_their_hash(tmp_path):
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
+    terms = []
+    for seed in (0, 1):
+        example = (torch.rand(256, 40, generator=torch.Generator().manual_seed(seed)),)
+        split_model, plan = fitted(
+            model, example, load_platform("two-mcu-spi"), "uniform:bits=6+entropy", lambda g: 2
+        )
+        count_symbols(split_model, example)
+        folder = tmp_path / str(seed)
+        export(split_model, plan, folder, samples=[x.numpy() for x in example])
+        bundle = read_bundle(folder)
+        terms.append(hop_codec(bundle, 1))
+        assert bundle.files["crossing0.tables"] in terms[-1]
+    assert terms[0] != terms[1]
+    (folder / "crossing0.tables").write_bytes((tmp_path / "0" / "crossing0.tables").read_bytes())
+    with pytest.raises(BundleError, match=r"crossing0\.tables: has been changed"):
+        read_bundle(folder)
 
 
 def test_a_bundle_that_differs_from_the_model_is_not_left_behind(tmp_path):

@@ -301,3 +301,12 @@ def test_the_demo_leaves_out_lossy_images_only_where_they_are_larger_than_png():
         for rival in RIVALS
     ]
     assert "input webp 60" in words(demo_tables(replace(RECORD, rivals=tuple(smaller)), REPORT))
+
+
+def test_the_size_of_what_varies_is_predicted_with_its_spread():
+    crossings = tuple(
+        replace(crossing, payload_bytes_predicted=40.25, payload_spread_bytes=3.5)
+        for crossing in RUN.crossings
+    )
+    assert "40.2 +- 3.5" in words(run_tables(replace(RUN, crossings=crossings)))
+    assert "+-" not in words(run_tables(RUN))

@@ -6,6 +6,8 @@ from torch import nn
 from isthmus.data import from_arrays
 from isthmus.errors import InputError
 from isthmus.graph import capture
+from isthmus.links import Codec
+from isthmus.models import load_weights
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.train import (
@@ -118,6 +120,21 @@ def test_crossings_are_calibrated_then_matched_then_distilled():
     assert accuracy(split_model, data.x_test, data.y_test) >= whole - 0.05
     assert [done for step, done, total in lines if step.startswith("whole, loss")] == [1, 2, 3, 4]
     assert not split_model.training
+
+
+def test_what_is_entropy_coded_is_counted_last_and_kept_with_the_weights():
+    data, model = blobs(), net()
+    plan = plan_of(model, codec="uniform:bits=6+entropy")
+    split_model = split_with_codecs(model, plan)
+    fit_crossings(split_model, data, FitConfig(epochs=1, batch_size=16))
+    again = split_with_codecs(net(), plan)
+    load_weights(again, split_model.state_dict(), where="here")
+    codec, other = split_model.codecs[0], again.codecs[0]
+    assert isinstance(codec, Codec)
+    assert isinstance(other, Codec)
+    assert codec.spec.payload_bytes < codec.spec.max_payload_bytes
+    assert other.spec == codec.spec
+    assert [t.digest for t in other.tables] == [t.digest for t in codec.tables]
 
 
 def test_a_lossless_plan_needs_no_training_and_changes_no_weight():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from isthmus.errors import InputError
 from isthmus.wire import pack, parse_codec, unpack
+from isthmus.wire.tables import as_map, fit_tables, from_map, map_shape
 
 SPECS = {
     "floats": parse_codec("raw", shapes=[(2, 3)], dtypes=["float32"]),
@@ -16,6 +17,10 @@ SPECS = {
     "integers": parse_codec("raw", shapes=[(3,), (9,)], dtypes=["int64", "bool"]),
     "uniform": parse_codec("uniform:bits=3", shapes=[(3, 5), ()], dtypes=["float32"] * 2),
     "bottleneck": parse_codec("bottleneck:ratio=2,bits=7", shapes=[(5, 3, 3)], dtypes=["float32"]),
+    "coded": parse_codec(
+        "uniform:bits=3+entropy", shapes=[(3, 5, 4), (4,)], dtypes=["float32", "bool"]
+    ),
+    "coded tokens": parse_codec("bottleneck:ratio=2+entropy", shapes=[(9, 6)], dtypes=["float32"]),
     "pixels": parse_codec("pixels", shapes=[(1, 2, 3)], dtypes=["float32"]),
     "grey png": parse_codec("png", shapes=[(1, 4, 5)], dtypes=["float32"]),
     "rgb png": parse_codec("png", shapes=[(3, 4, 5)], dtypes=["float32"]),
@@ -23,6 +28,7 @@ SPECS = {
     "long label": parse_codec("label", shapes=[(1000,)], dtypes=["float32"]),
 }
 PNG = SPECS["rgb png"]
+CODED = SPECS["coded"]
 IMAGE = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
 
 
@@ -109,6 +115,61 @@ def test_noise_stays_below_the_bound_of_a_png(shape):
     payload = pack(spec, [noise])
     assert len(payload) <= spec.payload_bytes
     np.testing.assert_array_equal(unpack(spec, payload)[0], noise)
+
+
+def skewed(seed, *, num_samples=8):
+    """Return samples of the coded codec whose small symbols come most."""
+    rng = np.random.default_rng(seed)
+    return [
+        [np.minimum(rng.geometric(0.7, (3, 5, 4)) - 1, 7).astype(np.uint8), np.zeros(4, np.uint8)]
+        for _ in range(num_samples)
+    ]
+
+
+def fitted(samples):
+    return (fit_tables(np.stack([as_map(sample[0]) for sample in samples]), 3),)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_symbols_survive_the_entropy_stage_and_most_get_shorter(seed):
+    samples = skewed(seed)
+    tables = fitted(samples[1:])
+    noise = [*random_symbols(CODED, np.random.default_rng(seed))]
+    for symbols in (samples[0], noise):
+        payload = pack(CODED, symbols, tables)
+        assert len(payload) <= CODED.max_payload_bytes
+        for sent, arrived in zip(symbols, unpack(CODED, payload, tables), strict=True):
+            np.testing.assert_array_equal(sent, arrived)
+    assert len(pack(CODED, samples[0], tables)) < CODED.max_payload_bytes
+
+
+@given(st.binary(max_size=CODED.max_payload_bytes + 1))
+def test_any_coded_payload_gives_symbols_in_range_or_an_error(payload):
+    tables = fitted(skewed(0))
+    try:
+        symbols = unpack(CODED, payload, tables)
+    except InputError:
+        return
+    assert_fits(CODED, symbols)
+
+
+def test_tables_of_another_codec_and_none_where_some_are_needed_are_refused():
+    tables = fitted(skewed(0))
+    other = parse_codec("uniform:bits=4+entropy", shapes=[(3, 5, 4)], dtypes=["float32"])
+    with pytest.raises(InputError, match=r"found tables of \(bits, channels\) \[\(3, 3\)\]"):
+        pack(other, [np.zeros((3, 5, 4), np.uint8)], tables)
+    with pytest.raises(InputError, match=r"found tables of \(bits, channels\) \[\]"):
+        unpack(other, b"\x01")
+
+
+def test_channels_are_the_same_in_every_layout():
+    for shape in ((), (3,), (5, 3), (3, 4, 5), (3, 2, 4, 5)):
+        symbols = np.arange(np.prod(shape, dtype=int), dtype=np.uint8).reshape(shape)
+        map_CHW = as_map(symbols)
+        assert map_CHW.shape == map_shape(shape)
+        np.testing.assert_array_equal(from_map(map_CHW, shape), symbols)
+        if len(shape) == 2:
+            np.testing.assert_array_equal(map_CHW[1, 0], symbols[:, 1])
 
 
 def test_symbols_of_another_shape_or_dtype_are_refused():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,3 +138,30 @@ def test_a_png_costs_its_bound_until_it_is_measured():
     assert not spec.fixed_rate
     assert spec.payload_bytes == spec.max_payload_bytes > 75
     assert bind("png", ((3, 1000, 1000), "float32")).payload_bytes < MAX_PAYLOAD_BYTES
+
+
+def test_what_is_entropy_coded_has_a_bound_a_mean_and_a_text():
+    spec = parse_codec(
+        "uniform:bits=4+entropy", shapes=[(8, 4, 4), (9,)], dtypes=["float32", "bool"]
+    )
+    plain = parse_codec("uniform:bits=4", shapes=spec.shapes, dtypes=spec.dtypes)
+    assert codec_text(spec) == "uniform:bits=4+entropy"
+    assert not spec.fixed_rate
+    assert spec.coded == (True, False)
+    assert spec.max_payload_bytes == spec.payload_bytes == plain.payload_bytes
+    assert replace(spec, measured_bytes=40.5).payload_bytes == 40.5
+    assert spec.encoder_macs > plain.encoder_macs
+    assert spec.encoder_buffer_bytes > plain.encoder_buffer_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("uniform+zip", r"found '\+zip', expected '\+entropy'"),
+        ("raw+entropy", "found entropy=True, expected False"),
+        ("label+entropy", "found entropy=True, expected False"),
+    ],
+)
+def test_the_entropy_stage_goes_with_quantized_codecs_only(text, found):
+    with pytest.raises(InputError, match=found):
+        parse_codec(text, shapes=[(10,)], dtypes=["float32"])

@@ -31,12 +31,13 @@ from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.links import Codec
-from isthmus.plan import Crossing, Plan
+from isthmus.plan import Plan
 from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.plan.plan import as_walk
 from isthmus.platform import dump_platform
 from isthmus.progress import quiet
 from isthmus.split import SplitModel
+from isthmus.wire.tables import join_tables
 
 
 def export(
@@ -71,7 +72,8 @@ def export(
             devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
-        bundle = _bundle(plan, tuple(devices), symbols)
+        crossings = _crossings(split_model, plan, folder)
+        bundle = _bundle(plan, tuple(devices), crossings, symbols)
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
@@ -117,14 +119,19 @@ class Program(nn.Module):
 
 def _programs(split_model: SplitModel, plan: Plan) -> tuple[Program | None, ...]:
     """Return what each device runs; None where it only passes bytes on."""
-    codecs: list[Codec | None] = [None]
-    for codec in split_model.codecs:  # behind a relay the codec is the one before it
-        codecs.append(codec if isinstance(codec, Codec) else codecs[-1])
-    codecs.append(None)
+    codecs = [None, *_codecs(split_model), None]
     return tuple(
         None if _relays(plan, k) else Program(codecs[k], stage, codecs[k + 1]).eval()
         for k, stage in enumerate(split_model.stages)
     )
+
+
+def _codecs(split_model: SplitModel) -> list[Codec | None]:
+    """Return the codec of each crossing; behind a relay it is the one before."""
+    codecs: list[Codec | None] = []
+    for codec in split_model.codecs:
+        codecs.append(codec if isinstance(codec, Codec) else codecs[-1])
+    return codecs
 
 
 def _relays(plan: Plan, k: int) -> bool:
@@ -137,13 +144,17 @@ def _example(plan: Plan) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(2, *i.shape, dtype=getattr(torch, i.dtype)) for i in plan.inputs)
 
 
-def _bundle(plan: Plan, devices: tuple[DeviceEntry, ...], outputs: Sequence[Tensor]) -> Bundle:
+def _bundle(
+    plan: Plan,
+    devices: tuple[DeviceEntry, ...],
+    crossings: tuple[CrossingEntry, ...],
+    outputs: Sequence[Tensor],
+) -> Bundle:
     inputs = (TensorEntry(name=i.name, shape=i.shape, dtype=i.dtype) for i in plan.inputs)
-    names = (stage.device for stage in plan.stages)
     return Bundle(
         version=isthmus.__version__,
         devices=devices,
-        crossings=tuple(map(_crossing, plan.crossings, pairwise(names))),
+        crossings=crossings,
         inputs=tuple(inputs),
         outputs=tuple(
             TensorEntry(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
@@ -153,17 +164,35 @@ def _bundle(plan: Plan, devices: tuple[DeviceEntry, ...], outputs: Sequence[Tens
     )
 
 
-def _crossing(crossing: Crossing, ends: tuple[str, str]) -> CrossingEntry:
-    return CrossingEntry(
-        after=crossing.after,
-        source=ends[0],
-        target=ends[1],
-        codec=crossing.codec,
-        shapes=crossing.shapes,
-        dtypes=crossing.dtypes,
-        payload_bytes=crossing.payload_bytes,
-        fixed_rate=crossing.fixed_rate,
-    )
+def _crossings(split_model: SplitModel, plan: Plan, folder: Path) -> tuple[CrossingEntry, ...]:
+    """Write the tables of each crossing that has some, and say what crosses."""
+    entries = []
+    names = (stage.device for stage in plan.stages)
+    last: Codec | None = None
+    file = None
+    for number, (crossing, codec, (source, target)) in enumerate(
+        zip(plan.crossings, _codecs(split_model), pairwise(names), strict=True)
+    ):
+        assert codec is not None
+        if codec is not last:
+            file = f"crossing{number}.tables" if codec.tables else None
+        if codec is not last and file is not None:
+            write_bytes(folder / file, join_tables(codec.tables))
+        last = codec
+        entry = CrossingEntry(
+            after=crossing.after,
+            source=source,
+            target=target,
+            codec=crossing.codec,
+            shapes=crossing.shapes,
+            dtypes=crossing.dtypes,
+            payload_bytes=codec.spec.payload_bytes if file else crossing.payload_bytes,
+            fixed_rate=crossing.fixed_rate,
+            payload_spread_bytes=codec.spec.measured_spread_bytes,
+            tables=file,
+        )
+        entries.append(entry)
+    return tuple(entries)
 
 
 def write_program(

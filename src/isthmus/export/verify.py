@@ -9,10 +9,12 @@ import onnxruntime
 import torch
 from torch.utils._pytree import tree_leaves
 
-from isthmus.bundle import Bundle, CrossingEntry, read_bundle
+from isthmus.bundle import read_bundle
 from isthmus.errors import BundleError
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
+from isthmus.wire.pack import read_tables
+from isthmus.wire.tables import Tables
 
 SCHEMA = "isthmus.verification/1"
 VERIFICATION_FILE = "verification.json"
@@ -56,13 +58,20 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
         None if device.program is None else _session(path / device.program)
         for device in bundle.devices
     ]
-    specs = [_spec(crossing) for crossing in bundle.crossings]
+    specs = [
+        parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+        for crossing in bundle.crossings
+    ]
+    tables = [
+        read_tables(path / crossing.tables, spec) if crossing.tables else ()
+        for crossing, spec in zip(bundle.crossings, specs, strict=True)
+    ]
     with torch.no_grad():
         expected = tree_leaves(split_model.eval()(*(torch.from_numpy(x) for x in inputs)))
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
     for i in range(len(inputs[0])):
-        outputs = _run(bundle, sessions, specs, [x[i : i + 1] for x in inputs], payloads[i])
+        outputs = _run(sessions, specs, tables, [x[i : i + 1] for x in inputs], payloads[i])
         for output, wanted in zip(outputs, expected, strict=True):
             largest = max(largest, _difference(output, wanted[i : i + 1].numpy(), where=path))
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
@@ -83,9 +92,9 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
 
 
 def _run(
-    bundle: Bundle,
     sessions: Sequence[onnxruntime.InferenceSession | None],
     specs: Sequence[CodecSpec],
+    tables: Sequence[Sequence[Tables]],
     inputs: Sequence[np.ndarray],
     payload_bytes: np.ndarray,
 ) -> Sequence[np.ndarray]:
@@ -96,9 +105,9 @@ def _run(
             names = [node.name for node in session.get_inputs()]
             symbols = session.run(None, dict(zip(names, symbols, strict=True)))
         if k < len(specs):
-            payload = pack(specs[k], [array[0] for array in symbols])
+            payload = pack(specs[k], [array[0] for array in symbols], tables[k])
             payload_bytes[k] = len(payload)
-            symbols = [array[None] for array in unpack(specs[k], payload)]
+            symbols = [array[None] for array in unpack(specs[k], payload, tables[k])]
     return symbols
 
 
@@ -113,7 +122,3 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def _spec(crossing: CrossingEntry) -> CodecSpec:
-    return parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)

@@ -207,13 +207,14 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         ("observed", "r"),
     )  # fmt: skip
     for crossing in record.crossings:
-        counts = (
-            crossing.payload_bytes_predicted,
-            crossing.payload_bytes_measured,
-            crossing.wire_bytes,
-        )
+        predicted = num_bytes(crossing.payload_bytes_predicted)
+        if crossing.payload_spread_bytes is not None:
+            predicted += f" +- {crossing.payload_spread_bytes:.1f}"
+        counts = (crossing.payload_bytes_measured, crossing.wire_bytes)
         codec = spaced(crossing.codec)
-        add_row(crossings, crossing.link, crossing.after, codec, *map(num_bytes, counts))
+        add_row(
+            crossings, crossing.link, crossing.after, codec, predicted, *map(num_bytes, counts)
+        )
         times = (crossing.link_asked_s, crossing.link_observed_s)
         add_row(links, crossing.link, *map(seconds, times))
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "

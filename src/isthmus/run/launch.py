@@ -259,6 +259,7 @@ def _crossings(workers: Workers, timings: Sequence[Timings]) -> tuple[CrossingRe
             decode_s=median(work.decode_s for work in far.work),
             link_asked_s=median(passage.asked_s for passage in near.passages),
             link_observed_s=median(passage.observed_s for passage in near.passages),
+            payload_spread_bytes=crossing.payload_spread_bytes,
         )
         for crossing, link, (near, far) in zip(
             workers.bundle.crossings, workers.links, pairwise(timings), strict=True

@@ -117,4 +117,6 @@ def hop_codec(bundle: Bundle, hop: int) -> str:
         return "output " + ", ".join(f"{t.dtype}{list(t.shape)}" for t in bundle.outputs)
     crossing = bundle.crossings[hop - 1]
     tensors = zip(crossing.dtypes, crossing.shapes, strict=True)
-    return f"{crossing.codec} of " + ", ".join(f"{dtype}{list(shape)}" for dtype, shape in tensors)
+    sent = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in tensors)
+    by = "" if crossing.tables is None else f" by tables {bundle.files[crossing.tables]}"
+    return f"{crossing.codec} of {sent}{by}"

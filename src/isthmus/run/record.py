@@ -21,6 +21,7 @@ class CrossingRecord:
         decode_s: Median time of the unpacking half.
         link_asked_s: Median time the emulated link should take; 0 with the throttle off.
         link_observed_s: Median time it took.
+        payload_spread_bytes: Standard deviation of the payload, predicted; None at a fixed rate.
     """
 
     after: str
@@ -33,6 +34,7 @@ class CrossingRecord:
     decode_s: float
     link_asked_s: float
     link_observed_s: float
+    payload_spread_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,11 +44,21 @@ from isthmus.run.messages import (
 )
 from isthmus.run.throttle import Throttle
 from isthmus.wire import CodecSpec, Frame, pack, parse_codec, unpack
+from isthmus.wire.pack import read_tables
+from isthmus.wire.tables import Tables
 
 Array = npt.NDArray[Any]
 
 _IDLE_S = 1.0
 _GRACE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Codec:
+    """What makes symbols of a payload, and a payload of symbols."""
+
+    spec: CodecSpec
+    tables: tuple[Tables, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +74,8 @@ class _Stage:
 
     bundle: Bundle
     program: Program | None
-    before: CodecSpec | None
-    after: CodecSpec | None
+    before: _Codec | None
+    after: _Codec | None
 
 
 def main() -> None:
@@ -148,13 +158,13 @@ def _apply(stage: _Stage, frame: Frame) -> tuple[bytes, Work]:
 def _unpack(stage: _Stage, payload: memoryview) -> tuple[Array, ...]:
     if stage.before is None:
         return border.from_bytes(payload, stage.bundle.inputs)
-    return unpack(stage.before, payload)
+    return unpack(stage.before.spec, payload, stage.before.tables)
 
 
 def _pack(stage: _Stage, outputs: list[Array]) -> bytes:
     if stage.after is None:
         return border.to_bytes(outputs, stage.bundle.outputs)
-    return pack(stage.after, outputs)
+    return pack(stage.after.spec, outputs, stage.after.tables)
 
 
 def _load(path: Path, bundle: Bundle, index: int) -> _Stage:
@@ -164,8 +174,8 @@ def _load(path: Path, bundle: Bundle, index: int) -> _Stage:
         program=None
         if device.program is None
         else load_program(path / device.program, backend=device.backend, threads=device.threads),
-        before=_codec(bundle, index - 1) if index > 0 else None,
-        after=_codec(bundle, index) if index < len(bundle.crossings) else None,
+        before=_codec(path, bundle, index - 1) if index > 0 else None,
+        after=_codec(path, bundle, index) if index < len(bundle.crossings) else None,
     )
 
 
@@ -175,9 +185,11 @@ def _throttle(job: Job, stack: contextlib.ExitStack) -> Throttle | None:
     return stack.enter_context(Throttle(job.link, Path(job.clock)))
 
 
-def _codec(bundle: Bundle, index: int) -> CodecSpec:
+def _codec(path: Path, bundle: Bundle, index: int) -> _Codec:
     crossing = bundle.crossings[index]
-    return parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+    spec = parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+    tables = () if crossing.tables is None else read_tables(path / crossing.tables, spec)
+    return _Codec(spec=spec, tables=tables)
 
 
 def _terms(job: Job, bundle: Bundle, hop: int) -> Terms:

@@ -48,9 +48,13 @@ def pack_bits(symbols: npt.NDArray[np.uint8], bits: int) -> bytes:
     padded[: symbols.size] = symbols.reshape(-1)
     words = padded.view(_WORD)
     for low, high, gap in _steps(bits):
-        words = (words & low) | ((words & high) >> gap)
-    packed = words.view(np.uint8).reshape(-1, 8)[:, :bits].tobytes()
-    return packed[: _num_bytes(symbols.size, bits)]
+        upper = words & high
+        upper >>= gap
+        words &= low
+        words |= upper
+    packed = np.empty((len(words), bits), np.uint8)
+    _copy(words.view(np.uint8).reshape(-1, 8), packed, bits)
+    return packed.reshape(-1)[: _num_bytes(symbols.size, bits)].tobytes()
 
 
 def unpack_bits(data: bytes | memoryview, count: int, bits: int) -> npt.NDArray[np.uint8]:
@@ -76,11 +80,20 @@ def unpack_bits(data: bytes | memoryview, count: int, bits: int) -> npt.NDArray[
     packed = np.zeros(num_words * bits, np.uint8)
     packed[: len(data)] = np.frombuffer(data, np.uint8)
     spread = np.zeros((num_words, 8), np.uint8)
-    spread[:, :bits] = packed.reshape(-1, bits)
+    _copy(packed.reshape(-1, bits), spread, bits)
     words = spread.reshape(-1).view(_WORD)
     for low, high, gap in reversed(list(_steps(bits))):
-        words = (words & low) | ((words << gap) & high)
+        upper = words << gap
+        upper &= high
+        words &= low
+        words |= upper
     return words.view(np.uint8)[:count]
+
+
+def _copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], bits: int) -> None:
+    """Copy the first bytes of each row; numpy is slow with runs of so few."""
+    for column in range(bits):
+        target[:, column] = source[:, column]
 
 
 def _num_bytes(count: int, bits: int) -> int:

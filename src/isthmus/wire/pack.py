@@ -1,6 +1,7 @@
 """Symbols to payload and back, one sample at a time, on both sides of a link."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,7 @@ from isthmus.errors import InputError
 from isthmus.wire import stream
 from isthmus.wire.bits import pack_bits, unpack_bits
 from isthmus.wire.spec import CodecSpec, WireTensor
-from isthmus.wire.tables import Tables, as_map, from_map, map_shape
+from isthmus.wire.tables import Tables, as_map, from_map, map_shape, split_tables
 
 
 def pack(
@@ -85,6 +86,20 @@ def unpack(
     if spec.name == "label" and not 0 <= int(arrays[0]) < spec.shapes[0][0]:
         raise InputError(f"codec label: found {arrays[0]}, expected 0 to {spec.shapes[0][0] - 1}")
     return tuple(arrays)
+
+
+def read_tables(path: Path, spec: CodecSpec) -> tuple[Tables, ...]:
+    """Read the tables of a codec from a file of `isthmus.wire.tables.join_tables`.
+
+    Raises:
+        InputError: They cannot be read, or are not for this codec.
+    """
+    try:
+        tables = split_tables(path.read_bytes())
+        check_tables(spec, tables)
+    except (InputError, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    return tables
 
 
 def check_tables(spec: CodecSpec, tables: Sequence[Tables]) -> None:

@@ -22,11 +22,10 @@ _LABELS = ("uint8", "int16", "int32")
 _DEFLATE_MACS_PER_BYTE = 60
 _INFLATE_MACS_PER_BYTE = 10
 
-# Neither does the entropy stage. Assumed: about as many cycles per symbol as the library takes on
-# such a processor (benchmarks/wire_speed.py), looking at neighbours included.
-_ENCODE_MACS_PER_SYMBOL = 60
-_DECODE_MACS_PER_SYMBOL = 100
-_MAX_ROWS = 32  # of a table, 4 bytes for each symbol and the escape
+# So does the entropy stage by the symbol. Assumed: the cycles that benchmarks/wire_speed.py shows.
+_ENCODE_MACS_PER_SYMBOL = 160
+_DECODE_MACS_PER_SYMBOL = 190
+_MAX_ROWS = 32  # of a table; 4 bytes for each symbol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +97,13 @@ class CodecSpec:
 
     def __post_init__(self) -> None:
         _check_options(
-            self.name, ratio=self.ratio, stride=self.stride, hidden=self.hidden, bits=self.bits
+            self.name,
+            ratio=self.ratio,
+            stride=self.stride,
+            hidden=self.hidden,
+            bits=self.bits,
+            entropy=self.entropy,
         )
-        _check_stage(self.name, entropy=self.entropy)
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -190,9 +193,8 @@ class CodecSpec:
     def _buffer_bytes(self) -> int:
         """The entropy stage also takes its tables and each symbol's place and rank."""
         symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
-        for tensor, coded in zip(self.wire_tensors, self.coded, strict=True):
-            if coded:
-                symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
+        for tensor in (t for t, coded in zip(self.wire_tensors, self.coded, strict=True) if coded):
+            symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
         return symbols + 4 * self._scaled_elements + self.max_payload_bytes
 
     @property
@@ -264,9 +266,8 @@ def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[
         8
     """
     name, values = parse_options(text)
-    return CodecSpec(
-        name=name, shapes=tuple(tuple(shape) for shape in shapes), dtypes=tuple(dtypes), **values
-    )
+    bound = tuple(tuple(shape) for shape in shapes)
+    return CodecSpec(name=name, shapes=bound, dtypes=tuple(dtypes), **values)
 
 
 def parse_options(text: str) -> tuple[str, dict[str, Any]]:
@@ -291,12 +292,11 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
             known = ", ".join(f"{option}=NUMBER" for option in rule.options) or "none"
             raise InputError(f"codec {text!r}: found option {item!r}; {name} takes {known}")
         values[option] = int(number)
-    _check_options(name, **values)
+    if plus and stage != "entropy":
+        raise InputError(f"codec {text!r}: found '+{stage}', expected '+entropy' or nothing")
     if plus:
-        if stage != "entropy":
-            raise InputError(f"codec {text!r}: found '+{stage}', expected '+entropy' or nothing")
-        _check_stage(name, entropy=True)
         values["entropy"] = True
+    _check_options(name, **values)
     return name, values
 
 
@@ -395,17 +395,13 @@ def _check_options(name: str, **values: int) -> None:
         "stride": rule.strides,
         "hidden": rule.hiddens,
         "bits": rule.bits,
+        "entropy": (False, True) if name in _ENTROPY_CODED else (False,),
     }
     for option, value in values.items():
         if value not in allowed[option]:
             raise InputError(
                 f"codec {name}: found {option}={value}, expected {_bounds(allowed[option])}"
             )
-
-
-def _check_stage(name: str, *, entropy: bool) -> None:
-    if entropy and name not in _ENTROPY_CODED:
-        raise InputError(f"codec {name}: +entropy goes with {' and '.join(_ENTROPY_CODED)} only")
 
 
 def _bounds(allowed: Sequence[int]) -> str:

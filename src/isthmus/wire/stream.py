@@ -21,8 +21,8 @@ References:
     https://arxiv.org/abs/2201.01741 (the library).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -41,7 +41,11 @@ library: Any = constriction and constriction.stream
 
 _WORD = np.dtype("<u4")
 Shape = tuple[int, int, int]
+_ESCAPE = 256  # no symbol
+_SHORT = 512  # symbols; in longer runs the search from the middle is the faster one
+_SOON = 8  # places
 _Run = tuple[int, int, int]  # row, start, stop
+_Part = tuple["_Models", "_Turn", npt.NDArray[np.int32], Bytes | None]
 
 
 def encode(maps: Sequence[tuple[Tables, Bytes]]) -> bytes:
@@ -58,17 +62,18 @@ def encode(maps: Sequence[tuple[Tables, Bytes]]) -> bytes:
     """
     for tables, symbols in maps:
         _check(tables, symbols.shape)
-        if symbols.max(initial=0) >> tables.bits:
+        if tables.bits < 8 and symbols.size and symbols.max() >> tables.bits:
             raise InputError(f"stream: found symbol {symbols.max()}: over {tables.bits} bits")
     if library is None:
         return reference.encode(maps)
-    chunks: list[tuple[Any, npt.NDArray[np.int32]]] = []
-    for tables, symbols in maps:
-        _add_chunks(chunks, tables, symbols)
     coder = library.stack.AnsCoder()
     write = coder.encode_reverse
-    for model, ranks in reversed(chunks):
-        write(ranks, model)
+    written = [part for tables, symbols in maps for part in _ranked(tables, symbols)]
+    for models, turn, ranks, escaped in reversed(written):
+        if escaped is not None:
+            write(escaped.astype(np.int32), models.plain)
+        for row, start, stop in reversed(turn.runs):
+            write(ranks[start:stop], models.rows[row])
     words: npt.NDArray[np.uint32] = coder.get_compressed()
     return words.astype(_WORD, copy=False).tobytes().rstrip(b"\0")
 
@@ -100,46 +105,51 @@ def decode(maps: Sequence[tuple[Tables, Shape]], data: bytes | memoryview) -> tu
     return symbols
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Models:
     """Tables as the library takes them.
 
     Attributes:
-        models: For each row one of the library's.
+        rows: For each row one of the library's models.
+        short: The same to decode short runs with: searched from the most frequent symbol on, where
+            that is soon found.
         ranks: int32 (R times A): the place in its row of each symbol, or of the escape.
-        symbols: For each row uint8: the symbol at each place; 0 for the escape.
+        symbols: int16 (R times A + 1): the symbol at each place of a row, or `_ESCAPE`.
         escapes: int32 (R,): the place of the escape; -1 where there is none.
         plain: The model of what was escaped.
         levels: uint8 (2, 1021): 1 + the level of a sum, for corners and for sides.
     """
 
-    models: tuple[Any, ...]
+    rows: tuple[Any, ...]
+    short: tuple[Any, ...]
     ranks: npt.NDArray[np.int32]
-    symbols: tuple[Bytes, ...]
+    symbols: npt.NDArray[np.int16]
     escapes: npt.NDArray[np.int32]
     plain: Any
     levels: Bytes
 
-    @property
-    def has_escapes(self) -> bool:
-        return bool((self.escapes >= 0).any())
 
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """One pass over a map of one shape.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """The symbols of one pass over one map, in the order of the stream.
 
     Attributes:
-        places: Flat indices of its symbols; in the first pass in the order of the stream.
+        order: The order of the channels, where the pass is the whole map; else None.
+        places: Flat indices into the map.
         channels: The channel of each.
-        rows: The row of each, for the first pass.
-        runs: (row, start, stop) of each row's symbols, for the first pass.
+        runs: Each row's symbols.
+        sent: Where the ranks of each one's row begin.
+        arrived: Where the symbols of each one's row begin.
+        escapes: Which rank is the escape of each one's row; None where there is none.
     """
 
+    order: Ints | None
     places: Ints
     channels: Ints
-    rows: Ints
     runs: tuple[_Run, ...]
+    sent: Ints
+    arrived: Ints
+    escapes: npt.NDArray[np.int32] | None
 
 
 def _check(tables: Tables, shape: Sequence[int]) -> None:
@@ -150,128 +160,134 @@ def _check(tables: Tables, shape: Sequence[int]) -> None:
         )
 
 
-def _add_chunks(
-    chunks: list[tuple[Any, npt.NDArray[np.int32]]], tables: Tables, symbols: Bytes
-) -> None:
-    """Append each row's places in the order of the stream, and what is escaped."""
-    own = _models(tables)
+def _ranked(tables: Tables, symbols: Bytes) -> Iterator[_Part]:
+    """Yield each pass over a map: its symbols as places in their rows, and what is escaped."""
+    models = _models(tables)
     flat = symbols.reshape(-1)
-    for number, one in enumerate(_layout(tables, symbols.shape)):
-        places, rows, runs = one.places, one.rows, one.runs
-        if number:
-            order, rows, runs = _by_context(tables, own, one, number, symbols)
-            places = places.take(order)
-        values = flat.take(places)
-        ranks = own.ranks.take((rows << tables.bits) + values)
-        for row, start, stop in runs:
-            chunks.append((own.models[row], ranks[start:stop]))
-        if own.has_escapes:
-            escaped = values[ranks == own.escapes.take(rows)]
-            if escaped.size:
-                chunks.append((own.plain, escaped.astype(np.int32)))
+    for number, first in enumerate(_layout(tables, symbols.shape)):
+        turn = _by_context(tables, first, number, symbols) if number else first
+        if turn.order is None:
+            values = flat.take(turn.places)
+        else:
+            values = symbols.reshape(len(symbols), -1)[turn.order].reshape(-1)
+        ranks = models.ranks.take(turn.sent + values)
+        escaped = None
+        if turn.escapes is not None:
+            is_escaped = ranks == turn.escapes
+            escaped = values[is_escaped] if is_escaped.any() else None
+        yield models, turn, ranks, escaped
 
 
 def _read_map(coder: Any, tables: Tables, shape: Shape) -> Bytes:
-    own = _models(tables)
+    models = _models(tables)
     read = coder.decode
     symbols = np.empty(shape, np.uint8)
-    symbols[:] = tables.centre[: shape[0], None, None]
+    if tables.num_levels > 1:
+        symbols[:] = tables.centre[: shape[0], None, None]
     flat = symbols.reshape(-1)
-    for number, one in enumerate(_layout(tables, shape)):
-        places, rows, runs = one.places, one.rows, one.runs
-        if number:
-            order, rows, runs = _by_context(tables, own, one, number, symbols)
-            places = places.take(order)
-        if not runs:
+    for number, first in enumerate(_layout(tables, shape)):
+        turn = _by_context(tables, first, number, symbols) if number else first
+        if not turn.runs:
             continue
-        ranks = [read(own.models[row], stop - start) for row, start, stop in runs]
-        found = [
-            own.symbols[row].take(rank) for (row, _, _), rank in zip(runs, ranks, strict=True)
-        ]
-        values = np.concatenate(found)
-        if own.has_escapes:
-            escaped = np.concatenate(ranks) == own.escapes.take(rows)
-            num_escaped = np.count_nonzero(escaped)
-            if num_escaped:
-                values[escaped] = read(own.plain, num_escaped)
-        flat[places] = values
+        ranks = np.concatenate(
+            [
+                read((models.short if stop - start < _SHORT else models.rows)[row], stop - start)
+                for row, start, stop in turn.runs
+            ]
+        )
+        values = models.symbols.take(turn.arrived + ranks)
+        if turn.escapes is not None and values.max() == _ESCAPE:
+            escaped = values == _ESCAPE
+            values[escaped] = read(models.plain, np.count_nonzero(escaped))
+        if turn.order is None:
+            flat[turn.places] = values
+        else:
+            symbols.reshape(shape[0], -1)[turn.order] = values.reshape(shape[0], -1)
     return symbols
 
 
-def _by_context(
-    tables: Tables, own: _Models, one: _Pass, number: int, symbols: Bytes
-) -> tuple[Ints, Ints, tuple[_Run, ...]]:
-    """Return the order of a later pass's symbols, their rows in it, and each row's run."""
+def _by_context(tables: Tables, turn: _Turn, number: int, symbols: Bytes) -> _Turn:
+    """Put a later pass in the order that the symbols before it give."""
     sums = neighbour_sums(symbols, tables.centre[: len(symbols)])[number - 1]
-    level = own.levels[number - 1].take(sums.reshape(-1).take(one.places))
-    row = tables.row_of[one.channels, level]
-    order = row.argsort(kind="stable")
-    stops = np.bincount(row, minlength=len(own.models)).cumsum().tolist()
-    starts = (0, *stops)
-    runs = tuple(
-        (k, start, stop)
-        for k, (start, stop) in enumerate(zip(starts, stops, strict=False))
-        if start < stop
+    level = _models(tables).levels[number - 1].take(sums.reshape(-1).take(turn.places))
+    return _in_order(tables, turn.places, turn.channels, tables.row_of[turn.channels, level])
+
+
+def _in_order(tables: Tables, places: Ints, channels: Ints, rows: Bytes) -> _Turn:
+    order = rows.argsort(kind="stable")
+    rows = rows.take(order)
+    counts = np.bincount(rows, minlength=len(tables.frequencies))
+    stops = counts.cumsum().tolist()
+    runs = zip(range(len(counts)), (0, *stops), stops, strict=False)
+    rows_P = rows.astype(np.int64)
+    models = _models(tables)
+    return _Turn(
+        order=None,
+        places=places.take(order),
+        channels=channels.take(order),
+        runs=tuple(run for run in runs if run[1] < run[2]),
+        sent=rows_P << tables.bits,
+        arrived=rows_P * ((1 << tables.bits) + 1),
+        escapes=models.escapes.take(rows) if (models.escapes >= 0).any() else None,
     )
-    return order, row.take(order).astype(np.int64), runs
 
 
 @lru_cache(maxsize=64)
 def _models(tables: Tables) -> _Models:
-    assert library is not None
     num_symbols = 1 << tables.bits
-    models, symbols = [], []
-    ranks = np.empty((len(tables.frequencies), num_symbols), np.int32)
-    escapes = np.full(len(tables.frequencies), -1, np.int32)
-    for row, frequency in enumerate(tables.frequencies.astype(np.int64)):
-        order = np.array([symbol for symbol, _, _ in reference.slots(frequency.tolist())])
-        models.append(_model(frequency[order]))
-        symbols.append(np.where(order < num_symbols, order, 0).astype(np.uint8))
-        if frequency[-1]:
-            escapes[row] = len(order) - 1
-        ranks[row] = escapes[row]
+    num_rows = len(tables.frequencies)
+    models, short = [], []
+    ranks = np.empty((num_rows, num_symbols), np.int32)
+    symbols = np.full((num_rows, num_symbols + 1), _ESCAPE, np.int16)
+    escapes = np.full(num_rows, -1, np.int32)
+    for row, frequency in enumerate(tables.frequencies.tolist()):
+        order = np.array([symbol for symbol, _, _ in reference.slots(frequency)])
+        sorted_A = np.array(frequency)[order]
+        models.append(_model(sorted_A))
+        soon = sorted_A @ np.arange(len(order)) < _SOON * TOTAL
+        short.append(_model(sorted_A, lazy=True) if soon else models[-1])
         known = order[order < num_symbols]
-        ranks[row, known] = np.flatnonzero(order < num_symbols)
+        symbols[row, : len(known)] = known
+        if len(known) < len(order):
+            escapes[row] = len(known)
+        ranks[row] = escapes[row]
+        ranks[row, known] = np.arange(len(known))
     sums = np.arange(4 * 255 + 1)
     levels = [
         1 + number * tables.num_levels + np.searchsorted(edges, sums)
         for number, edges in enumerate(tables.edges)
     ]
     return _Models(
-        models=tuple(models),
+        rows=tuple(models),
+        short=tuple(short),
         ranks=ranks.reshape(-1),
-        symbols=tuple(symbols),
+        symbols=symbols.reshape(-1),
         escapes=escapes,
         plain=_model(np.full(num_symbols, TOTAL >> tables.bits)),
         levels=np.stack(levels).astype(np.uint8),
     )
 
 
-def _model(frequency: Ints) -> Any:
-    assert library is not None
-    return library.model.Categorical((256 * frequency - 1).astype(np.float32), perfect=False)
+def _model(frequency: Ints, *, lazy: bool = False) -> Any:
+    weights = (256 * frequency - 1).astype(np.float32)
+    return library.model.Categorical(weights, perfect=False, lazy=lazy)
 
 
 @lru_cache(maxsize=64)
-def _layout(tables: Tables, shape: Shape) -> tuple[_Pass, ...]:
+def _layout(tables: Tables, shape: Shape) -> tuple[_Turn, ...]:
     """Return the passes over a map, the first in the order of the stream."""
     channels, height, width = shape
     pass_HW = passes((height, width)).reshape(-1)
-    numbers = (0,) if tables.num_levels == 1 else (0, 1, 2)
+    if tables.num_levels == 1:
+        pass_HW = np.zeros_like(pass_HW)
     layout = []
-    for number in numbers:
-        place_P = (
-            np.arange(height * width) if len(numbers) == 1 else np.flatnonzero(pass_HW == number)
-        )
+    for number in range(1 if tables.num_levels == 1 else 3):
+        place_P = np.flatnonzero(pass_HW == number)
         places = (np.arange(channels)[:, None] * (height * width) + place_P).reshape(-1)
         channel = np.repeat(np.arange(channels), len(place_P))
-        rows = tables.row_of[channel, 0].astype(np.int64)
-        runs: tuple[_Run, ...] = ()
-        if number == 0:
-            order = rows.argsort(kind="stable")
-            places, channel, rows = places[order], channel[order], rows[order]
-            kinds, starts = np.unique(rows, return_index=True)
-            stops = [*starts[1:].tolist(), len(rows)]
-            runs = tuple(zip(kinds.tolist(), starts.tolist(), stops, strict=True))
-        layout.append(_Pass(places=places, channels=channel, rows=rows, runs=runs))
+        rows = tables.row_of[channel, 0] if number == 0 else np.zeros(len(channel), np.uint8)
+        turn = _in_order(tables, places, channel, rows)
+        if tables.num_levels == 1:
+            turn = replace(turn, order=tables.row_of[:channels, 0].argsort(kind="stable"))
+        layout.append(turn)
     return tuple(layout)
