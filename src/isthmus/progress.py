@@ -24,7 +24,7 @@ def silent(step: str, done: int, total: int) -> None:
 def shown() -> Iterator[Report]:
     """Yield a report that draws bars on a terminal and prints plain lines elsewhere, to stderr.
 
-    What follows a comma in the step is a note that may change: ``"distil, loss 0.12"``.
+    What follows a comma in the step is a note that may change: ``"whole, loss 0.12"``.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,0 +1,455 @@
+"""How few bytes can carry a crossing at a given loss of accuracy, and what do the cheap ways need?
+
+    python benchmarks/link_rate.py rivals --model FILE.py:FUNCTION --weights FILE --data-dir DIR
+    python benchmarks/link_rate.py learned layer2 --bytes 185 --epochs 8 [--seed 0] ...
+    python benchmarks/link_rate.py page
+
+The network is a ResNet-20 for CIFAR-100 with three stages, ``layer1`` to ``layer3``, that takes
+normalized images. All bytes are those of really coded payloads of all 10,000 test images, without
+the frame's header. Everything is fitted on training images; the test set is read at the end of
+each row and chooses nothing. A finished row is a line of ``link_rate_*.jsonl``; training goes on
+from its last epoch when it was stopped.
+"""
+
+import argparse
+import csv
+import io
+import json
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from isthmus.data import Dataset, load_images
+from isthmus.files import write_bytes
+from isthmus.graph import Graph, capture
+from isthmus.links import Codec
+from isthmus.machine import describe_machine, library_versions
+from isthmus.models import load_model
+from isthmus.plan import Plan, partition
+from isthmus.platform import load_platform
+from isthmus.split import SplitModel
+from isthmus.train import (
+    Augmentation,
+    FitConfig,
+    Progress,
+    accuracy,
+    calibrate,
+    fill_tables,
+    fit_crossings,
+    split_with_codecs,
+)
+
+MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
+PLATFORM = "two-pi-ethernet"  # where the whole network fits; only the cut counts here
+# Number of operations before the cut, and the codec that learns there.
+CUTS = {
+    "layer1": ("after stage 1", "bottleneck:ratio=1,stride=4,hidden=64,bits=8+entropy"),
+    "layer2": ("after stage 2", "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"),
+    "layer3.0": ("stage 3, block 1", "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"),
+    "layer3": ("after stage 3", "bottleneck:ratio=4,stride=2,hidden=64,bits=8+entropy"),
+}
+# Codec, its name in the table, and by how many powers of two its step is coarser.
+POST_HOC = (
+    ("raw", "fp32", 0),
+    ("raw:bits=16", "fp16", 0),
+    ("uniform:bits=8", "int8", 0),
+    *(
+        (f"uniform:bits={bits}+entropy", f"post hoc uniform {bits} bits + entropy", 0)
+        for bits in (2, 3, 4, 5, 6)
+    ),
+    *(
+        (f"bottleneck:ratio=1,{stride}bits=8+entropy", f"{words}, step x{2**shift:g}", shift)
+        for stride, words in (("", "untrained axes"), ("stride=2,", "untrained axes of 2x2"))
+        for shift in (-1, 0, 0.5, 1, 1.5)
+    ),
+)
+IMAGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("PNG", {"optimize": True}),
+    *(("JPEG", {"quality": quality}) for quality in (90, 70)),
+    *(("WEBP", {"quality": quality}) for quality in (90, 70, 50)),
+)
+FIELDS = (
+    "network", "cut", "method", "seed", "sender_frozen", "bytes_mean", "bytes_p95", "accuracy",
+    "accuracy_whole", "macs_before_share", "encoder_macs", "encoder_bytes", "encode_s", "decode_s",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("rivals", "learned", "page"))
+    parser.add_argument("cut", nargs="?", choices=CUTS)
+    parser.add_argument("--bytes", type=float)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--codec")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--state", type=Path, default=Path("link-rate"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--hardware", default="2core-x86")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = arguments.out / f"link_rate_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
+    if arguments.what == "page":
+        write_page(rows)
+        return
+    model = load_model(arguments.model, weights=arguments.weights)
+    data = load(arguments.data_dir)
+    measure = rivals if arguments.what == "rivals" else learned
+    whole = accuracy(model, data.x_test, data.y_test)
+    for row in measure(model, data, arguments):
+        facts = {"network": arguments.model.rpartition(":")[2], "accuracy_whole": whole, **row}
+        facts |= {"machine": describe_machine(), "versions": library_versions()}
+        with rows.open("a") as file:
+            file.write(json.dumps(facts) + "\n")
+        print({key: facts[key] for key in FIELDS if key in facts}, flush=True)
+
+
+def load(data_dir: Path | None) -> Dataset:
+    """Return CIFAR-100 as the network takes it."""
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (MEAN, STD))
+    halves = {}
+    for part in ("train", "test"):
+        images = load_images("cifar100", part, data_dir=data_dir)
+        halves[part] = ((images.x.astype(np.float32) / 255 - mean) / std, images.y)
+    (x_train, y_train), (x_test, y_test) = halves["train"], halves["test"]
+    return Dataset(
+        name="cifar100", x_train=(x_train,), y_train=y_train, x_test=(x_test,), y_test=y_test
+    )
+
+
+def place(graph: Graph, cut: str) -> int:
+    """Return how many operations stand before a cut; a stage ends with its ReLU."""
+    last = max(i for i, node in enumerate(graph.nodes) if f"{node.module}.".startswith(f"{cut}."))
+    after = graph.nodes[last + 1]
+    return last + 2 if after.op == "relu" and not after.module else last + 1
+
+
+def plan_of(model: nn.Module, cut: str, codec: str) -> tuple[Plan, dict[str, Any]]:
+    graph = capture(model, (torch.zeros(2, 3, 32, 32),))
+    index = place(graph, cut)
+    plan = partition(graph, load_platform(PLATFORM), codec=codec, cut=index)
+    share = sum(node.macs or 0 for node in graph.nodes[:index]) / graph.macs
+    return plan, {"cut": CUTS[cut][0], "macs_before_share": round(share, 4)}
+
+
+def judged(split_model: SplitModel, data: Dataset) -> dict[str, Any]:
+    """Code every test image for real, decode it, and see what the far side makes of it."""
+    (codec,), right, sizes, encode_s, decode_s = split_model.codecs, 0, [], 0.0, 0.0
+    assert isinstance(codec, Codec)
+    split_model.eval()
+    with torch.no_grad():
+        for start in range(0, len(data.y_test), 500):
+            crossing = split_model.stages[0](torch.from_numpy(data.x_test[0][start : start + 500]))
+            started = time.perf_counter()
+            payloads = codec.compress(crossing)
+            coded = time.perf_counter()
+            restored = codec.decompress(payloads)
+            decode_s += time.perf_counter() - coded
+            encode_s += coded - started
+            sizes += [len(payload) for payload in payloads]
+            scores = split_model.stages[1](*restored)[0]
+            right += int((scores.argmax(1).numpy() == data.y_test[start : start + 500]).sum())
+    num = len(data.y_test)
+    return {
+        "bytes_mean": float(np.mean(sizes)),
+        "bytes_p95": float(np.percentile(sizes, 95)),
+        "accuracy": right / num,
+        "encoder_macs": codec.spec.encoder_macs,
+        "encoder_bytes": codec.spec.encoder_weight_bytes,
+        "encode_s": encode_s / num,
+        "decode_s": decode_s / num,
+    }
+
+
+def learned(
+    model: nn.Module, data: Dataset, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Fit one crossing; two rows: the sender's network as it came, and everything tuned."""
+    codec = arguments.codec or CUTS[arguments.cut][1]
+    plan, facts = plan_of(model, arguments.cut, codec)
+    facts |= {"method": f"learned {codec}", "seed": arguments.seed, "epochs": arguments.epochs}
+    facts |= {"wanted_bytes": arguments.bytes}
+    name = f"{arguments.cut}-{arguments.bytes:g}-{arguments.epochs}-{arguments.seed}"
+    results: list[dict[str, Any]] = []
+
+    def judge(sender: str) -> None:
+        row = {**facts, "sender_frozen": sender == "frozen", **judged(split_model, data)}
+        results.append(row)
+        print(
+            f"sender {sender}: {row['accuracy']:.4f} at {row['bytes_mean']:.1f} bytes", flush=True
+        )
+
+    split_model = split_with_codecs(model, plan)
+    phases = fit_crossings(
+        split_model,
+        data,
+        FitConfig(
+            epochs=arguments.epochs,
+            batch_size=128,
+            wanted_bytes=arguments.bytes,
+            augmentation=Augmentation(border="reflection"),
+            seed=arguments.seed,
+        ),
+        progress=Progress(
+            report=lambda step, done, total: print(f"{name} {step} {done}/{total}", flush=True),
+            checkpoints=arguments.state / name,
+        ),
+        judge=judge,
+    )
+    curves = {phase.phase: [round(loss, 4) for loss in phase.losses] for phase in phases}
+    seconds = sum(phase.seconds for phase in phases)
+    yield from ({**row, "curves": curves, "train_s": round(seconds)} for row in results)
+
+
+def rivals(
+    model: nn.Module, data: Dataset, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Measure what needs no training: at every cut, and with the image in place of a crossing."""
+    for cut in CUTS if arguments.cut is None else (arguments.cut,):
+        for codec, method, shift in POST_HOC:
+            plan, facts = plan_of(model, cut, codec)
+            split_model = split_with_codecs(model, plan)
+            calibrate(split_model, [torch.from_numpy(x[:512]) for x in data.x_train])
+            if shift:
+                coarser(split_model, shift)
+            fill_tables(split_model, data)
+            yield {**facts, "method": method, **judged(split_model, data)}
+        yield {**facts, "method": "int8 + zlib", **zipped(model, data, cut)}
+    if arguments.cut is None:
+        yield from images(model, arguments)
+
+
+def coarser(split_model: SplitModel, shift: float) -> None:
+    """Widen a bottleneck's step by ``2**shift``; its receiver stays."""
+    (codec,) = split_model.codecs
+    assert isinstance(codec, Codec)
+    with torch.no_grad():
+        for name, log_step in codec.sender.named_parameters():
+            if name.endswith("log_step"):
+                log_step.add_(shift * float(np.log(2)))
+
+
+def zipped(model: nn.Module, data: Dataset, cut: str) -> dict[str, Any]:
+    """Return what zlib makes of the 8-bit crossing."""
+    plan, _ = plan_of(model, cut, "uniform:bits=8")
+    split_model = split_with_codecs(model, plan)
+    calibrate(split_model, [torch.from_numpy(x[:512]) for x in data.x_train])
+    row = judged(split_model, data)
+    (codec,), sizes = split_model.codecs, []
+    assert isinstance(codec, Codec)
+    started = time.perf_counter()
+    with torch.no_grad():
+        for start in range(0, len(data.y_test), 500):
+            crossing = split_model.stages[0](torch.from_numpy(data.x_test[0][start : start + 500]))
+            sizes += [len(zlib.compress(payload, 9)) for payload in codec.compress(crossing)]
+    seconds = (time.perf_counter() - started) / len(data.y_test)
+    sizes_of = {
+        "bytes_mean": float(np.mean(sizes)),
+        "bytes_p95": float(np.percentile(sizes, 95)),
+        "encode_s": seconds,
+    }
+    return {**row, **sizes_of, "decode_s": None}
+
+
+def images(model: nn.Module, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Send the image itself, coded, to the whole network on the far side."""
+    test = load_images("cifar100", "test", data_dir=arguments.data_dir)
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (MEAN, STD))
+    for kind, options in IMAGE_FORMATS:
+        sizes, decoded, encode_s = [], np.empty(test.x.shape, np.float32), 0.0
+        started = time.perf_counter()
+        for index, pixels in enumerate(test.x):
+            file, begun = io.BytesIO(), time.perf_counter()
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(file, kind, **options)
+            encode_s += time.perf_counter() - begun
+            sizes.append(file.tell())
+            found = np.asarray(Image.open(file).convert("RGB"), np.float32)
+            decoded[index] = found.transpose(2, 0, 1)
+        decode_s = time.perf_counter() - started - encode_s
+        quality = f" q{options['quality']}" if "quality" in options else ""
+        yield {
+            "cut": "the image",
+            "method": f"{kind}{quality}",
+            "macs_before_share": 0.0,
+            "bytes_mean": float(np.mean(sizes)),
+            "bytes_p95": float(np.percentile(sizes, 95)),
+            "accuracy": accuracy(model, ((decoded / 255 - mean) / std,), test.y),
+            "encode_s": encode_s / len(sizes),
+            "decode_s": decode_s / len(sizes),
+        }
+    whole = accuracy(model, ((test.x.astype(np.float32) / 255 - mean) / std,), test.y)
+    yield {
+        "cut": "the answer",
+        "method": "label",
+        "macs_before_share": 1.0,
+        "bytes_mean": 1.0,
+        "bytes_p95": 1.0,
+        "accuracy": whole,
+    }
+
+
+# Bytes within a point of the whole model that were asked for: sender tuned, sender frozen.
+TARGETS = {"after stage 1": (384, 512), "after stage 2": (192, 256), "stage 3, block 1": (96, 128)}
+
+
+def write_page(path: Path) -> None:
+    """Write the rows as CSV, a figure, and a page of what they say."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path.with_suffix(".csv"), file.getvalue().encode())
+    draw(rows, path.with_suffix(".png"))
+    write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
+
+
+def page(rows: Sequence[dict[str, Any]], name: str) -> str:
+    cuts = list(dict.fromkeys(row["cut"] for row in rows))
+    whole = rows[0]["accuracy_whole"]
+    machines = sorted({row["machine"] for row in rows})
+    seeds = sorted({row["seed"] for row in rows if "seed" in row})
+    lines = [
+        f"# {name}",
+        "",
+        f"{rows[0]['network']} on CIFAR-100, {100 * whole:.2f} % without a cut. Bytes: payloads "
+        "really coded, all 10,000 test images, without the frame's 14.",
+        "",
+        *(f"* {line}" for line in verdicts(rows, whole)),
+        "",
+        f"Learned rows: seeds {', '.join(map(str, seeds))}; one seed unless several rows stand "
+        "there, so no spread is known.",
+        "",
+        f"![Accuracy against bytes, a panel for each cut]({name}.png)",
+        "",
+    ]
+    for cut in cuts:
+        own = sorted((r for r in rows if r["cut"] == cut), key=lambda r: -r["bytes_mean"])
+        lines += [
+            f"## {cut[0].upper()}{cut[1:]}",
+            "",
+            f"{100 * own[0]['macs_before_share']:.1f} % of the MACs lie before it.",
+            "",
+            "| method | sender | bytes, mean | bytes, p95 | accuracy, % | drop | encoder MACs |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+            *(line(row, whole) for row in own),
+            "",
+        ]
+    learned = [row for row in rows if "curves" in row]
+    if learned:
+        lines += ["## How the learned rows were trained", ""]
+        lines += [
+            f"* {r['cut']}, seed {r['seed']}: `python benchmarks/link_rate.py learned "
+            f"{next(key for key, (cut, _) in CUTS.items() if cut == r['cut'])} --bytes "
+            f"{r['wanted_bytes']:g} --epochs {r['epochs']} --seed {r['seed']}`, "
+            f"{r['train_s'] / 60:.0f} min of training; losses "
+            + "; ".join(f"{phase} {curve}" for phase, curve in r["curves"].items())
+            for r in learned
+            if not r["sender_frozen"]
+        ]
+        lines.append("")
+    lines += [
+        f"Machine: {'; '.join(machines)}. Versions: "
+        + ", ".join(f"{k} {v}" for k, v in rows[0]["versions"].items())
+        + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def line(row: dict[str, Any], whole: float) -> str:
+    sender = {True: "frozen", False: "tuned"}.get(row.get("sender_frozen", "-"), "")
+    macs = f"{row['encoder_macs']:,}" if row.get("encoder_macs") is not None else ""
+    return (
+        f"| {row['method']} | {sender} | {row['bytes_mean']:,.1f} | {row['bytes_p95']:,.0f} | "
+        f"{100 * row['accuracy']:.2f} | {100 * (whole - row['accuracy']):.2f} | {macs} |"
+    )
+
+
+def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
+    """Say of each target whether it was met, and of each cut what the untrained ways need."""
+    for cut, targets in TARGETS.items():
+        for frozen, target in zip((False, True), targets, strict=True):
+            words = "sender frozen" if frozen else "everything tuned"
+            own = [r for r in rows if r["cut"] == cut and r.get("sender_frozen") is frozen]
+            good = [r for r in own if 100 * (whole - r["accuracy"]) <= 1]
+            wanted = f"{cut}, {words}: wanted {target} bytes within 1 point"
+            if good:
+                best = min(good, key=lambda r: r["bytes_mean"])
+                verdict = "met" if best["bytes_mean"] <= target else "missed"
+                yield f"{wanted}; {verdict}: {said(best, whole)}."
+            elif own:
+                yield f"{wanted}; missed: best {said(max(own, key=accuracy_of), whole)}."
+            else:
+                yield f"{wanted}; not run."
+        axes = [r for r in rows if r["cut"] == cut and r["method"].startswith("untrained")]
+        plain = [r for r in rows if r["cut"] == cut and r["method"].startswith("post hoc")]
+        better = [
+            (a, p)
+            for a in axes
+            for p in plain
+            if a["accuracy"] >= p["accuracy"] and a["bytes_mean"] < p["bytes_mean"]
+            and 100 * (whole - p["accuracy"]) <= 3
+        ]  # fmt: skip
+        if better:
+            a, p = min(better, key=lambda pair: pair[0]["bytes_mean"] / pair[1]["bytes_mean"])
+            yield (
+                f"{cut}, before any training: {said(a, whole)} ({a['method']}) beats "
+                f"{said(p, whole)} ({p['method']})."
+            )
+        elif axes:
+            yield f"{cut}, before any training: the axes beat no uniform step within 3 points."
+
+
+def accuracy_of(row: dict[str, Any]) -> float:
+    return float(row["accuracy"])
+
+
+def said(row: dict[str, Any], whole: float) -> str:
+    lost = 100 * (whole - row["accuracy"])
+    return f"{row['bytes_mean']:.0f} bytes at {100 * row['accuracy']:.2f} % ({lost:+.2f} lost)"
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    cuts = [cut for cut, _ in CUTS.values() if any(row["cut"] == cut for row in rows)]
+    kinds = {
+        "learned": ("o", "tab:blue"),
+        "post hoc": ("s", "tab:orange"),
+        "untrained": ("^", "tab:green"),
+        "PNG": ("x", "grey"), "WEBP": ("x", "tab:red"), "JPEG": ("x", "tab:brown"),
+    }  # fmt: skip
+    figure, panels = plt.subplots(
+        1, len(cuts), figsize=(4.2 * len(cuts), 4), sharey=True, squeeze=False
+    )
+    for panel, cut in zip(panels[0], cuts, strict=True):
+        for kind, (marker, color) in kinds.items():
+            own = [
+                r for r in rows
+                if r["method"].startswith(kind) and r["cut"] in (cut, "the image")
+            ]  # fmt: skip
+            if own:
+                x, y = zip(*((r["bytes_mean"], 100 * r["accuracy"]) for r in own), strict=True)
+                panel.scatter(x, y, marker=marker, color=color, label=kind, s=28)
+        whole = 100 * rows[0]["accuracy_whole"]
+        panel.axhspan(whole - 1, whole, color="tab:blue", alpha=0.1)
+        panel.set(xscale="log", xlabel="bytes for one image, mean", title=cut, ylim=(50, 72))
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("accuracy on the test set, %")
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
