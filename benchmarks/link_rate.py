@@ -17,7 +17,7 @@ import io
 import json
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,19 @@ def main() -> None:
         return
     model = load_model(arguments.model, weights=arguments.weights)
     data = load(arguments.data_dir)
-    measure = rivals if arguments.what == "rivals" else learned
     whole = accuracy(model, data.x_test, data.y_test)
-    for row in measure(model, data, arguments):
+
+    def keep(row: dict[str, Any]) -> None:
         facts = {"network": arguments.model.rpartition(":")[2], "accuracy_whole": whole, **row}
         facts |= {"machine": describe_machine(), "versions": library_versions()}
         with rows.open("a") as file:
             file.write(json.dumps(facts) + "\n")
         print({key: facts[key] for key in FIELDS if key in facts}, flush=True)
+
+    if arguments.what == "learned":
+        learned(model, data, arguments, keep)
+    for row in rivals(model, data, arguments) if arguments.what == "rivals" else ():
+        keep(row)
 
 
 def load(data_dir: Path | None) -> Dataset:
@@ -173,25 +178,32 @@ def judged(split_model: SplitModel, data: Dataset) -> dict[str, Any]:
 
 
 def learned(
-    model: nn.Module, data: Dataset, arguments: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
+    model: nn.Module,
+    data: Dataset,
+    arguments: argparse.Namespace,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
     """Fit one crossing; two rows: the sender's network as it came, and everything tuned."""
     codec = arguments.codec or CUTS[arguments.cut][1]
     plan, facts = plan_of(model, arguments.cut, codec)
     facts |= {"method": f"learned {codec}", "seed": arguments.seed, "epochs": arguments.epochs}
     facts |= {"wanted_bytes": arguments.bytes}
     name = f"{arguments.cut}-{arguments.bytes:g}-{arguments.epochs}-{arguments.seed}"
-    results: list[dict[str, Any]] = []
+    losses: dict[str, list[str]] = {}
+    started = time.perf_counter()
+
+    def report(step: str, done: int, total: int) -> None:
+        phase, _, loss = step.partition(", loss ")
+        losses.setdefault(phase, []).append(loss)
+        print(f"{name} {step} {done}/{total}", flush=True)
 
     def judge(sender: str) -> None:
+        seconds = round(time.perf_counter() - started)
         row = {**facts, "sender_frozen": sender == "frozen", **judged(split_model, data)}
-        results.append(row)
-        print(
-            f"sender {sender}: {row['accuracy']:.4f} at {row['bytes_mean']:.1f} bytes", flush=True
-        )
+        keep({**row, "losses": losses, "train_s": seconds})
 
     split_model = split_with_codecs(model, plan)
-    phases = fit_crossings(
+    fit_crossings(
         split_model,
         data,
         FitConfig(
@@ -201,15 +213,9 @@ def learned(
             augmentation=Augmentation(border="reflection"),
             seed=arguments.seed,
         ),
-        progress=Progress(
-            report=lambda step, done, total: print(f"{name} {step} {done}/{total}", flush=True),
-            checkpoints=arguments.state / name,
-        ),
+        progress=Progress(report=report, checkpoints=arguments.state / name),
         judge=judge,
     )
-    curves = {phase.phase: [round(loss, 4) for loss in phase.losses] for phase in phases}
-    seconds = sum(phase.seconds for phase in phases)
-    yield from ({**row, "curves": curves, "train_s": round(seconds)} for row in results)
 
 
 def rivals(
@@ -346,17 +352,17 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
             *(line(row, whole) for row in own),
             "",
         ]
-    learned = [row for row in rows if "curves" in row]
+    learned = [row for row in rows if "losses" in row]
     if learned:
         lines += ["## How the learned rows were trained", ""]
         lines += [
             f"* {r['cut']}, seed {r['seed']}: `python benchmarks/link_rate.py learned "
             f"{next(key for key, (cut, _) in CUTS.items() if cut == r['cut'])} --bytes "
             f"{r['wanted_bytes']:g} --epochs {r['epochs']} --seed {r['seed']}`, "
-            f"{r['train_s'] / 60:.0f} min of training; losses "
-            + "; ".join(f"{phase} {curve}" for phase, curve in r["curves"].items())
+            f"{'sender frozen' if r['sender_frozen'] else 'everything tuned'} after "
+            f"{r['train_s'] / 60:.0f} min; losses "
+            + "; ".join(f"{phase} {' '.join(curve)}" for phase, curve in r["losses"].items())
             for r in learned
-            if not r["sender_frozen"]
         ]
         lines.append("")
     lines += [
