@@ -50,7 +50,7 @@ def plan_chain(
     whole = make_problem(
         graph, platform, within(usable, limits), objective=objective, limits=limits
     )
-    must = () if cut is None else _asked(cut, choices, whole)
+    must = () if cut is None else asked_cuts(cut, choices, whole)
     problem = restricted(whole, must)
     states, any_order = states_of(problem)
     if isinstance(cut, Sequence):
@@ -91,8 +91,12 @@ def list_choices(
     return choices
 
 
-def _asked(cut: int | Sequence[int], choices: Choices, problem: Problem) -> tuple[int, ...]:
-    """Return the cuts that links have to carry, checked."""
+def asked_cuts(cut: int | Sequence[int], choices: Choices, problem: Problem) -> tuple[int, ...]:
+    """Return the cuts that links have to carry, checked.
+
+    Raises:
+        InputError: A cut that there is not, that cannot be used, or out of order.
+    """
     cuts = (cut,) if isinstance(cut, int) else tuple(cut)
     num_nodes, links = len(problem.graph.nodes), path(problem.platform)[1]
     if not isinstance(cut, int) and len(cuts) != len(links):

@@ -10,6 +10,7 @@ from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.chain import plan_chain
 from isthmus.plan.check import check
 from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.greedy import plan_greedy
 from isthmus.plan.plan import NO_LIMITS, Limits, Plan
 from isthmus.platform import Platform
 
@@ -41,7 +42,11 @@ def _plan_cpsat(graph: Graph, platform: Platform, **options: Any) -> Plan:
     return plan_cpsat(graph, platform, **options)
 
 
-METHODS: dict[str, Partitioner] = {"chain": plan_chain, "cpsat": _plan_cpsat}
+METHODS: dict[str, Partitioner] = {
+    "chain": plan_chain,
+    "cpsat": _plan_cpsat,
+    "greedy": plan_greedy,
+}
 
 
 def partition(
