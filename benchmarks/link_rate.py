@@ -42,8 +42,6 @@ from isthmus.train import (
     FitConfig,
     Progress,
     accuracy,
-    calibrate,
-    fill_tables,
     fit_crossings,
     split_with_codecs,
 )
@@ -148,23 +146,37 @@ def plan_of(model: nn.Module, cut: str, codec: str) -> tuple[Plan, dict[str, Any
     return plan, {"cut": CUTS[cut][0], "macs_before_share": round(share, 4)}
 
 
-def judged(split_model: SplitModel, data: Dataset) -> dict[str, Any]:
+def crossings(split_model: SplitModel, data: Dataset) -> tuple[torch.Tensor, ...]:
+    """Return what leaves the first stage for every test image, 500 at a time."""
+    front = split_model.eval().stages[0]
+    with torch.no_grad():
+        return tuple(front(innermost(x))[0] for x in torch.from_numpy(data.x_test[0]).split(500))
+
+
+def innermost(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Lay channels innermost, where convolutions are faster."""
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def judged(
+    split_model: SplitModel, data: Dataset, crossing: Sequence[torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Code every test image for real, decode it, and see what the far side makes of it."""
     (codec,), right, sizes, encode_s, decode_s = split_model.codecs, 0, [], 0.0, 0.0
     assert isinstance(codec, Codec)
+    labels = torch.from_numpy(data.y_test).split(500)
     split_model.eval()
     with torch.no_grad():
-        for start in range(0, len(data.y_test), 500):
-            crossing = split_model.stages[0](torch.from_numpy(data.x_test[0][start : start + 500]))
+        for x, y in zip(crossing or crossings(split_model, data), labels, strict=True):
             started = time.perf_counter()
-            payloads = codec.compress(crossing)
+            payloads = codec.compress((x,))
             coded = time.perf_counter()
             restored = codec.decompress(payloads)
             decode_s += time.perf_counter() - coded
             encode_s += coded - started
             sizes += [len(payload) for payload in payloads]
-            scores = split_model.stages[1](*restored)[0]
-            right += int((scores.argmax(1).numpy() == data.y_test[start : start + 500]).sum())
+            scores = split_model.stages[1](*map(innermost, restored))[0]
+            right += int((scores.argmax(1) == y).sum())
     num = len(data.y_test)
     return {
         "bytes_mean": float(np.mean(sizes)),
@@ -223,49 +235,52 @@ def rivals(
 ) -> Iterator[dict[str, Any]]:
     """Measure what needs no training: at every cut, and with the image in place of a crossing."""
     for cut in CUTS if arguments.cut is None else (arguments.cut,):
+        plan, facts = plan_of(model, cut, "raw")
+        crossing = crossings(split_with_codecs(model, plan), data)
+        counted = first_samples(split_with_codecs(model, plan), data)
         for codec, method, shift in POST_HOC:
-            plan, facts = plan_of(model, cut, codec)
-            split_model = split_with_codecs(model, plan)
-            calibrate(split_model, [torch.from_numpy(x[:512]) for x in data.x_train])
+            split_model = split_with_codecs(model, plan_of(model, cut, codec)[0])
+            carrier = split_model.codecs[0].eval()
+            assert isinstance(carrier, Codec)
+            carrier.calibrate((counted[:512],))
             if shift:
-                coarser(split_model, shift)
-            fill_tables(split_model, data)
-            yield {**facts, "method": method, **judged(split_model, data)}
-        yield {**facts, "method": "int8 + zlib", **zipped(model, data, cut)}
+                coarser(carrier, shift)
+            carrier.fit_tables((counted,))
+            row = judged(split_model, data, crossing)
+            yield {**facts, "method": method, **row}
+            if method == "int8":
+                yield {**facts, "method": "int8 + zlib", **zipped(carrier, crossing, row)}
     if arguments.cut is None:
         yield from images(model, arguments)
 
 
-def coarser(split_model: SplitModel, shift: float) -> None:
+def first_samples(split_model: SplitModel, data: Dataset) -> torch.Tensor:
+    """Return what leaves the first stage for the training images that fill a table."""
+    with torch.no_grad():
+        x = torch.from_numpy(data.x_train[0][:4096])
+        return torch.cat([split_model.eval().stages[0](innermost(b))[0] for b in x.split(512)])
+
+
+def coarser(codec: Codec, shift: float) -> None:
     """Widen a bottleneck's step by ``2**shift``; its receiver stays."""
-    (codec,) = split_model.codecs
-    assert isinstance(codec, Codec)
     with torch.no_grad():
         for name, log_step in codec.sender.named_parameters():
             if name.endswith("log_step"):
                 log_step.add_(shift * float(np.log(2)))
 
 
-def zipped(model: nn.Module, data: Dataset, cut: str) -> dict[str, Any]:
-    """Return what zlib makes of the 8-bit crossing."""
-    plan, _ = plan_of(model, cut, "uniform:bits=8")
-    split_model = split_with_codecs(model, plan)
-    calibrate(split_model, [torch.from_numpy(x[:512]) for x in data.x_train])
-    row = judged(split_model, data)
-    (codec,), sizes = split_model.codecs, []
-    assert isinstance(codec, Codec)
+def zipped(codec: Codec, crossing: Sequence[torch.Tensor], row: dict[str, Any]) -> dict[str, Any]:
+    """Return what zlib makes of an 8-bit crossing, which arrives as it left."""
     started = time.perf_counter()
-    with torch.no_grad():
-        for start in range(0, len(data.y_test), 500):
-            crossing = split_model.stages[0](torch.from_numpy(data.x_test[0][start : start + 500]))
-            sizes += [len(zlib.compress(payload, 9)) for payload in codec.compress(crossing)]
-    seconds = (time.perf_counter() - started) / len(data.y_test)
-    sizes_of = {
+    sizes = [len(zlib.compress(p, 9)) for x in crossing for p in codec.compress((x,))]
+    seconds = (time.perf_counter() - started) / len(sizes)
+    return {
+        **row,
         "bytes_mean": float(np.mean(sizes)),
         "bytes_p95": float(np.percentile(sizes, 95)),
         "encode_s": seconds,
+        "decode_s": None,
     }
-    return {**row, **sizes_of, "decode_s": None}
 
 
 def images(model: nn.Module, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ from isthmus.train.loop import (
 )
 from isthmus.train.losses import feature_loss, hinton_loss, task_loss
 from isthmus.train.rate import Rate
-from isthmus.train.views import Views, augmented, make_views
+from isthmus.train.views import Views, augmented, innermost, make_views
 
 LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
 
@@ -347,12 +347,7 @@ def _batches(fit: Fit, *, live: bool) -> Batches:
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if augmentation is not None:
             batch = augmented(batch, augmentation, generator)
-        return tuple(
-            (x.float() if x.dtype == torch.float16 else x).contiguous(
-                memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format
-            )
-            for x in batch
-        )
+        return tuple(innermost(x.float() if x.dtype == torch.float16 else x) for x in batch)
 
     return Batches(
         inputs,

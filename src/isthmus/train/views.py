@@ -80,13 +80,18 @@ def make_views(
                 batch = augmented(batch, augmentation, generator)
             rows = slice(view * num + start, view * num + start + len(batch[0]))
             with torch.no_grad():
-                crossing = frozen(*batch)
+                crossing = frozen(*map(innermost, batch))
                 targets[rows] = rest(*crossing)
             for kept_x, x in zip(tensors, crossing, strict=True):
                 kept_x[rows] = x
     if not all(x.isfinite().all() for x in tensors):  # beyond what 16 bits hold
         return None
     return Views(tensors=tensors, targets=targets, num_views=num_views)
+
+
+def innermost(x: Tensor) -> Tensor:
+    """Lay the channels of a batch of images innermost, where convolutions are faster."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def augmented(inputs: Inputs, augmentation: Augmentation, generator: torch.Generator) -> Inputs:
