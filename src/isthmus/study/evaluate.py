@@ -39,7 +39,6 @@ from isthmus.train import (
     Progress,
     Rival,
     Rung,
-    Sender,
     accuracy,
     check_fits,
     climb_down,
@@ -53,6 +52,7 @@ from isthmus.train import (
     split_with_codecs,
     write_fitted,
 )
+from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export

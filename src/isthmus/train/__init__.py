@@ -9,7 +9,6 @@ from isthmus.train.augment import (
 from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
 from isthmus.train.fit import (
     FitConfig,
-    Sender,
     accuracy,
     calibrate,
     check_fits,
@@ -50,7 +49,6 @@ __all__ = [
     "Progress",
     "Rival",
     "Rung",
-    "Sender",
     "accuracy",
     "augmentation_for",
     "calibrate",
