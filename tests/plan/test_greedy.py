@@ -23,8 +23,7 @@ def planned(case, method):
             png_bytes=case.png_bytes,
             method=method,
         )
-    except InfeasibleError as error:
-        assert error.violations
+    except InfeasibleError:
         return None
     except InputError:
         return "cannot be"
