@@ -34,7 +34,7 @@ def _ladder(record: FitRecord) -> Table:
         ("", "l"),
     )  # fmt: skip
     for rung in record.ladder:
-        taken = rung.wanted_bytes == record.config.wanted_bytes
+        taken = rung.payload_bytes == record.config.wanted_bytes
         add_row(
             table,
             num_bytes(rung.wanted_bytes),

@@ -22,7 +22,7 @@ References:
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -217,11 +217,15 @@ def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord |
     for module in (*modes, model.codecs):
         module.train()
     everything = nn.ModuleDict({"model": model, "rate": fit.rate})
+    batches = _batches(fit, live=phase.name == "whole")
+    fit.rate.pace(len(batches) * phase.epochs)
+    if fit.rate.densities:
+        phase = replace(phase, note=lambda: f"{float(fit.rate.bits) / 8:.0f} bytes")
     with _channels_last(everything):
         record = run_phase(
             everything,
             phase,
-            _batches(fit, live=phase.name == "whole"),
+            batches,
             seed=fit.config.seed,
             progress=fit.progress,
         )

@@ -100,14 +100,14 @@ def climb_down(
         progress.report(f"ladder, {note}", number + 1, _MOST_RUNGS)
         if number and rungs[-1].drop > drop:
             break
-        wanted *= _STEP
+        wanted = min(wanted, rungs[-1].payload_bytes) * _STEP
     return tuple(rungs)
 
 
 def enough(rungs: tuple[Rung, ...], *, drop: float) -> float:
-    """Return the fewest bytes that lose no more than ``drop`` points; the widest if none do."""
-    good = [rung.wanted_bytes for rung in rungs if rung.drop <= drop]
-    return min(good, default=rungs[0].wanted_bytes)
+    """Return the fewest bytes that lost no more than ``drop`` points; the most if none did."""
+    good = [rung.payload_bytes for rung in rungs if rung.drop <= drop]
+    return min(good, default=max(rung.payload_bytes for rung in rungs))
 
 
 def _coded_bytes(split_model: SplitModel, data: Dataset) -> float:

@@ -86,6 +86,7 @@ class Phase:
         precision: Of the loss and its gradient: float32, or bfloat16 where torch's autocast
             allows it; the weights are float32 either way.
         measure: Accuracy on held-out samples, taken after each epoch; None takes none.
+        note: What else to report after each epoch; None is nothing.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Phase:
     schedule: Schedule = one_cycle
     precision: Precision = "32-true"
     measure: Callable[[], float] | None = None
+    note: Callable[[], str] | None = None
 
 
 class Batches(torch.utils.data.IterableDataset[Batch]):
@@ -281,6 +283,8 @@ class _Training(lightning.LightningModule):
         if self.phase.measure is not None:
             self.accuracies.append(self.phase.measure())
             step += f", held out {self.accuracies[-1]:.4f}"
+        if self.phase.note is not None:
+            step += f", {self.phase.note()}"
         self.report(step, len(self.losses), self.phase.epochs)
 
     def configure_optimizers(self) -> Any:

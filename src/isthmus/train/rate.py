@@ -6,6 +6,7 @@ a size is wanted, lambda follows it while training goes on,
 .. math:: \lambda \leftarrow \lambda \exp(\eta \; \mathrm{clip}(R / R_{wanted} - 1, \pm 1/2))
 
 which is dual ascent on the logarithm: a fit ends near the size that was asked for, in one run.
+Where there are few steps, eta is larger, so that lambda has the time to get where it has to.
 
 References:
     Balle, Laparra, Simoncelli, "End-to-end optimized image compression", ICLR 2017,
@@ -25,7 +26,8 @@ from isthmus.links.density import Density
 
 _START = 1.5e-3  # points of loss for a bit
 _LEAST, _MOST = 1e-5, 0.1
-_FOLLOW = 0.03  # eta
+_SLOWEST, _FASTEST = 0.03, 0.15  # eta
+_REACH = 12.0  # eta times the number of steps, between the two
 _MEMORY = 0.95  # of the running mean of R
 
 
@@ -59,6 +61,7 @@ class Rate(nn.Module):
         self.register_buffer("bits", torch.tensor(0.0))
         self.register_buffer("wanted_bits", torch.tensor(8 * (wanted_bytes or 0.0)))
         self._measures = wanted_bytes is None
+        self._follow_by = _SLOWEST
 
     def calibrate(self, index: int, symbols: Sequence[Tensor]) -> None:
         """Cover the symbols of one crossing."""
@@ -76,6 +79,10 @@ class Rate(nn.Module):
         """Aim at another size from now on."""
         self.wanted_bits.fill_(8 * wanted_bytes)
 
+    def pace(self, num_steps: int) -> None:
+        """Let lambda follow as fast as that many steps call for."""
+        self._follow_by = min(_FASTEST, max(_SLOWEST, _REACH / num_steps))
+
     def none(self) -> Tensor:
         """Return no bits, to add to."""
         return self.weight.new_zeros(())
@@ -91,7 +98,7 @@ class Rate(nn.Module):
         known = self.bits > 0
         self.bits.copy_(torch.where(known, torch.lerp(bits, self.bits, _MEMORY), bits))
         excess = (self.bits / self.wanted_bits - 1).clamp(-0.5, 0.5)
-        self.weight.mul_((_FOLLOW * excess).exp()).clamp_(_LEAST, _MOST)
+        self.weight.mul_((self._follow_by * excess).exp()).clamp_(_LEAST, _MOST)
 
     def _coded(self, index: int, symbols: Sequence[Tensor]) -> list[tuple[Density, Tensor]]:
         pairs = ((f"{index}_{k}", symbol) for k, symbol in enumerate(symbols))
