@@ -41,7 +41,7 @@ def trained(num=256):
 def test_training_ends_near_the_bytes_that_were_wanted_or_below_where_fewer_will_do():
     sizes = {}
     for wanted in (8.0, 100.0):
-        data, model = trained(512)
+        data, model = trained(256)
         split_model = split_with_codecs(model, plan_of(model, CODED))
         fit_crossings(split_model, data, FitConfig(epochs=20, batch_size=16, wanted_bytes=wanted))
         (sizes[wanted],) = payload_bytes(split_model, data.x_test)

@@ -36,6 +36,7 @@ from isthmus.report.figures import (
     prediction_figure,
     timeline_figure,
 )
+from isthmus.report.fit_tables import fit_result_tables
 from isthmus.report.picture import Picture, picture
 from isthmus.report.plan_tables import plan_tables
 from isthmus.report.tables import (
@@ -295,7 +296,8 @@ def _rivals_section(
 ) -> Section:
     figure = accuracy_figure(plan, fit, run, rivals)
     table = rivals_table(plan, fit, run, rivals)
-    return Section(title="Accuracy and bytes", parts=(drawn(figure), *shown([table])))
+    tables = shown([table, *fit_result_tables(fit)])
+    return Section(title="Accuracy and bytes", parts=(drawn(figure), *tables))
 
 
 def _run_section(run: RunRecord) -> Section:

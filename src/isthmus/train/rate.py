@@ -26,8 +26,8 @@ from isthmus.links.density import Density
 
 _START = 1.5e-3  # points of loss for a bit
 _LEAST, _MOST = 1e-5, 0.1
-_SLOWEST, _FASTEST = 0.03, 0.15  # eta
-_REACH = 12.0  # eta times the number of steps, between the two
+_SLOWEST, _FASTEST = 0.03, 0.06  # eta
+_REACH = 6.0  # eta times the number of steps, between the two
 _MEMORY = 0.95  # of the running mean of R
 
 
