@@ -187,11 +187,11 @@ def test_branches_go_to_different_devices_where_that_is_better():
     plan = partition(graph, platform, method="cpsat")
     assert plan.branched
     assert plan.predicted.latency_s < best.predicted.latency_s
-    assert [stage.nodes for stage in plan.stages] == [
-        ("left", "more_left"),
-        ("right", "more_right", "join"),
-    ]
-    assert [crossing.tensors for crossing in plan.crossings] == [("x",), ("more_left",)]
+    near, far = (set(stage.nodes) for stage in plan.stages)  # either branch may be either's
+    assert near in ({"left", "more_left"}, {"right", "more_right"})
+    assert near | far == {node.name for node in graph.nodes}
+    (first,), (second,) = (crossing.tensors for crossing in plan.crossings)
+    assert (first, second in near) == ("x", True)
     assert plan.notes[0] == "proven: no assignment of nodes to devices does better"
     assert any(note.startswith("branched: ") for note in plan.notes)
     assert check(plan, graph, platform) == ()
@@ -216,7 +216,7 @@ def test_what_a_branched_plan_says_is_checked():
     (broken,) = check(plan, graph, less)
     assert (broken.where, broken.what) == ("far", "weights")
     assert broken.need >= 1200
-    with pytest.raises(InputError, match="found no way for more_left to far"):
+    with pytest.raises(InputError, match=r"found no way for more_(left|right) to far"):
         check(replace(plan, crossings=plan.crossings[:1]), graph, platform)
     with pytest.raises(InputError, match="that nothing reads"):
         check(replace(plan, crossings=plan.crossings * 2), graph, platform)
@@ -244,6 +244,16 @@ def test_limits_are_kept_or_said_to_be_broken():
         partition(graph, platform, method="cpsat", cut=1)
 
 
+@pytest.mark.parametrize("seed", [309, 701])
+def test_the_best_is_found_where_presolve_of_or_tools_lost_it(seed):
+    setting, objective, limits, possible = random_case(seed)
+    found = search(setting, objective=objective, limits=limits, time_limit_s=60.0)
+    assert objective == "energy"
+    assert found.placement is not None
+    least = min(one["energy_j"] for one in possible)
+    assert isclose(walk(setting, found.placement)["energy_j"], least, rel_tol=1e-6)
+
+
 def test_when_time_is_up_the_best_plan_so_far_comes_with_its_gap():
     r = Random(1)
     nodes = [node("n0", ["x"], (64,), macs=1000)]
@@ -262,12 +272,16 @@ def test_when_time_is_up_the_best_plan_so_far_comes_with_its_gap():
         output="d",
     )
     start = monotonic()
-    plan = partition(graph, platform, objective="throughput", method="cpsat", time_limit_s=1.0)
-    assert monotonic() - start < 10.0
+    plan = partition(graph, platform, objective="throughput", method="cpsat", time_limit_s=5.0)
+    assert monotonic() - start < 30.0
     assert plan.gap is not None
     assert 0.0 < plan.gap < 1.0
-    assert plan.notes[0].startswith("stopped after 1 s: one that is ")
+    assert plan.notes[0].startswith("stopped after 5 s: one that is ")
     assert check(plan, graph, platform) == ()
+    walk = partition(graph, platform, objective="throughput", method="cpsat", time_limit_s=0.001)
+    assert walk.gap is None
+    assert walk.notes[0].startswith("stopped after 0.001 s, too soon to say")
+    assert not walk.branched
 
 
 def test_without_or_tools_the_method_says_what_to_install(monkeypatch):

@@ -66,7 +66,6 @@ def plan_cpsat(
         objective=objective,
         limits=limits,
         time_limit_s=max(0.0, stop_s - monotonic()),
-        hint=() if walk.violations else _places(setting, walk),
     )
     if found.placement is None:
         if not found.proven and walk.violations:
@@ -74,7 +73,10 @@ def plan_cpsat(
                 f"method cpsat: found no plan that fits within {time_limit_s:g} s, and no proof "
                 "that there is none; allow more time"
             )
-        return walk
+        if found.proven:
+            return walk
+        note = f"stopped after {time_limit_s:g} s, too soon to say whether a better one exists"
+        return replace(walk, gap=None, notes=(note, *walk.notes))
     choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits).all
     choices = within(undominated(choices, platform.devices), limits)
     route = _as_route(setting, found.placement, choices)
@@ -94,11 +96,6 @@ def plan_cpsat(
     else:
         note = f"stopped after {time_limit_s:g} s: one that is {plan.gap:.2%} better may exist"
     return replace(plan, notes=(note, *plan.notes))
-
-
-def _places(setting: Setting, plan: Plan) -> list[int]:
-    """Return the device of each node of a walk."""
-    return [setting.index(stage.device) for stage in plan.stages for _ in stage.nodes]
 
 
 def _as_route(setting: Setting, placement: Placement, choices: tuple[Choice, ...]) -> Route | None:

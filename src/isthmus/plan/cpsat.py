@@ -1,9 +1,9 @@
 r"""The best assignment of nodes to devices for a graph of any shape, by constraint programming.
 
-What a placement costs is what `isthmus.plan.placement` says, in whole ns, pJ and bytes, rounded up
-so that no limit is exceeded. A boolean :math:`x_{n,d}` says whether node n runs on device d. A
-tensor that node p makes and node c reads *flows*: with :math:`e_{a,b}` true where p is on a and c
-on b,
+What a placement costs is what `isthmus.plan.placement` says, in whole bytes, and in whole ns and
+pJ or finer units for models that take less than 1 s or 1 mJ; all rounded up, so that no limit is
+exceeded. A boolean :math:`x_{n,d}` says whether node n runs on device d. A tensor that node p
+makes and node c reads *flows*: with :math:`e_{a,b}` true where p is on a and c on b,
 
 .. math:: \sum_b e_{a,b} = x_{p,a} \qquad \sum_a e_{a,b} = x_{c,b} \qquad m_{a,b} \ge e_{a,b}
 
@@ -21,17 +21,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
-from math import ceil, floor
+from math import ceil, floor, inf, log10
 from time import monotonic
 
 from ortools.sat.python import cp_model
 
-from isthmus.plan.estimate import Clock, codec_s, halves_load, stage_j
+from isthmus.plan.estimate import Array, Clock, codec_s, halves_load, stage_j
 from isthmus.plan.orders import classes_of
 from isthmus.plan.placement import Message, Placement, Setting, needed, picks_for
 from isthmus.plan.plan import Limits
 
-_NS, _PJ, _MILLIONTH = 1e-9, 1e-12, 1e-6
+_MILLIONTH = 1e-6
 _MOST = 1 << 60
 
 Bool = cp_model.IntVar
@@ -69,6 +69,8 @@ class _Model:
 
     Attributes:
         cp: All constraints so far.
+        unit_s: What is 1 in sums of times.
+        unit_j: What is 1 in sums of energy.
         x: For each node, the caller who takes the answers, and the caller who gives the samples:
             a boolean for each device that may have it. Nodes that are one share theirs.
         messages: Whether a parcel goes from one device to another by one of its choices.
@@ -77,6 +79,8 @@ class _Model:
     """
 
     cp: cp_model.CpModel
+    unit_s: float
+    unit_j: float
     x: Sequence[Mapping[int, Bool]]
     messages: dict[Message, Bool] = field(default_factory=dict)
     parts: list[_Part] = field(default_factory=list)
@@ -89,7 +93,6 @@ def search(
     objective: str,
     limits: Limits,
     time_limit_s: float,
-    hint: Sequence[int] = (),
 ) -> Found:
     """Return the best placement within the limits; of those that cost the same the fastest.
 
@@ -98,7 +101,6 @@ def search(
         objective: latency, throughput, energy or price.
         limits: What a placement must not exceed.
         time_limit_s: When to stop with the best one so far.
-        hint: A device for each node to begin with, where one is known.
     """
     stop_s = monotonic() + time_limit_s
     model = _make_model(setting)
@@ -107,17 +109,17 @@ def search(
     inner = [index for index in range(len(setting.sites)) if index not in ends]
     classes = classes_of(setting.platform, setting.legs, inner)
     _add_order(model, setting, classes)
-    hint = _in_order(hint, classes)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.linearization_level = 2
     solver.parameters.cp_model_probing_level = 0  # this and cuts cost more than they save here
     solver.parameters.cut_level = 0
+    # Else OR-Tools 9.15 now and then proves what is not the best (its issue 5293).
+    solver.parameters.presolve_inclusion_work_limit = 0
     found = Found()
     for goal in dict.fromkeys((objective, "latency")):
         figure = _figure(model, setting, goal)
         model.cp.minimize(figure)
-        _set_hint(model, hint)
         solver.parameters.max_time_in_seconds = max(0.0, stop_s - monotonic())
         status = solver.solve(model.cp)
         assert status != cp_model.MODEL_INVALID, model.cp.validate()
@@ -133,18 +135,28 @@ def search(
         if not proven:
             return found
         model.cp.add(figure <= round(solver.objective_value))
-        hint = placement.places
     return found
 
 
 def _make_model(setting: Setting) -> _Model:
     cp = cp_model.CpModel()
-    model = _Model(cp=cp, x=_places(cp, setting))
+    model = _Model(
+        cp=cp,
+        unit_s=_unit(1e-9, [site.seconds for site in setting.sites]),
+        unit_j=_unit(1e-12, [site.joules for site in setting.sites]),
+        x=_places(cp, setting),
+    )
     _add_nodes(model, setting)
     _add_messages(model, setting)
     _add_devices(model, setting)
     _add_memories(model, setting)
     return model
+
+
+def _unit(coarsest: float, sums: Iterable[Array]) -> float:
+    """Return a unit of which a model on one device takes some 1e9, but none that is coarser."""
+    least = min((float(one[-1]) for one in sums if one[-1] > 0), default=inf)
+    return min(coarsest, 10.0 ** (floor(log10(least)) - 9)) if least < inf else coarsest
 
 
 def _places(cp: cp_model.CpModel, setting: Setting) -> list[dict[int, Bool]]:
@@ -354,15 +366,6 @@ def _add_order(model: _Model, setting: Setting, classes: Sequence[Sequence[int]]
                 begun = [begins]
 
 
-def _in_order(places: Sequence[int], classes: Sequence[Sequence[int]]) -> list[int]:
-    """Let devices that are alike change places until they are in that order."""
-    names: dict[int, int] = {}
-    for members in classes:
-        begun = [device for device in dict.fromkeys(places) if device in members]
-        names |= dict(zip(begun, members, strict=False))
-    return [names.get(place, place) for place in places]
-
-
 def _any(cp: cp_model.CpModel, bools: Iterable[Bool]) -> Bool:
     """Return a boolean that is true where one of some is."""
     first, *others = bools
@@ -394,7 +397,7 @@ def _figure(model: _Model, setting: Setting, name: str) -> cp_model.LinearExpr:
     """Return what an objective makes small, or what is limited, in whole units."""
     devices = setting.platform.devices
     if name == "latency":
-        return _total([(part.chosen, part.seconds) for part in model.parts], _NS)
+        return _total([(part.chosen, part.seconds) for part in model.parts], model.unit_s)
     if name == "throughput":
         return _interval(model)
     if name == "energy":
@@ -415,7 +418,7 @@ def _interval(model: _Model) -> cp_model.LinearExpr:
             busy.setdefault(clock, []).append((part.chosen, seconds))
     longest = model.cp.new_int_var(0, _MOST, "")
     for terms in busy.values():
-        model.cp.add(_total(terms, _NS) <= longest)
+        model.cp.add(_total(terms, model.unit_s) <= longest)
     return longest
 
 
@@ -426,12 +429,16 @@ def _energy(model: _Model, setting: Setting) -> cp_model.LinearExpr:
     """
     devices = setting.platform.devices
     always_w = sum(devices[index].static_w for index in {setting.source, setting.target})
-    total = _total([(p.chosen, p.joules + always_w * p.seconds) for p in model.parts], _PJ)
+    total = _total(
+        [(p.chosen, p.joules + always_w * p.seconds) for p in model.parts], model.unit_j
+    )
     for index, on in model.on.items():
         watts = devices[index].static_w
         if watts:
             static = model.cp.new_int_var(0, _MOST, "")
-            whole = _total([(part.chosen, watts * part.seconds) for part in model.parts], _PJ)
+            whole = _total(
+                [(part.chosen, watts * part.seconds) for part in model.parts], model.unit_j
+            )
             model.cp.add(whole <= static).only_enforce_if(on)
             total += static
     return total
@@ -439,25 +446,14 @@ def _energy(model: _Model, setting: Setting) -> cp_model.LinearExpr:
 
 def _add_limits(model: _Model, setting: Setting, limits: Limits) -> None:
     for name, most, unit in (
-        ("latency", limits.latency_s, _NS),
-        ("throughput", limits.interval_s, _NS),
-        ("energy", limits.energy_j, _PJ),
+        ("latency", limits.latency_s, model.unit_s),
+        ("throughput", limits.interval_s, model.unit_s),
+        ("energy", limits.energy_j, model.unit_j),
         ("price", limits.price, _MILLIONTH),
         ("drop", limits.drop, _MILLIONTH),
     ):
         if most is not None:
             model.cp.add(_figure(model, setting, name) <= floor(most / unit + 1e-6))
-
-
-def _set_hint(model: _Model, places: Sequence[int]) -> None:
-    hints = {  # nodes that are one share their booleans, and each may be hinted once
-        here.index: (here, device == place)
-        for x, place in zip(model.x, places, strict=False)
-        for device, here in x.items()
-    }
-    model.cp.clear_hints()
-    for here, value in hints.values():
-        model.cp.add_hint(here, value)
 
 
 def _read(model: _Model, setting: Setting, solver: cp_model.CpSolver) -> Placement:
