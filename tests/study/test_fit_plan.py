@@ -205,3 +205,42 @@ def test_a_model_that_differs_in_training_is_fitted_in_eval_form_where_the_user_
         fit()
     assert fit(eval_form=True).config.eval_form
     assert read_fitted(folder / "noisy").record.config.eval_form
+
+
+def test_a_fit_says_what_an_entropy_coded_crossing_takes_and_plans_with_it(tmp_path):
+    from isthmus.graph import capture
+    from isthmus.models import load_model
+    from isthmus.plan import check, partition
+    from isthmus.platform import load_platform
+
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "data.py").write_text(DATA)
+    source = f"{tmp_path / 'net.py'}:make"
+    graph = capture(load_model(source), (torch.zeros(2, 8, 4, 4),))
+    platform = load_platform("two-pi-ethernet")
+    plan = partition(graph, platform, codec="bottleneck:ratio=2,bits=8+entropy", cut=4)
+    record = fit_plan(
+        source,
+        plan,
+        load_data(f"{tmp_path / 'data.py'}:make"),
+        tmp_path / "fitted",
+        weights=None,
+        config=FitConfig(epochs=2, base_epochs=2, batch_size=16, wanted_bytes=40),
+    )
+    assert [result.sender for result in record.results] == ["frozen", "tuned"]
+    (crossing,) = record.plan.crossings
+    (bound,) = plan.crossings
+    assert crossing.payload_bytes < bound.payload_bytes
+    assert crossing.payload_bytes == pytest.approx(record.results[1].payload_bytes[0], rel=0.2)
+    saved_s = bound.transfer_s - crossing.transfer_s
+    assert saved_s > 0
+    assert record.plan.predicted.latency_s == pytest.approx(plan.predicted.latency_s - saved_s)
+    assert check(record.plan, graph, platform) == ()
+    assert read_fitted(tmp_path / "fitted").record.plan == record.plan
+
+
+def test_sizes_of_fixed_rate_change_no_plan(fitted):
+    from isthmus.plan import with_payloads
+
+    loaded = read_fitted(fitted[0] / "fitted")
+    assert with_payloads(loaded.record.plan, loaded.graph, [1.0]) is loaded.record.plan

@@ -1,6 +1,6 @@
 """Which device computes what, and what crosses each link."""
 
-from isthmus.plan.check import check
+from isthmus.plan.check import check, with_payloads
 from isthmus.plan.partition import METHODS, Partitioner, partition
 from isthmus.plan.plan import (
     Crossing,
@@ -28,4 +28,5 @@ __all__ = [
     "Violation",
     "check",
     "partition",
+    "with_payloads",
 ]

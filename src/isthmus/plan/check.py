@@ -42,16 +42,55 @@ def check(
     limits = plan.limits if limits is None else limits
     if plan.branched:
         return check_branched(plan, graph, platform, limits=limits, accuracy=accuracy)
+    return violations(_walk(plan, graph, platform, accuracy), limits)
+
+
+def with_payloads(plan: Plan, graph: Graph, payload_bytes: Sequence[float]) -> Plan:
+    """Return a plan with the sizes that entropy-coded crossings were measured to have.
+
+    Args:
+        plan: Stages that follow each other.
+        graph: What it divides.
+        payload_bytes: Mean payload of each crossing; where the rate is fixed it says nothing new.
+
+    Returns:
+        The plan with new figures of these crossings and of the whole; its other plans and what
+        would change it stand as they were planned.
+    """
+    sized = [
+        crossing if crossing.fixed_rate else replace(crossing, payload_bytes=size)
+        for crossing, size in zip(plan.crossings, payload_bytes, strict=True)
+    ]
+    if tuple(sized) == plan.crossings:
+        return plan
+    plan = replace(plan, crossings=tuple(sized))
+    found = _walk(plan, graph, plan.platform, None).estimate()
+    figures = zip(plan.crossings, found.transfer_s, found.link_j, strict=True)
+    return replace(
+        plan,
+        crossings=tuple(
+            replace(crossing, transfer_s=transfer_s, energy_j=energy_j)
+            for crossing, transfer_s, energy_j in figures
+        ),
+        predicted=replace(found.prediction, drop=plan.predicted.drop),
+        notes=(
+            *plan.notes,
+            "what crosses is the mean measured after fitting; other plans stand at their bounds",
+        ),
+    )
+
+
+def _walk(plan: Plan, graph: Graph, platform: Platform, accuracy: AccuracyTable | None) -> Walk:
+    """Return all stages and hops of a plan, checked."""
     links = _links(plan, platform)
     route = _route(plan, graph, accuracy)
     _check_stages(plan, graph, route)
-    walk = Walk(
+    return Walk(
         sites=tuple(make_site(graph, platform.device(stage.device)) for stage in plan.stages),
         links=links,
         route=tuple(route),
         loads=stage_loads(graph, route),
     )
-    return violations(walk, limits)
 
 
 def _links(plan: Plan, platform: Platform) -> tuple[Link, ...]:

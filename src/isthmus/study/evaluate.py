@@ -23,12 +23,14 @@ from isthmus.errors import InputError, IsthmusError
 from isthmus.export import Verification, check_devices, export
 from isthmus.files import check_ours, sha256
 from isthmus.graph import Graph, capture
+from isthmus.links import Codec
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import ModelReference, load_model, reference
-from isthmus.plan import Plan, partition
+from isthmus.plan import Plan, partition, with_payloads
 from isthmus.platform import load_platform
 from isthmus.progress import Report, silent
 from isthmus.run import RunRecord, run_bundle
+from isthmus.split import SplitModel
 from isthmus.study.recipes import Recipe
 from isthmus.train import (
     FitConfig,
@@ -245,7 +247,7 @@ def fit_model(
     record = FitRecord(
         model=source,
         data=data.name,
-        plan=plan,
+        plan=with_payloads(plan, graph, _expected_bytes(split_model, plan)),
         config=config,
         phases=phases,
         accuracy_whole=accuracy_whole,
@@ -263,6 +265,19 @@ def fit_model(
         split_model=split_model,
         samples=tuple(x[:_NUM_SAMPLES] for x in data.x_test),
     )
+
+
+def _expected_bytes(split_model: SplitModel, plan: Plan) -> list[float]:
+    """Return the mean payload that each crossing's codec has now; a relay passes on what came."""
+    sizes: list[float] = []
+    for codec, crossing in zip(split_model.codecs, plan.crossings, strict=True):
+        size = crossing.payload_bytes
+        if isinstance(codec, Codec) and codec.spec.entropy:
+            size = codec.spec.payload_bytes
+        elif not isinstance(codec, Codec) and sizes:
+            size = sizes[-1]
+        sizes.append(size)
+    return sizes
 
 
 def _check_inputs(plan: Plan, data: Dataset) -> None:
