@@ -1,6 +1,7 @@
 """How few bytes can carry a crossing at a given loss of accuracy, and what do the cheap ways need?
 
-    python benchmarks/link_rate.py rivals --model FILE.py:FUNCTION --weights FILE --data-dir DIR
+    python benchmarks/link_rate.py rivals [layer2 | image ...] --model FILE.py:FUNCTION \\
+        --weights FILE --data-dir DIR
     python benchmarks/link_rate.py learned layer2 --bytes 185 --epochs 8 [--seed 0] ...
     python benchmarks/link_rate.py page
 
@@ -75,6 +76,7 @@ IMAGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("JPEG", {"quality": quality}) for quality in (90, 70)),
     *(("WEBP", {"quality": quality}) for quality in (90, 70, 50)),
 )
+IMAGE = "image"  # in place of a cut: what the image itself takes
 FIELDS = (
     "network", "cut", "method", "seed", "sender_frozen", "bytes_mean", "bytes_p95", "accuracy",
     "accuracy_whole", "macs_before_share", "encoder_macs", "encoder_bytes", "encode_s", "decode_s",
@@ -84,7 +86,7 @@ FIELDS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("rivals", "learned", "page"))
-    parser.add_argument("cut", nargs="?", choices=CUTS)
+    parser.add_argument("cut", nargs="?", choices=(*CUTS, IMAGE))
     parser.add_argument("--bytes", type=float)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--codec")
@@ -234,7 +236,10 @@ def rivals(
     model: nn.Module, data: Dataset, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Measure what needs no training: at every cut, and with the image in place of a crossing."""
-    for cut in CUTS if arguments.cut is None else (arguments.cut,):
+    cuts = (*CUTS, IMAGE) if arguments.cut is None else (arguments.cut,)
+    if IMAGE in cuts:
+        yield from images(model, arguments)
+    for cut in [cut for cut in cuts if cut in CUTS]:
         plan, facts = plan_of(model, cut, "raw")
         crossing = crossings(split_with_codecs(model, plan), data)
         counted = first_samples(split_with_codecs(model, plan), data)
@@ -250,8 +255,6 @@ def rivals(
             yield {**facts, "method": method, **row}
             if method == "int8":
                 yield {**facts, "method": "int8 + zlib", **zipped(carrier, crossing, row)}
-    if arguments.cut is None:
-        yield from images(model, arguments)
 
 
 def first_samples(split_model: SplitModel, data: Dataset) -> torch.Tensor:
