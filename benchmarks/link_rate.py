@@ -33,7 +33,7 @@ from isthmus.data import Dataset, load_images
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, capture
 from isthmus.links import Codec
-from isthmus.machine import describe_machine, library_versions
+from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import load_model
 from isthmus.plan import Plan, partition
 from isthmus.platform import load_platform
@@ -110,6 +110,7 @@ def main() -> None:
     def keep(row: dict[str, Any]) -> None:
         facts = {"network": arguments.model.rpartition(":")[2], "accuracy_whole": whole, **row}
         facts |= {"machine": describe_machine(), "versions": library_versions()}
+        facts["revision"] = git_revision()
         with rows.open("a") as file:
             file.write(json.dumps(facts) + "\n")
         print({key: facts[key] for key in FIELDS if key in facts}, flush=True)
@@ -384,7 +385,8 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
         ]
         lines.append("")
     lines += [
-        f"Machine: {'; '.join(machines)}. Versions: "
+        f"Machine: {'; '.join(machines)}, shared with other work, so that times are rough. "
+        f"Revisions: {', '.join(sorted({row['revision'][:7] for row in rows}))}. Versions: "
         + ", ".join(f"{k} {v}" for k, v in rows[0]["versions"].items())
         + ".",
         "",
