@@ -328,6 +328,9 @@ def images(model: nn.Module, arguments: argparse.Namespace) -> Iterator[dict[str
 TARGETS = {"after stage 1": (384, 512), "after stage 2": (192, 256), "stage 3, block 1": (96, 128)}
 
 
+TICKS = (100, 200, 500, 1000, 2000, 5000)
+
+
 def write_page(path: Path) -> None:
     """Write the rows as CSV, a figure, and a page of what they say."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -472,9 +475,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         whole = 100 * rows[0]["accuracy_whole"]
         panel.axhspan(whole - 1, whole, color="tab:blue", alpha=0.1)
         panel.set(xscale="log", xlabel="bytes for one image, mean", title=cut, ylim=(50, 72))
+        panel.set(xlim=(80, 8000), xticks=TICKS, xticklabels=[f"{tick:,}" for tick in TICKS])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("accuracy on the test set, %")
-    panels[0][0].legend(fontsize=8)
+    panels[0][-1].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
