@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--hardware", default="2core-x86")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = resnet(152, num_classes=1000, stem="imagenet").eval()
     graph = capture(model, (torch.zeros(1, 3, 224, 224),))
     rows = []
-    for case in CASES:
+    for case in arguments.cases:
         for objective in OBJECTIVES:
             for seed in range(arguments.repetitions):
                 rows.append(run(graph, case, objective, seed))
@@ -126,6 +127,8 @@ def text(rows: list[dict[str, Any]], name: str, nodes: int) -> str:
     for case, (_, _, most_s) in CASES.items():
         for objective in OBJECTIVES:
             chosen = [r for r in rows if (r["case"], r["objective"]) == (case, objective)]
+            if not chosen:
+                continue
             stages = sorted({r["stages"] for r in chosen})
             lines.append(
                 f"| {case} | {objective} | {spread([r['cpu_s'] for r in chosen])} | "

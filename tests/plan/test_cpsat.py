@@ -75,9 +75,9 @@ def random_case(seed):
     return setting, objective, limits, possible
 
 
-@pytest.mark.parametrize("block", range(8))
-def test_no_placement_is_better_than_the_one_found(block):
-    for seed in range(100 * block, 100 * block + 30):
+def agrees(seeds):
+    """Check that what is found is the best of all placements, listed one by one."""
+    for seed in seeds:
         setting, objective, limits, possible = random_case(seed)
         found = search(setting, objective=objective, limits=limits, time_limit_s=60.0)
         assert found.proven
@@ -91,6 +91,17 @@ def test_no_placement_is_better_than_the_one_found(block):
         if name == "price":
             fastest = min(one["latency_s"] for one in possible if one["price"] <= least + 1e-9)
             assert figures["latency_s"] <= fastest + 50 * UNITS["latency_s"], seed
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_no_placement_is_better_than_the_one_found(block):
+    agrees(range(100 * block, 100 * block + 30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(40))
+def test_no_placement_is_better_in_thousands_of_small_cases(block):
+    agrees(range(10_000 + 50 * block, 10_050 + 50 * block))
 
 
 def test_a_placement_costs_what_a_walk_through_it_does():
