@@ -401,7 +401,7 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
             f"{'sender frozen' if r['sender_frozen'] else 'everything tuned'}; "
             + (f"{r['train_s'] / 60:.0f} min for what is listed; " if r["train_s"] else "")
             + "losses "
-            + "; ".join(f"{phase} {' '.join(curve)}" for phase, curve in r["losses"].items())
+            + "; ".join(f"{phase} {' / '.join(curve)}" for phase, curve in r["losses"].items())
             for r in learned
         ]
         lines.append("")
