@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from isthmus.links import CODECS, make_codec
+from isthmus.links.ranges import RANGES
 from isthmus.wire import parse_codec
 
 # Each codec with the crossings it is made for; odd element counts, so that bits do not fill bytes.
@@ -22,8 +23,12 @@ CASES = [
     ("raw", (MAP, TOKENS, MASK, NUMBERS)),
     ("raw:bits=16", (MAP, MASK)),
     ("raw", (((5,), "float16"),)),
-    *((f"uniform:bits={bits}", (MAP,)) for bits in (2, 3, 5, 7, 8)),
+    *((f"uniform:bits={bits}", (MAP,)) for bits in (1, 2, 3, 5, 7, 8)),
     ("uniform:bits=5", (MAP, VECTOR, MASK, ((), "float32"))),
+    *((f"uniform:bits=3,range={way}", (MAP,)) for way in RANGES if way != "minmax"),
+    *((f"uniform:bits={bits},symmetric=1", (MAP, VECTOR)) for bits in (1, 2, 5, 8)),
+    ("uniform:bits=4,per=tensor", (MAP, TOKENS, VECTOR, MASK, ((), "float32"))),
+    ("uniform:bits=3,per=tensor,range=octav,symmetric=1+entropy", (MAP, TOKENS)),
     *((f"bottleneck:ratio=2,bits={bits}", (MAP,)) for bits in (2, 3, 5, 7, 8)),
     ("bottleneck:ratio=3,bits=5", (MAP, TOKENS, VECTOR, NUMBERS)),
     ("bottleneck:ratio=2,stride=2,bits=4", (MAP,)),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from isthmus.errors import InputError
 from isthmus.links.ranges import RANGES, num_steps
+from isthmus.wire import parse_codec
 
 SYMMETRIC = pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
 EVERY = pytest.mark.parametrize("name", RANGES)
@@ -33,6 +35,14 @@ def squared_errors(x_MC, low_C, high_C, *, bits, symmetric):
 
 def column(*values):
     return torch.tensor(values)[:, None]
+
+
+def test_a_codec_can_be_told_every_range():
+    for name in RANGES:
+        spec = parse_codec(f"uniform:range={name}", shapes=[(3,)], dtypes=["float32"])
+        assert spec.range == name
+    with pytest.raises(InputError, match=f"expected {' or '.join(RANGES)}$"):
+        parse_codec("uniform:range=none", shapes=[(3,)], dtypes=["float32"])
 
 
 def ends(name, x_MC, *, bits, symmetric):
@@ -100,6 +110,15 @@ def test_what_minimizes_the_error_errs_no_more_than_minmax_does(name, bits, symm
     # octav minimizes a model of the error, which takes a grid for one level wider than it is
     assert (errors_C <= most_C * (1.01 if name == "octav" else 1)).all()
     assert bits > 4 or (errors_C < 0.8 * most_C).all()
+
+
+@pytest.mark.parametrize("name", ["mse", "octav"])
+def test_a_search_through_many_values_looks_at_those_of_every_channel(name):
+    x_MC = torch.zeros(1 << 19, 4)
+    x_MC[:, 3] = torch.linspace(-1, 1, 1 << 19)
+    low, high = ends(name, x_MC.reshape(-1, 1), bits=8, symmetric=False)
+    assert low == pytest.approx(-1, abs=0.02)
+    assert high == pytest.approx(1, abs=0.02)
 
 
 def test_minmax_covers_all():

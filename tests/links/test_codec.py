@@ -39,6 +39,45 @@ def test_a_calibrated_uniform_codec_is_within_half_a_step(shape):
     assert ((restored - x).abs() <= 1.001 * half_step).all()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+@pytest.mark.parametrize("per", ["channel", "tensor"])
+def test_a_symmetric_grid_restores_0_exactly_and_clips_both_ends_alike(bits, per):
+    codec = make(f"uniform:bits={bits},per={per},symmetric=1", (3, 4, 4))
+    x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.3
+    codec.calibrate((x,))
+    codec.eval()
+    (zeros,) = codec((torch.zeros(1, 3, 4, 4),))
+    assert torch.equal(zeros, torch.zeros(1, 3, 4, 4))
+    (above,), (below,) = (
+        codec((100 * torch.ones(1, 3, 4, 4),)),
+        codec((-100 * torch.ones(1, 3, 4, 4),)),
+    )
+    torch.testing.assert_close(above, -below)
+    assert float(above.max()) == pytest.approx(float(x.abs().max()))
+
+
+def test_one_range_for_the_tensor_covers_its_widest_channel():
+    codec = make("uniform:bits=8,per=tensor", (2, 3, 3))
+    x = torch.rand(4, 2, 3, 3) * torch.tensor([1.0, 1000.0])[:, None, None]
+    codec.calibrate((x,))
+    assert codec.sender.halves[0].affine.low.shape == (1, 1, 1)
+    assert float(codec.sender.halves[0].affine.step) == pytest.approx(
+        float(x.max() - x.min()) / 255
+    )
+
+
+def test_a_clipped_range_restores_more_of_what_has_outliers():
+    # symmetric, for most values lie by 0: octav reckons with a level there
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, 8, 8, generator=generator) ** 3
+    errors = {}
+    for way in ("minmax", "mse", "octav"):
+        codec = make(f"uniform:bits=3,range={way},symmetric=1", (4, 8, 8))
+        codec.calibrate((x,))
+        errors[way] = relative_error(codec, x)
+    assert max(errors["mse"], errors["octav"]) < errors["minmax"] / 2
+
+
 def test_each_channel_has_its_own_range():
     codec = make("uniform:bits=8", (2, 3, 3))
     x = torch.rand(4, 2, 3, 3) * torch.tensor([1.0, 1000.0])[:, None, None]

@@ -383,7 +383,7 @@ BAD = [
         "^no codec 'zip'; there are raw, uniform, bottleneck, pixels, png, label$",
     ),
     ({"codec": ""}, "^no codec ''; there are raw"),
-    ({"codec": "uniform:bits=99"}, "^codec uniform: found bits=99, expected 2 to 8$"),
+    ({"codec": "uniform:bits=99"}, "^codec uniform: found bits=99, expected 1 to 8$"),
     (
         {"codec": "uniform:ratio=2"},
         "^codec 'uniform:ratio=2': found option 'ratio=2'; uniform takes",

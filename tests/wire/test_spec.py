@@ -57,6 +57,8 @@ def test_defaults_are_a_ratio_of_8_and_8_bits():
         ("raw", [MAP]),
         ("raw:bits=16", [MAP]),
         ("uniform:bits=5", [MAP, MASK]),
+        ("uniform:bits=1,per=tensor,range=aciq-laplace,symmetric=1", [MAP]),
+        ("uniform:bits=4,range=mse+entropy", [MAP]),
         ("bottleneck:ratio=1,bits=4", [MAP]),
         ("pixels", [IMAGE]),
         ("png", [IMAGE]),
@@ -67,6 +69,17 @@ def test_a_codec_reads_back_as_it_is_written(text, tensors):
     assert codec_text(bind(text, *tensors)) == text
 
 
+def test_options_that_say_nothing_are_left_out_of_a_text():
+    text = "uniform:bits=4,per=channel,range=minmax,symmetric=0"
+    assert codec_text(bind(text, MAP)) == "uniform:bits=4"
+    assert bind(text, MAP) == bind("uniform:bits=4", MAP)
+
+
+def test_one_range_for_a_tensor_takes_8_bytes_of_both_devices():
+    spec = bind("uniform:bits=4,per=tensor", MAP, TOKENS, MASK)
+    assert spec.encoder_weight_bytes == spec.decoder_weight_bytes == 16
+
+
 @pytest.mark.parametrize(
     ("text", "tensors", "message"),
     [
@@ -74,7 +87,21 @@ def test_a_codec_reads_back_as_it_is_written(text, tensors):
         ("uniform:ratio=2", [MAP], "found option 'ratio=2'; uniform takes bits=NUMBER"),
         ("pixels:bits=4", [IMAGE], "found option 'bits=4'; pixels takes none"),
         ("uniform:bits=x", [MAP], "found option 'bits=x'"),
-        ("uniform:bits=9", [MAP], "found bits=9, expected 2 to 8"),
+        ("uniform:bits=9", [MAP], "found bits=9, expected 1 to 8"),
+        (
+            "uniform:range=l2",
+            [MAP],
+            "found range='l2', expected minmax or average or .* or octav$",
+        ),
+        ("uniform:per=row", [MAP], "found per='row', expected channel or tensor$"),
+        ("uniform:symmetric=2", [MAP], "found symmetric=2, expected 0 or 1$"),
+        (
+            "uniform:mode=1",
+            [MAP],
+            r"takes bits=NUMBER, per=channel\|tensor, range=minmax\|.*=0\|1$",
+        ),
+        ("raw:range=mse", [MAP], r"found option 'range=mse'; raw takes bits=32\|16$"),
+        ("bottleneck:bits=1", [MAP], "found bits=1, expected 2 to 8"),
         ("raw:bits=8", [MAP], "found bits=8, expected 32 or 16"),
         ("bottleneck:ratio=0", [MAP], "found ratio=0, expected 1 to"),
         ("bottleneck:ratio=65", [MAP], "leaves no channel of 64; use ratio=64 or less"),

@@ -143,7 +143,7 @@ class BottleneckSender(nn.Module):
         """Return the symbols (B, N, H/s, W/s) of a tensor (B, C, H, W)."""
         y = self.narrow(x.float()).float()  # the second for autocast
         scaled = y / self.grid.log_step.exp() + self.grid.middle
-        return round_to_symbols(scaled, self.grid.bits, training=self.training)
+        return round_to_symbols(scaled, 2**self.grid.bits - 1, training=self.training)
 
 
 class BottleneckReceiver(nn.Module):

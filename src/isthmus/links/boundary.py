@@ -90,7 +90,7 @@ class PixelSender(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the pixels of images (B, C, H, W)."""
         scaled = 255 * (x - self.affine.low) / self.affine.span
-        return round_to_symbols(scaled, 8, training=self.training)
+        return round_to_symbols(scaled, 255, training=self.training)
 
 
 class PixelReceiver(nn.Module):

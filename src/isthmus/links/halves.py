@@ -31,12 +31,12 @@ class Halves:
     calibrate: Callable[[Tensor], None] = _keep
 
 
-def round_to_symbols(x: Tensor, bits: int, *, training: bool) -> Tensor:
-    """Round to whole numbers from 0 to ``2**bits - 1``.
+def round_to_symbols(x: Tensor, largest: int, *, training: bool) -> Tensor:
+    """Round to whole numbers from 0 to the largest symbol.
 
     Args:
         x: float32 of any shape.
-        bits: 1 to 8.
+        largest: At most 255.
         training: Return floats whose gradient is that of the clamp alone, in place of uint8.
 
     References:
@@ -44,7 +44,7 @@ def round_to_symbols(x: Tensor, bits: int, *, training: bool) -> Tensor:
         Neurons for Conditional Computation", 2013, https://arxiv.org/abs/1308.3432 (the
         straight-through estimator).
     """
-    clamped = x.clamp(0, 2**bits - 1)
+    clamped = x.clamp(0, largest)
     rounded = clamped.round()
     if training:
         return clamped + (rounded - clamped).detach()

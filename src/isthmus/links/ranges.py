@@ -192,7 +192,8 @@ def octav(x_MC: Tensor, *, bits: int, symmetric: bool) -> Ends:
     """Clip where noise from rounding and from clipping balance, by Newton's recursion.
 
     ``s = E[|x| 1(|x| >= s)] / (4^-B / 3 * E[1(0 < |x| < s)] + E[1(|x| >= s)])``, with 12 in place
-    of 3 where the grid is one-sided.
+    of 3 where the grid is one-sided. The error that it minimizes is that of a grid with a level
+    amid the values; a symmetric grid of 2 bits or more has one, any other need not.
 
     References:
         Sakr et al., "Optimal Clipping and Magnitude-aware Differentiation for Improved
@@ -272,8 +273,12 @@ def _sides(x_MC: Tensor, *, symmetric: bool) -> _Sides:
 
 
 def _some(x_MC: Tensor) -> Tensor:
-    """Take evenly spaced rows, as many as a search can afford."""
-    return x_MC[:: -(-x_MC.numel() // _MAX_SEARCHED)]
+    """Draw rows, as many as a search can afford; even spacing could meet the same channel only."""
+    if x_MC.numel() <= _MAX_SEARCHED:
+        return x_MC
+    num_rows = max(1, _MAX_SEARCHED // x_MC.shape[1])
+    drawn = torch.randint(len(x_MC), (num_rows,), generator=torch.Generator().manual_seed(0))
+    return x_MC[drawn.to(x_MC.device)]
 
 
 def _least_error(x_MC: Tensor, candidates: Iterable[Ends], steps: int) -> Ends:

@@ -18,7 +18,8 @@ from isthmus.plan.accuracy import LOSSLESS, AccuracyTable
 from isthmus.plan.plan import Limits, exceeds
 from isthmus.platform import Device
 from isthmus.wire.frames import HEADER_BYTES
-from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec, parse_options
+from isthmus.wire.options import parse_options
+from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec
 
 _INNER_CODECS = ("raw", "uniform", "bottleneck")
 _INPUT_CODECS = ("pixels", "png", "raw")

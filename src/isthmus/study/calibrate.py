@@ -27,7 +27,8 @@ from isthmus.progress import Report, silent
 from isthmus.study.parts import Parts, take_apart
 from isthmus.train import accuracy, check_fits
 from isthmus.wire import parse_codec
-from isthmus.wire.spec import codec_text, default_codec_text, parse_options
+from isthmus.wire.options import parse_options
+from isthmus.wire.spec import codec_text, default_codec_text
 
 POST_HOC_CODECS = (
     *(f"uniform:bits={bits}" for bits in (8, 6, 4, 3, 2)),

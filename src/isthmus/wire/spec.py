@@ -4,14 +4,14 @@ Shapes are those of one sample, without the batch. In every codec a tensor that 
 (a mask, token numbers) crosses as it is, in its own dtype.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
 
 import numpy as np
 
 from isthmus.errors import InputError
+from isthmus.wire.options import check_options, option_names, parse_options, write_options
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 _INTEGER_BITS = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
@@ -76,6 +76,9 @@ class CodecSpec:
         hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
+        per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one.
+        range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
+        symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
         entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
@@ -91,19 +94,16 @@ class CodecSpec:
     stride: int = 1
     hidden: int = 0
     bits: int = 32
+    per: str = "channel"
+    range: str = "minmax"
+    symmetric: bool = False
     entropy: bool = False
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        _check_options(
-            self.name,
-            ratio=self.ratio,
-            stride=self.stride,
-            hidden=self.hidden,
-            bits=self.bits,
-            entropy=self.entropy,
-        )
+        options = ("ratio", "stride", "hidden", "bits", "per", "range", "symmetric", "entropy")
+        check_options(self.name, {option: getattr(self, option) for option in options})
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -154,7 +154,7 @@ class CodecSpec:
     def encoder_weight_bytes(self) -> int:
         """Bytes of the sender half's weights, scales and offsets."""
         if self.name in ("uniform", "pixels", "png"):
-            return sum(8 * channels for channels in self._channels)
+            return sum(8 * (c if self.per == "channel" else 1) for c in self._channels)
         if self.name == "bottleneck":  # narrow with its bias, step
             return sum(4 * n * (_window(self, shape) * c + 2) for shape, c, n in self._narrowings)
         return 0
@@ -270,47 +270,10 @@ def parse_codec(text: str, *, shapes: Sequence[Sequence[int]], dtypes: Sequence[
     return CodecSpec(name=name, shapes=bound, dtypes=tuple(dtypes), **values)
 
 
-def parse_options(text: str) -> tuple[str, dict[str, Any]]:
-    """Read a codec as people write it, bound to no crossing.
-
-    Args:
-        text: A name and its options, ``"bottleneck:ratio=8,bits=4"``.
-
-    Returns:
-        The name, and the fields of `CodecSpec` that it sets.
-
-    Raises:
-        InputError: An unknown name or option, or one out of bounds.
-    """
-    quantized, plus, stage = text.partition("+")
-    name, _, rest = quantized.partition(":")
-    rule = _rule(name)
-    values: dict[str, Any] = dict(rule.defaults)
-    for item in rest.split(",") if rest else ():
-        option, _, number = item.partition("=")
-        if option not in rule.options or not number.isdecimal():
-            known = ", ".join(f"{option}=NUMBER" for option in rule.options) or "none"
-            raise InputError(f"codec {text!r}: found option {item!r}; {name} takes {known}")
-        values[option] = int(number)
-    if plus and stage != "entropy":
-        raise InputError(f"codec {text!r}: found '+{stage}', expected '+entropy' or nothing")
-    if plus:
-        values["entropy"] = True
-    _check_options(name, **values)
-    return name, values
-
-
 def codec_text(spec: CodecSpec) -> str:
     """Write a codec so that `parse_codec` reads it back, without options that say nothing."""
-    if spec.name == "raw" and spec.bits == _RULES["raw"].defaults["bits"]:
-        return spec.name
-    options = ",".join(
-        f"{option}={getattr(spec, option)}"
-        for option in _rule(spec.name).options
-        if option not in _SILENT or getattr(spec, option) != _SILENT[option]
-    )
-    stage = "+entropy" if spec.entropy else ""
-    return f"{spec.name}:{options}{stage}" if options else spec.name
+    values = {option: getattr(spec, option) for option in option_names(spec.name)}
+    return write_options(spec.name, values, entropy=spec.entropy)
 
 
 def default_codec_text(shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> str:
@@ -339,75 +302,7 @@ def num_channels(shape: Sequence[int]) -> int:
     return shape[channel_dim(shape)] if shape else 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
-    """What a codec may be told.
-
-    Attributes:
-        defaults: The fields of the spec that are set where the text is silent.
-        options: The fields that the text may set.
-        ratios: What ``ratio`` may be.
-        strides: What ``stride`` may be.
-        hiddens: What ``hidden`` may be.
-        bits: What ``bits`` may be.
-    """
-
-    defaults: Mapping[str, int] = field(default_factory=dict)
-    options: tuple[Literal["ratio", "stride", "hidden", "bits"], ...] = ()
-    ratios: Sequence[int] = (1,)
-    strides: Sequence[int] = (1,)
-    hiddens: Sequence[int] = (0,)
-    bits: Sequence[int] = (32,)
-
-
-_RULES: Mapping[str, _Rule] = {
-    "raw": _Rule(defaults={"bits": 32}, options=("bits",), bits=(32, 16)),
-    "uniform": _Rule(defaults={"bits": 8}, options=("bits",), bits=range(2, 9)),
-    "bottleneck": _Rule(
-        defaults={"ratio": 8, "bits": 8},
-        options=("ratio", "stride", "hidden", "bits"),
-        ratios=range(1, 1 << 20),
-        strides=range(1, 17),
-        hiddens=range(1 << 12),
-        bits=range(2, 9),
-    ),
-    "pixels": _Rule(defaults={"bits": 8}, bits=(8,)),
-    "png": _Rule(defaults={"bits": 8}, bits=(8,)),
-    "label": _Rule(),
-}
-
-_SILENT = {"stride": 1, "hidden": 0}  # options that a text leaves out at these values
-
 _NARROWED_DIMS = (1, 2, 3)
-_ENTROPY_CODED = ("uniform", "bottleneck")
-
-
-def _rule(name: str) -> _Rule:
-    if name not in _RULES:
-        raise InputError(f"no codec {name!r}; there are {', '.join(_RULES)}")
-    return _RULES[name]
-
-
-def _check_options(name: str, **values: int) -> None:
-    rule = _rule(name)
-    allowed = {
-        "ratio": rule.ratios,
-        "stride": rule.strides,
-        "hidden": rule.hiddens,
-        "bits": rule.bits,
-        "entropy": (False, True) if name in _ENTROPY_CODED else (False,),
-    }
-    for option, value in values.items():
-        if value not in allowed[option]:
-            raise InputError(
-                f"codec {name}: found {option}={value}, expected {_bounds(allowed[option])}"
-            )
-
-
-def _bounds(allowed: Sequence[int]) -> str:
-    if isinstance(allowed, range):
-        return f"{allowed[0]} to {allowed[-1]}"
-    return " or ".join(str(value) for value in allowed)
 
 
 def _problem(spec: CodecSpec) -> str:
