@@ -9,7 +9,7 @@ import pytest
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.files import from_json, to_json
 from isthmus.graph import Graph, Node, Tensor, cuts
-from isthmus.plan import METHODS, Plan, Violation, check, partition
+from isthmus.plan import METHODS, Limits, Plan, Violation, check, partition
 from isthmus.plan.plan import SCHEMA
 from isthmus.platform import Device, Link, Memory, Platform, load_platform, path
 from isthmus.wire.frames import HEADER_BYTES
@@ -508,3 +508,12 @@ def test_a_method_of_ones_own_is_checked_as_ours():
 
     with pytest.raises(InfeasibleError, match="mcu-"):
         partition(DIGITS, load_platform("two-mcu-spi"), method=stubborn)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    ["uniform:bits=8", "uniform:bits=4,per=tensor,range=mse", "uniform:bits=1,symmetric=1"],
+)
+def test_a_payload_too_large_names_a_bottleneck_whatever_the_grid_was_told(codec):
+    with pytest.raises(InfeasibleError, match="a narrower codec such as bottleneck:ratio="):
+        partition(DIGITS, pair(), codec=codec, cut=1, limits=Limits(link_bytes=100))

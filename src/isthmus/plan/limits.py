@@ -246,10 +246,18 @@ def _inside(walk: Walk, choice: Choice) -> bool:
 
 def _narrower(choice: Choice) -> Iterator[Choice]:
     """Yield the same crossing through half as many channels, a quarter, and so on."""
-    ratio, bits = 2 * choice.spec.ratio, min(choice.spec.bits, 8)
+    ratio, bits = 2 * choice.spec.ratio, min(max(choice.spec.bits, 2), 8)
     while True:
         try:
-            spec = replace(choice.spec, name="bottleneck", ratio=ratio, bits=bits)
+            spec = replace(
+                choice.spec,
+                name="bottleneck",
+                ratio=ratio,
+                bits=bits,
+                per="channel",  # this and what follows a bottleneck is never told
+                range="minmax",
+                symmetric=False,
+            )
         except InputError:  # no channel would be left, or nothing can be narrowed
             return
         yield Choice(cut=choice.cut, spec=spec)
