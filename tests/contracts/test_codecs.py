@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from isthmus.links import CODECS, make_codec
+from isthmus.links.floats import FORMATS
 from isthmus.links.ranges import RANGES
 from isthmus.wire import parse_codec
 
@@ -37,6 +38,8 @@ CASES = [
     *((f"uniform:bits={bits}+entropy", (MAP,)) for bits in (2, 4, 8)),
     ("uniform:bits=5+entropy", (MAP, VECTOR, MASK, ((), "float32"))),
     ("bottleneck:ratio=2,bits=4+entropy", (MAP, TOKENS, VECTOR, NUMBERS)),
+    *((f"float:format={form}", (MAP, VECTOR, MASK, ((), "float32"))) for form in FORMATS),
+    ("float:format=fp8-e4m3", (MAP, ((5,), "float16"))),
     ("pixels", (((3, 5, 7), "float32"),)),
     ("png", (((3, 5, 7), "float32"),)),
     ("png", (((1, 5, 7), "float32"),)),

@@ -380,7 +380,7 @@ BAD = [
     ({"method": "magic"}, "no partitioner 'magic'; there are chain"),
     (
         {"codec": "zip:1"},
-        "^no codec 'zip'; there are raw, uniform, bottleneck, pixels, png, label$",
+        "^no codec 'zip'; there are raw, uniform, bottleneck, float, pixels, png, label$",
     ),
     ({"codec": ""}, "^no codec ''; there are raw"),
     ({"codec": "uniform:bits=99"}, "^codec uniform: found bits=99, expected 1 to 8$"),
@@ -392,7 +392,7 @@ BAD = [
         (
             {"codec": codec},
             f"^codec {codec} is for the input or the output, expected one for a cut inside the "
-            "network: raw, uniform, bottleneck$",
+            "network: raw, uniform, bottleneck, float$",
         )
         for codec in ("pixels", "png", "label")
     ),
@@ -512,7 +512,12 @@ def test_a_method_of_ones_own_is_checked_as_ours():
 
 @pytest.mark.parametrize(
     "codec",
-    ["uniform:bits=8", "uniform:bits=4,per=tensor,range=mse", "uniform:bits=1,symmetric=1"],
+    [
+        "uniform:bits=8",
+        "uniform:bits=4,per=tensor,range=mse",
+        "uniform:bits=1,symmetric=1",
+        "float",
+    ],
 )
 def test_a_payload_too_large_names_a_bottleneck_whatever_the_grid_was_told(codec):
     with pytest.raises(InfeasibleError, match="a narrower codec such as bottleneck:ratio="):

@@ -59,6 +59,8 @@ def test_defaults_are_a_ratio_of_8_and_8_bits():
         ("uniform:bits=5", [MAP, MASK]),
         ("uniform:bits=1,per=tensor,range=aciq-laplace,symmetric=1", [MAP]),
         ("uniform:bits=4,range=mse+entropy", [MAP]),
+        ("float:format=fp8-e4m3", [MAP, MASK]),
+        ("float:format=fp8-e5m2", [MAP]),
         ("bottleneck:ratio=1,bits=4", [MAP]),
         ("pixels", [IMAGE]),
         ("png", [IMAGE]),
@@ -83,7 +85,11 @@ def test_one_range_for_a_tensor_takes_8_bytes_of_both_devices():
 @pytest.mark.parametrize(
     ("text", "tensors", "message"),
     [
-        ("zip", [MAP], "no codec 'zip'; there are raw, uniform, bottleneck, pixels, png, label"),
+        (
+            "zip",
+            [MAP],
+            "no codec 'zip'; there are raw, uniform, bottleneck, float, pixels, png, label",
+        ),
         ("uniform:ratio=2", [MAP], "found option 'ratio=2'; uniform takes bits=NUMBER"),
         ("pixels:bits=4", [IMAGE], "found option 'bits=4'; pixels takes none"),
         ("uniform:bits=x", [MAP], "found option 'bits=x'"),
@@ -101,6 +107,8 @@ def test_one_range_for_a_tensor_takes_8_bytes_of_both_devices():
             r"takes bits=NUMBER, per=channel\|tensor, range=minmax\|.*=0\|1$",
         ),
         ("raw:range=mse", [MAP], r"found option 'range=mse'; raw takes bits=32\|16$"),
+        ("float:format=fp4", [MAP], "found format='fp4', expected fp8-e4m3 or fp8-e5m2$"),
+        ("float", [NUMBERS], "expected floats; use raw"),
         ("bottleneck:bits=1", [MAP], "found bits=1, expected 2 to 8"),
         ("raw:bits=8", [MAP], "found bits=8, expected 32 or 16"),
         ("bottleneck:ratio=0", [MAP], "found ratio=0, expected 1 to"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from isthmus.errors import InputError
 from isthmus.links.bottleneck import bottleneck_halves
 from isthmus.links.boundary import label_halves, pixel_halves
+from isthmus.links.floats import float_halves
 from isthmus.links.halves import Halves
 from isthmus.links.raw import raw_halves
 from isthmus.links.uniform import uniform_halves
@@ -211,6 +212,7 @@ CODECS: dict[str, Callable[[CodecSpec], Codec]] = {
     "raw": partial(_per_tensor, raw_halves),
     "uniform": partial(_per_tensor, uniform_halves),
     "bottleneck": partial(_per_tensor, bottleneck_halves),
+    "float": partial(_per_tensor, float_halves),
     "pixels": partial(_per_tensor, pixel_halves),
     "png": partial(_per_tensor, pixel_halves),
     "label": partial(_per_tensor, label_halves),

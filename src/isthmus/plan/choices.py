@@ -21,7 +21,7 @@ from isthmus.wire.frames import HEADER_BYTES
 from isthmus.wire.options import parse_options
 from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec
 
-_INNER_CODECS = ("raw", "uniform", "bottleneck")
+_INNER_CODECS = ("raw", "uniform", "bottleneck", "float")
 _INPUT_CODECS = ("pixels", "png", "raw")
 _OUTPUT_CODECS = ("label", "raw")
 

@@ -257,6 +257,7 @@ def _narrower(choice: Choice) -> Iterator[Choice]:
                 per="channel",  # this and what follows a bottleneck is never told
                 range="minmax",
                 symmetric=False,
+                format="",
             )
         except InputError:  # no channel would be left, or nothing can be narrowed
             return

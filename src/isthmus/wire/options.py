@@ -17,6 +17,7 @@ _UNSET: Mapping[str, int | str] = {
     "per": "channel",
     "range": "minmax",
     "symmetric": False,
+    "format": "",
 }
 _WRITTEN = ("ratio", "bits")  # even where they say nothing new
 
@@ -77,6 +78,10 @@ _RULES: Mapping[str, _Rule] = {
         },
         defaults={"ratio": 8, "bits": 8},
         entropy=True,
+    ),
+    "float": _Rule(
+        options={"format": ("fp8-e4m3", "fp8-e5m2")},
+        defaults={"bits": 8, "format": "fp8-e4m3"},
     ),
     "pixels": _Rule(defaults={"bits": 8}),
     "png": _Rule(defaults={"bits": 8}),

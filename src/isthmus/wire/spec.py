@@ -25,6 +25,10 @@ _INFLATE_MACS_PER_BYTE = 10
 # So does the entropy stage by the symbol. Assumed: the cycles that benchmarks/wire_speed.py shows.
 _ENCODE_MACS_PER_SYMBOL = 160
 _DECODE_MACS_PER_SYMBOL = 190
+
+# A float is written and read by a binary search for its exponent: operations of either half.
+_FLOAT_MACS_PER_SYMBOL = 35
+
 _MAX_ROWS = 32  # of a table; 4 bytes for each symbol
 
 
@@ -68,7 +72,7 @@ class CodecSpec:
     outside of that as 256 levels over each channel's range.
 
     Attributes:
-        name: raw, uniform, bottleneck, pixels, png or label.
+        name: raw, uniform, bottleneck, float, pixels, png or label.
         shapes: The crossing's tensors, one sample.
         dtypes: Their numpy names.
         ratio: Channels before / channels on the wire, rounded down.
@@ -79,6 +83,7 @@ class CodecSpec:
         per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one.
         range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
         symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
+        format: Of the codec ``float``, a name in `isthmus.links.floats.FORMATS`.
         entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
@@ -97,13 +102,16 @@ class CodecSpec:
     per: str = "channel"
     range: str = "minmax"
     symmetric: bool = False
+    format: str = ""
     entropy: bool = False
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        options = ("ratio", "stride", "hidden", "bits", "per", "range", "symmetric", "entropy")
-        check_options(self.name, {option: getattr(self, option) for option in options})
+        options = ("ratio", "stride", "hidden", "bits", "per", "range", "symmetric", "format")
+        check_options(
+            self.name, {option: getattr(self, option) for option in (*options, "entropy")}
+        )
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -236,6 +244,8 @@ class CodecSpec:
         macs = self._scaled_elements
         if self.name == "bottleneck":
             macs += self._bottleneck_macs(encoder=encoder)
+        if self.name == "float":
+            macs += _FLOAT_MACS_PER_SYMBOL * self._scaled_elements
         if self.name == "label":
             macs += prod(self.shapes[0])
         if self.entropy:
