@@ -46,6 +46,7 @@ from isthmus.train import (
     fit_crossings,
     split_with_codecs,
 )
+from isthmus.train.crossings import begin, match_features, tune_receiver
 
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 PLATFORM = "two-pi-ethernet"  # where the whole network fits; only the cut counts here
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("cut", nargs="?", choices=(*CUTS, IMAGE))
     parser.add_argument("--bytes", type=float)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--frozen-only", action="store_true", help="leave the second row out")
     parser.add_argument("--codec")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
@@ -198,11 +200,11 @@ def learned(
     arguments: argparse.Namespace,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Fit one crossing; two rows: the sender's network as it came, and everything tuned."""
+    """Fit one crossing; a row with the sender's network as it came, one with everything tuned."""
     codec = arguments.codec or CUTS[arguments.cut][1]
     plan, facts = plan_of(model, arguments.cut, codec)
     facts |= {"method": f"learned {codec}", "seed": arguments.seed, "epochs": arguments.epochs}
-    facts |= {"wanted_bytes": arguments.bytes}
+    facts |= {"wanted_bytes": arguments.bytes, "frozen_only": arguments.frozen_only}
     name = f"{arguments.cut}-{arguments.bytes:g}-{arguments.epochs}-{arguments.seed}"
     losses: dict[str, list[str]] = {}
     started = time.perf_counter()
@@ -218,19 +220,20 @@ def learned(
         keep({**row, "losses": losses, "train_s": seconds})
 
     split_model = split_with_codecs(model, plan)
-    fit_crossings(
-        split_model,
-        data,
-        FitConfig(
-            epochs=arguments.epochs,
-            batch_size=128,
-            wanted_bytes=arguments.bytes,
-            augmentation=Augmentation(border="reflection"),
-            seed=arguments.seed,
-        ),
-        progress=Progress(report=report, checkpoints=arguments.state / name),
-        judge=judge,
+    config = FitConfig(
+        epochs=arguments.epochs,
+        batch_size=128,
+        wanted_bytes=arguments.bytes,
+        augmentation=Augmentation(border="reflection"),
+        seed=arguments.seed,
     )
+    progress = Progress(report=report, checkpoints=arguments.state / name)
+    if not arguments.frozen_only:
+        fit_crossings(split_model, data, config, progress=progress, judge=judge)
+    elif (fit := begin(split_model, data, config, progress=progress)) is not None:
+        match_features(fit)
+        tune_receiver(fit)
+        judge("frozen")
 
 
 def rivals(
@@ -397,7 +400,8 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
         lines += [
             f"* {r['cut']}, seed {r['seed']}: `python benchmarks/link_rate.py learned "
             f"{next(key for key, (cut, _) in CUTS.items() if cut == r['cut'])} --bytes "
-            f"{r['wanted_bytes']:g} --epochs {r['epochs']} --seed {r['seed']}`, "
+            f"{r['wanted_bytes']:g} --epochs {r['epochs']} --seed {r['seed']}"
+            f"{' --frozen-only' * r.get('frozen_only', False)}`, "
             f"{'sender frozen' if r['sender_frozen'] else 'everything tuned'}; "
             + (f"{r['train_s'] / 60:.0f} min for what is listed; " if r["train_s"] else "")
             + "losses "
