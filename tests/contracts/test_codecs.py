@@ -37,6 +37,8 @@ CASES = [
     ("bottleneck:ratio=3,hidden=4,bits=5", (MAP, TOKENS, VECTOR, MASK)),
     *((f"uniform:bits={bits}+entropy", (MAP,)) for bits in (2, 4, 8)),
     ("uniform:bits=5+entropy", (MAP, VECTOR, MASK, ((), "float32"))),
+    ("bottleneck:ratio=1,bits=6,nested=1", (MAP, TOKENS, VECTOR, MASK)),
+    ("bottleneck:ratio=1,stride=2,hidden=4,bits=8,nested=1+entropy", (MAP,)),
     ("bottleneck:ratio=2,bits=4+entropy", (MAP, TOKENS, VECTOR, NUMBERS)),
     *((f"float:format={form}", (MAP, VECTOR, MASK, ((), "float32"))) for form in FORMATS),
     ("float:format=fp8-e4m3", (MAP, ((5,), "float16"))),

@@ -13,8 +13,20 @@ from isthmus.platform import Link
 from isthmus.run import run_bundle, start_workers
 from isthmus.run.hop import locator, open_session
 from isthmus.run.record import SCHEMA
-from isthmus.wire import HEADER_BYTES
-from tests.run.bundles import FAST, PAYLOAD_BYTES, logits, samples, write_chain
+from isthmus.wire import HEADER_BYTES, codec_text, parse_codec
+from isthmus.wire.nested import Width, at_width, narrowed, payload_bytes_at, widened, widths
+from tests.run.bundles import (
+    FAST,
+    HEAD,
+    HIGH,
+    LOW,
+    MIDDLE,
+    NARROW,
+    PAYLOAD_BYTES,
+    logits,
+    samples,
+    write_chain,
+)
 
 FRAME_BYTES = PAYLOAD_BYTES + HEADER_BYTES
 SLOW = Link(between=("near", "far"), bytes_per_s=FRAME_BYTES / 0.010)  # 10 ms a frame
@@ -43,6 +55,62 @@ def test_processes_give_the_answers_of_the_whole_network(tmp_path, links):
     with start_workers(tmp_path / "bundle") as workers:
         for x in X[:10]:
             np.testing.assert_array_equal(workers.ask([x]), [logits(x)])
+
+
+NESTED = parse_codec("bottleneck:ratio=1,bits=4,nested=1", shapes=[(5,)], dtypes=["float32"])
+
+
+def nested_logits(x, width):
+    """Return what the far side makes of the codes that cross at a width, 8 for all others."""
+    whole = NESTED.wire_tensors[0]
+    part = at_width(NESTED, width).wire_tensors[0]
+    codes = np.clip(x @ NARROW + MIDDLE, LOW, HIGH).astype(np.uint8)
+    arrived = [widened(narrowed(code, whole, part), whole, part) for code in codes]
+    return np.stack(arrived).astype(np.float32) @ HEAD
+
+
+def write_nested(folder, *links):
+    payload = NESTED.payload_bytes
+    write_chain(folder, *links, codec=codec_text(NESTED), payload_bytes=payload, fixed_rate=False)
+
+
+def test_every_request_may_have_a_width_of_its_own_with_nothing_loaded_anew(tmp_path):
+    write_nested(tmp_path / "bundle", *RELAYED)
+    with start_workers(tmp_path / "bundle") as workers:
+        processes = [status.pid for status in workers.statuses()]
+        for x, width in zip(X, [*widths(NESTED), *reversed(widths(NESTED))], strict=False):
+            workers.use_width(width)
+            np.testing.assert_array_equal(
+                workers.ask([x]), [nested_logits(x[np.newaxis], width)[0]]
+            )
+            sizes = {work.payload_bytes for work in workers.timings()[0].work}
+            assert sizes == {payload_bytes_at(NESTED, width)}
+        assert [status.pid for status in workers.statuses()] == processes
+
+
+def test_a_run_at_a_narrower_width_predicts_and_sends_fewer_bytes(tmp_path):
+    write_nested(tmp_path / "bundle", replace(FAST, bytes_per_s=1000.0))
+    width = Width(ratio=2, bits=2)
+    labels = nested_logits(X, width).argmax(1)
+    record = run_bundle(tmp_path / "bundle", [X[:20]], labels[:20], width=width)
+    (crossing,) = record.crossings
+    assert crossing.payload_bytes_predicted == crossing.payload_bytes_measured == 2
+    assert crossing.link_asked_s == pytest.approx((2 + HEADER_BYTES) / 1000)
+    assert record.accuracy == 1
+    assert record.width == width
+
+
+@pytest.mark.parametrize(
+    ("nested", "width", "words"),
+    [
+        (True, Width(ratio=3, bits=2), "expected a ratio of 1, 2, 4 and 2 to 4 bits"),
+        (False, Width(ratio=2, bits=2), "no crossing of this bundle is nested; plan with"),
+    ],
+)
+def test_a_width_that_does_not_exist_is_refused(tmp_path, nested, width, words):
+    (write_nested if nested else write_chain)(tmp_path / "bundle", FAST)
+    with pytest.raises(InputError, match=words):
+        run_bundle(tmp_path / "bundle", [X[:2]], width=width)
 
 
 def test_a_worker_loads_no_compiler_and_meets_its_neighbour_directly(tmp_path):

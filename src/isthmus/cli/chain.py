@@ -269,6 +269,14 @@ def run(
             min=1, max=65535, help="TCP port on loopback; chosen by the system if left out."
         ),
     ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ratio=R,bits=B",
+            help="How much of a nested crossing to use; `isthmus fit` lists what each is worth. "
+            "The widest if left out.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make, with run.json.")] = None,
     json_: Json = False,
 ) -> None:
@@ -284,6 +292,7 @@ def run(
     from isthmus.report.tables import run_tables
     from isthmus.run import run_bundle
     from isthmus.run.record import RUN_FILE, SCHEMA
+    from isthmus.wire.nested import parse_width
 
     if out is not None:
         check_ours(out, files=(RUN_FILE,))
@@ -297,6 +306,7 @@ def run(
             warmup_inputs=samples.x_train,
             throttle=throttle,
             port=port,
+            width=None if width is None else parse_width(width),
             progress=lambda done, total: progress("requests", done, total),
         )
     if out is not None:

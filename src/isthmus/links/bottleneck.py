@@ -58,7 +58,7 @@ def bottleneck_halves(
         shape: Of one sample.
         dtype: Of the tensor.
     """
-    grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy)
+    grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
     sender = BottleneckSender(shape, grid, stride=spec.stride)
     receiver = BottleneckReceiver(shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype)
     return Halves(
@@ -75,14 +75,17 @@ class Grid(nn.Module):
         even: Calibrate one step for all channels, as is best before an entropy code: each then
             takes the bits that it is worth (reverse water-filling: Cover, Thomas, "Elements of
             Information Theory", 2006, section 10.3.3).
+        nested: Let one symbol stand for zero, as `isthmus.wire.nested` has it.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, bits: int, even: bool = False) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], *, bits: int, even: bool = False, nested: bool = False
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.bits = bits
         self.even = even
-        self.middle = (2**bits - 1) / 2
+        self.middle = 2.0 ** (bits - 1) if nested else (2**bits - 1) / 2
         log_step_N = torch.full((num_channels(shape),), 8 / 2**bits).log()
         self.log_step = nn.Parameter(per_channel(log_step_N, shape))
 

@@ -17,6 +17,7 @@ from isthmus.links.halves import Halves
 from isthmus.links.raw import raw_halves
 from isthmus.links.uniform import uniform_halves
 from isthmus.wire import CodecSpec, WireTensor, pack, unpack
+from isthmus.wire.nested import Width
 from isthmus.wire.pack import check_tables
 from isthmus.wire.spec import FLOATS
 from isthmus.wire.tables import Tables, as_map, fit_tables, join_tables, split_tables
@@ -71,16 +72,21 @@ class Codec(nn.Module):
         return self.receiver(self.sender(tensors))
 
     @torch.no_grad()
-    def compress(self, tensors: Tensors) -> list[bytes]:
+    def compress(self, tensors: Tensors, *, width: Width | None = None) -> list[bytes]:
         """Return one payload per sample.
 
+        Args:
+            tensors: The crossing.
+            width: Of a nested codec; None is the widest.
+
         Raises:
-            InputError: The codec is in training mode.
+            InputError: The codec is in training mode, or has no such width.
         """
         if self.training:
             raise InputError(f"codec {self.spec.name} is in training mode; call eval() first")
         symbols = [symbol.cpu().numpy() for symbol in self.sender(tensors)]
-        return [pack(self._spec, sample, self.tables) for sample in zip(*symbols, strict=True)]
+        samples = zip(*symbols, strict=True)
+        return [pack(self._spec, sample, self.tables, width=width) for sample in samples]
 
     @torch.no_grad()
     def decompress(self, payloads: Sequence[bytes]) -> Tensors:

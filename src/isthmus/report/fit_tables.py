@@ -13,7 +13,7 @@ _SENDERS = {
 
 
 def fit_result_tables(record: FitRecord) -> tuple[Table, ...]:
-    """Return both results of a fit, and its ladder where there is one.
+    """Return both results of a fit, its ladder and what its widths are worth, where it has them.
 
     Args:
         record: The facts of the fit.
@@ -23,6 +23,8 @@ def fit_result_tables(record: FitRecord) -> tuple[Table, ...]:
         tables.append(_ladder(record))
     if record.results:
         tables.append(_results(record))
+    if record.widths:
+        tables.append(_widths(record))
     return tuple(tables)
 
 
@@ -43,6 +45,20 @@ def _ladder(record: FitRecord) -> Table:
             f"{rung.drop:.2f}",
             "taken" if taken else "",
         )
+    return table
+
+
+def _widths(record: FitRecord) -> Table:
+    """A row for each ratio, a column for each number of bits."""
+    bits = sorted({result.width.bits for result in record.widths}, reverse=True)
+    table = new_table(
+        f"What each width is worth, on the test set of {record.data}",
+        ("ratio", "r"), *((f"{number} bits", "r") for number in bits),
+    )  # fmt: skip
+    for ratio in dict.fromkeys(result.width.ratio for result in record.widths):
+        row = {r.width.bits: r for r in record.widths if r.width.ratio == ratio}
+        cells = (f"{percent(row[b].accuracy)}, {num_bytes(row[b].payload_bytes)} B" for b in bits)
+        add_row(table, str(ratio), *cells)
     return table
 
 

@@ -218,9 +218,11 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         times = (crossing.link_asked_s, crossing.link_observed_s)
         add_row(links, crossing.link, *map(seconds, times))
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
+    width = "" if record.width is None else f"Nested crossings at {record.width}. "
     totals = (
-        f"{record.requests} requests answered, {record.lost} lost, {record.retries} frames sent "
-        f"again; {score}{record.throughput_per_s:,.1f} samples per second with the pipeline full."
+        f"{width}{record.requests} requests answered, {record.lost} lost, {record.retries} frames "
+        f"sent again; {score}{record.throughput_per_s:,.1f} samples per second with the pipeline "
+        "full."
     )
     latency = new_table(
         "Latency, one request in flight",

@@ -36,7 +36,8 @@ from isthmus.run.record import (
     RunRecord,
     StageRecord,
 )
-from isthmus.wire import HEADER_BYTES
+from isthmus.wire import HEADER_BYTES, parse_codec
+from isthmus.wire.nested import Width, payload_bytes_at
 
 Array = npt.NDArray[Any]
 Samples = Sequence[Array]  # one array for each input, samples along axis 0
@@ -74,6 +75,7 @@ def run_bundle(
     warmup_inputs: Samples | None = None,
     throttle: bool = True,
     port: int | None = None,
+    width: Width | None = None,
     timeout_s: float = 30.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunRecord:
@@ -87,6 +89,7 @@ def run_bundle(
         warmup_inputs: Other samples, for the calibration; zeros if None.
         throttle: Whether links behave like the platform's.
         port: Where the launcher listens; None lets the system choose.
+        width: Of nested crossings; None is the widest.
         timeout_s: Longest wait for another process, beside the links' own time.
         progress: Called with the number of requests done and their total.
 
@@ -94,7 +97,7 @@ def run_bundle(
         What was measured, beside what was predicted before the first request.
 
     Raises:
-        InputError: The arrays are not what the bundle takes.
+        InputError: The arrays are not what the bundle takes, or a crossing has no such width.
         BundleError: The bundle is damaged or of another version.
         RunError: A worker died or does not answer; or a payload of a codec of fixed rate is not
             as long as predicted.
@@ -107,8 +110,12 @@ def run_bundle(
     others = _samples(bundle, warmup_inputs, None)
     hops = len(bundle.crossings) + 2  # one from the client, one back to it
     with start_workers(path, port=port, timeout_s=timeout_s) as workers:
-        links_s = _links_s(workers) if throttle else 0.0
-        calibration = _calibrate(workers, others, pause_s=min(links_s, _LONGEST_PAUSE_S))
+        if width is not None:
+            workers.use_width(width)
+        pause_s = _links_s(workers, _payloads(workers.bundle)) if throttle else 0.0
+        calibration = _calibrate(workers, others, pause_s=min(pause_s, _LONGEST_PAUSE_S))
+        payloads = _payloads(workers.bundle, width, calibration.timings)
+        links_s = _links_s(workers, payloads) if throttle else 0.0
         free = _breakdown(calibration, workers)
         floor_per_hop_s = free.remainder_s / hops
         predicted_s = free.compute_s + free.codec_s + floor_per_hop_s * hops + links_s
@@ -119,7 +126,8 @@ def run_bundle(
         retries = sum(timings.retries for timings in workers.timings())
     p50, p95 = np.percentile(measured.latencies_s, (50, 95))
     return RunRecord(
-        crossings=_crossings(workers, measured.timings),
+        crossings=_crossings(workers, measured.timings, payloads),
+        width=width,
         stages=_stages(workers, measured.timings),
         accuracy=_accuracy(measured, labels),
         latency_s=Latency(p50=float(p50), p95=float(p95)),
@@ -238,31 +246,55 @@ def _many_in_flight(
     return num_answered / (time.perf_counter() - start_s), len(samples) - num_answered
 
 
-def _links_s(workers: Workers) -> float:
+def _payloads(
+    bundle: Bundle, width: Width | None = None, timings: Sequence[Timings] = ()
+) -> tuple[float, ...]:
+    """Return the predicted payload of each crossing.
+
+    The bundle knows that of the widest. At another width it follows from the shapes, or, where it
+    is entropy-coded, from the calibration's requests.
+    """
+    payloads = []
+    for index, crossing in enumerate(bundle.crossings):
+        spec = parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+        payload = crossing.payload_bytes
+        if spec.nested and width is not None:
+            payload = payload_bytes_at(spec, width)
+            if spec.entropy:
+                payload = fmean(work.payload_bytes for work in timings[index].work)
+        payloads.append(payload)
+    return tuple(payloads)
+
+
+def _links_s(workers: Workers, payloads: Sequence[float]) -> float:
     """Return the time that one request spends on all links, by the platform's figures."""
     return sum(
-        link.transfer_s(crossing.payload_bytes + HEADER_BYTES)
-        for link, crossing in zip(workers.links, workers.bundle.crossings, strict=True)
+        link.transfer_s(payload + HEADER_BYTES)
+        for link, payload in zip(workers.links, payloads, strict=True)
     )
 
 
-def _crossings(workers: Workers, timings: Sequence[Timings]) -> tuple[CrossingRecord, ...]:
+def _crossings(
+    workers: Workers, timings: Sequence[Timings], payloads: Sequence[float]
+) -> tuple[CrossingRecord, ...]:
     return tuple(
         CrossingRecord(
             after=crossing.after,
             link=link.name,
             codec=crossing.codec,
-            payload_bytes_predicted=crossing.payload_bytes,
+            payload_bytes_predicted=payload,
             payload_bytes_measured=fmean(work.payload_bytes for work in near.work),
             wire_bytes=fmean(passage.frame_bytes for passage in near.passages),
             encode_s=median(work.encode_s for work in near.work),
             decode_s=median(work.decode_s for work in far.work),
             link_asked_s=median(passage.asked_s for passage in near.passages),
             link_observed_s=median(passage.observed_s for passage in near.passages),
-            payload_spread_bytes=crossing.payload_spread_bytes,
+            payload_spread_bytes=(
+                crossing.payload_spread_bytes if payload == crossing.payload_bytes else None
+            ),
         )
-        for crossing, link, (near, far) in zip(
-            workers.bundle.crossings, workers.links, pairwise(timings), strict=True
+        for crossing, link, payload, (near, far) in zip(
+            workers.bundle.crossings, workers.links, payloads, pairwise(timings), strict=True
         )
     )
 
@@ -281,10 +313,13 @@ def _stages(workers: Workers, timings: Sequence[Timings]) -> tuple[StageRecord, 
 
 
 def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:
-    crossings = _crossings(workers, measured.timings)
+    pairs = list(pairwise(measured.timings))
     compute_s = sum(stage.compute_s for stage in _stages(workers, measured.timings))
-    link_s = sum(crossing.link_observed_s for crossing in crossings)
-    codec_s = sum(crossing.encode_s + crossing.decode_s for crossing in crossings)
+    link_s = sum(median(p.observed_s for p in near.passages) for near, _ in pairs)
+    codec_s = sum(
+        median(work.encode_s for work in near.work) + median(work.decode_s for work in far.work)
+        for near, far in pairs
+    )
     latency_s = median(measured.latencies_s)
     return Breakdown(
         compute_s=compute_s,

@@ -3,7 +3,8 @@
 .. code-block:: none
 
     launcher --stdin--> worker           Job, one line; the end of stdin means stop
-    launcher --query--> worker           status | timings | throttle on | throttle off
+    launcher --query--> worker           status | timings | throttle on | throttle off |
+                                         width ratio=8,bits=4
     launcher <--reply-- worker           Status | Timings
 """
 
@@ -21,6 +22,7 @@ STATUS = "status"
 TIMINGS = "timings"
 THROTTLE_ON = "throttle on"
 THROTTLE_OFF = "throttle off"
+WIDTH = "width "  # and which; from the next request on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import zenoh
 
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
-from isthmus.errors import BundleError, RunError
+from isthmus.errors import BundleError, InputError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.platform import Link, Platform, load_platform
 from isthmus.run import border
@@ -29,6 +29,7 @@ from isthmus.run.messages import (
     THROTTLE_ON,
     TIMINGS,
     TIMINGS_SCHEMA,
+    WIDTH,
     Job,
     Status,
     Timings,
@@ -36,7 +37,8 @@ from isthmus.run.messages import (
     hop_codec,
     hop_key,
 )
-from isthmus.wire import HEADER_BYTES
+from isthmus.wire import HEADER_BYTES, parse_codec
+from isthmus.wire.nested import Width, check_width
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -92,6 +94,10 @@ class Workers:
         self.links = links
         self.processes = processes
         self.timeout_s = timeout_s
+        self.specs = tuple(
+            parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+            for crossing in bundle.crossings
+        )
         self._logs = logs
         self._session = session
         self._run = run
@@ -141,6 +147,26 @@ class Workers:
         """Make the links behave like the platform's, or as fast as they are."""
         for index in range(len(self.processes)):
             self._query(index, THROTTLE_ON if on else THROTTLE_OFF, Status, STATUS_SCHEMA)
+
+    def use_width(self, width: Width) -> None:
+        """Let nested crossings take this width from the next request on; nothing is loaded anew.
+
+        Args:
+            width: A width of every nested crossing.
+
+        Raises:
+            InputError: No crossing is nested, or one has no such width; the others stay too.
+        """
+        nested = [index for index, spec in enumerate(self.specs) if spec.nested]
+        if not nested:
+            raise InputError(
+                f"width {width}: no crossing of this bundle is nested; plan with a codec such as "
+                "bottleneck:ratio=1,bits=8,nested=1"
+            )
+        for index in nested:
+            check_width(self.specs[index], width)
+        for index in nested:
+            self._query(index, f"{WIDTH}{width}", Status, STATUS_SCHEMA)
 
     def statuses(self) -> tuple[Status, ...]:
         """Return what each worker says of itself."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from isthmus.wire.nested import Width
+
 SCHEMA = "isthmus.run/1"
 RUN_FILE = "run.json"
 
@@ -101,6 +103,7 @@ class RunRecord:
         emulated: How the devices and links were stood in for, in words.
         machine: The machine that ran it.
         versions: Of Isthmus and the libraries that matter.
+        width: That nested crossings had; None is the widest.
     """
 
     crossings: tuple[CrossingRecord, ...]
@@ -116,3 +119,4 @@ class RunRecord:
     emulated: str
     machine: str
     versions: dict[str, str]
+    width: Width | None = None

@@ -34,6 +34,7 @@ from isthmus.run.messages import (
     THROTTLE_ON,
     TIMINGS,
     TIMINGS_SCHEMA,
+    WIDTH,
     Job,
     Status,
     Timings,
@@ -44,6 +45,7 @@ from isthmus.run.messages import (
 )
 from isthmus.run.throttle import Throttle
 from isthmus.wire import CodecSpec, Frame, pack, parse_codec, unpack
+from isthmus.wire.nested import Width, parse_width
 from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
 
@@ -115,12 +117,16 @@ def work(job: Job) -> None:
         sender.agree(_terms(job, bundle, after))
         done: deque[Work] = deque(maxlen=MAX_TIMINGS)
         key = device_key(job.run, job.device)
+        width: Width | None = None
 
         def answer(query: zenoh.Query) -> None:
+            nonlocal width
             question = query.payload.to_string() if query.payload else ""
             if question == TIMINGS:
                 reply = to_json(_timings(done, sender), schema=TIMINGS_SCHEMA)
             else:
+                if question.startswith(WIDTH):
+                    width = parse_width(question.removeprefix(WIDTH))
                 if question in (THROTTLE_ON, THROTTLE_OFF):
                     sender.throttle = throttle if question == THROTTLE_ON else None
                 reply = to_json(_status(session), schema=STATUS_SCHEMA)
@@ -130,12 +136,12 @@ def work(job: Job) -> None:
         while True:
             frame = receiver.receive(_IDLE_S)
             if frame is not None:
-                payload, cost = _apply(stage, frame)
+                payload, cost = _apply(stage, frame, width)
                 done.append(cost)
                 sender.send(frame.request, payload)
 
 
-def _apply(stage: _Stage, frame: Frame) -> tuple[bytes, Work]:
+def _apply(stage: _Stage, frame: Frame, width: Width | None) -> tuple[bytes, Work]:
     """Return the payload that leaves for one that arrived, and what that cost."""
     start_s = decoded_s = computed_s = time.perf_counter()
     if stage.program is None:
@@ -145,7 +151,7 @@ def _apply(stage: _Stage, frame: Frame) -> tuple[bytes, Work]:
         decoded_s = time.perf_counter()
         outputs = stage.program([array[np.newaxis] for array in inputs])
         computed_s = time.perf_counter()
-        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs])
+        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs], width)
     return payload, Work(
         request=frame.request,
         decode_s=decoded_s - start_s,
@@ -161,10 +167,11 @@ def _unpack(stage: _Stage, payload: memoryview) -> tuple[Array, ...]:
     return unpack(stage.before.spec, payload, stage.before.tables)
 
 
-def _pack(stage: _Stage, outputs: list[Array]) -> bytes:
+def _pack(stage: _Stage, outputs: list[Array], width: Width | None) -> bytes:
     if stage.after is None:
         return border.to_bytes(outputs, stage.bundle.outputs)
-    return pack(stage.after.spec, outputs, stage.after.tables)
+    spec = stage.after.spec
+    return pack(spec, outputs, stage.after.tables, width=width if spec.nested else None)
 
 
 def _load(path: Path, bundle: Bundle, index: int) -> _Stage:

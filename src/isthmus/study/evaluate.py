@@ -47,6 +47,7 @@ from isthmus.train import (
     enough,
     fit_base,
     fit_crossings,
+    measure_widths,
     payload_bytes,
     png_bytes,
     read_fitted,
@@ -257,6 +258,7 @@ def fit_model(
         versions=library_versions(),
         results=tuple(results),
         ladder=ladder,
+        widths=measure_widths(split_model, data.x_test, data.y_test),
     )
     return Fitted(
         record=record,

@@ -35,6 +35,7 @@ from isthmus.train.images import (
 from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
+from isthmus.train.widths import WidthResult, measure_widths
 
 __all__ = [
     "Augmentation",
@@ -49,6 +50,7 @@ __all__ = [
     "Progress",
     "Rival",
     "Rung",
+    "WidthResult",
     "accuracy",
     "augmentation_for",
     "calibrate",
@@ -60,6 +62,7 @@ __all__ = [
     "fill_tables",
     "fit_base",
     "fit_crossings",
+    "measure_widths",
     "normalization_of",
     "payload_bytes",
     "png_bytes",

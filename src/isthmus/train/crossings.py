@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from isthmus.data import Dataset
 from isthmus.links import Codec
+from isthmus.links.nested import crossed, drawn_widths
 from isthmus.split import SplitModel
 from isthmus.train.fit import FitConfig, Sender, calibrate, first, predict
 from isthmus.train.loop import (
@@ -241,9 +242,11 @@ def _features(fit: Fit) -> Phase:
         pairs = zip(fit.split_model.codecs, fit.teacher[1:], strict=True)
         for index, (codec, stage) in enumerate(pairs):
             if _learns(codec):
-                restored, taken = _across(fit, index, codec, tensors)
+                num = len(tensors[0])
+                restored, taken = _across(fit, index, codec, tensors, num)
                 bits = bits + taken
-                errors.append(feature_loss(restored, tensors))
+                left = tuple(torch.cat([x] * (len(restored[0]) // num)) for x in tensors)
+                errors.append(feature_loss(restored, left))
             with torch.no_grad():
                 tensors = stage.to(tensors[0].device)(*tensors)
         return torch.stack(errors).sum() + fit.rate.price(bits)
@@ -299,24 +302,45 @@ def _whole(fit: Fit) -> Phase:
 
 
 def _distance(fit: Fit, tensors: Inputs, labels_B: Tensor, targets_BK: Tensor) -> Tensor:
-    """Return the loss of what the first stage made."""
+    """Return the loss of what the first stage made.
+
+    Where a link is nested, every sample crosses twice: at the widest, and at widths drawn for it,
+    where it learns from its own answer at the widest.
+    """
     bits = fit.rate.none()
     stages = fit.split_model.stages[1:]
+    num = len(labels_B)
     for index, (codec, stage) in enumerate(zip(fit.split_model.codecs, stages, strict=True)):
         if isinstance(codec, Codec) and codec.spec.name != "label":
-            tensors, taken = _across(fit, index, codec, tensors)
+            tensors, taken = _across(fit, index, codec, tensors, num)
             bits = bits + taken
         tensors = stage(*tensors)
-    logits_BK = first(tensors)
+    logits_BK, narrower_BK = first(tensors).tensor_split([num])
     distance = hinton_loss(logits_BK, targets_BK, temperature=fit.config.temperature)
-    return task_loss(logits_BK, labels_B) + distance + fit.rate.price(bits)
+    loss = task_loss(logits_BK, labels_B) + distance + fit.rate.price(bits)
+    if len(narrower_BK):
+        wide_BK = logits_BK.detach()
+        loss = loss + hinton_loss(narrower_BK, wide_BK, temperature=fit.config.temperature)
+    return loss
 
 
-def _across(fit: Fit, index: int, codec: nn.Module, tensors: Inputs) -> tuple[Inputs, Tensor]:
-    """Return what arrives on the far side, and the mean bits of a sample."""
+def _across(
+    fit: Fit, index: int, codec: nn.Module, tensors: Inputs, num: int
+) -> tuple[Inputs, Tensor]:
+    """Return what arrives on the far side, and the mean bits of a sample at the widest.
+
+    The first ``num`` samples cross at the widest. Where the codec is nested, those behind them,
+    or copies of them if there are none yet, cross at widths drawn for each.
+    """
     assert isinstance(codec, Codec)
     symbols = codec.sender(tensors)
-    return codec.receiver(symbols), fit.rate(index, symbols)
+    bits = fit.rate(index, tuple(x[:num] for x in symbols))
+    if codec.spec.nested:
+        behind = tuple(x[num:] if len(x) > num else x for x in symbols)
+        narrower = crossed(codec.spec, behind, drawn_widths(codec.spec, num))
+        pairs = zip(symbols, narrower, strict=True)
+        symbols = tuple(torch.cat([x[:num], y]) for x, y in pairs)
+    return codec.receiver(symbols), bits
 
 
 def _crossing(fit: Fit, tensors: Inputs) -> Inputs:

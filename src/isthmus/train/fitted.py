@@ -29,6 +29,7 @@ from isthmus.train.fit import FitConfig, Sender
 from isthmus.train.ladder import Rung
 from isthmus.train.loop import PhaseRecord
 from isthmus.train.rivals import Rival
+from isthmus.train.widths import WidthResult
 from isthmus.wire import parse_codec
 
 SCHEMA = "isthmus.fit/1"
@@ -68,6 +69,7 @@ class FitRecord:
         accuracy_split: Test accuracy through the codecs, of the result that was kept.
         results: Both ways to tune; empty where no codec learns.
         ladder: The sizes that were tried, where a drop was given.
+        widths: What each width of nested crossings is worth, of the result that was kept.
         rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
@@ -85,6 +87,7 @@ class FitRecord:
     versions: dict[str, str]
     results: tuple[FitResult, ...] = ()
     ladder: tuple[Rung, ...] = ()
+    widths: tuple[WidthResult, ...] = ()
 
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:

@@ -18,7 +18,10 @@ _UNSET: Mapping[str, int | str] = {
     "range": "minmax",
     "symmetric": False,
     "format": "",
+    "nested": False,
 }
+ALL_OPTIONS = (*_UNSET, "entropy")
+_FLAGS = ("symmetric", "nested")  # written 0 or 1
 _WRITTEN = ("ratio", "bits")  # even where they say nothing new
 
 _RANGES = (
@@ -75,6 +78,7 @@ _RULES: Mapping[str, _Rule] = {
             "stride": range(1, 17),
             "hidden": range(1 << 12),
             "bits": range(2, 9),
+            "nested": (0, 1),
         },
         defaults={"ratio": 8, "bits": 8},
         entropy=True,
@@ -121,9 +125,7 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     if plus:
         values["entropy"] = True
     check_options(name, values)
-    if "symmetric" in values:
-        values["symmetric"] = bool(values["symmetric"])
-    return name, values
+    return name, {k: bool(v) if k in _FLAGS else v for k, v in values.items()}
 
 
 def check_options(name: str, values: Mapping[str, Any]) -> None:
@@ -153,8 +155,7 @@ def write_options(name: str, values: Mapping[str, Any], *, entropy: bool) -> str
         for option, value in values.items()
         if value != _UNSET[option] or (option in _WRITTEN and name != "raw")
     }
-    # int(): whether a grid is symmetric is written 0 or 1
-    written = (f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in said.items())
+    written = (f"{k}={int(v) if k in _FLAGS else v}" for k, v in said.items())
     return name + (":" if said else "") + ",".join(written) + ("+entropy" if entropy else "")
 
 

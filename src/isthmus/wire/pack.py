@@ -11,6 +11,16 @@ import numpy.typing as npt
 from isthmus.errors import InputError
 from isthmus.wire import stream
 from isthmus.wire.bits import pack_bits, unpack_bits
+from isthmus.wire.nested import (
+    Width,
+    at_width,
+    narrowed,
+    read_width,
+    tables_at,
+    widened,
+    width_byte,
+    widths,
+)
 from isthmus.wire.spec import CodecSpec, WireTensor
 from isthmus.wire.tables import Tables, as_map, from_map, map_shape, split_tables
 
@@ -19,6 +29,8 @@ def pack(
     spec: CodecSpec,
     symbols: Sequence[npt.NDArray[np.generic] | np.generic],
     tables: Sequence[Tables] = (),
+    *,
+    width: Width | None = None,
 ) -> bytes:
     """Make the payload of one sample.
 
@@ -29,12 +41,14 @@ def pack(
         spec: The codec.
         symbols: What the sender emits: arrays as ``spec.wire_tensors`` says, without the batch.
         tables: Those of an entropy-coded codec that has been fitted, for each float tensor.
+        width: Of a nested codec: what this payload is to take; None is the widest.
 
     Returns:
         The payload: ``spec.payload_bytes`` of it where the rate is fixed.
 
     Raises:
-        InputError: An array of another shape or dtype, or a symbol out of range.
+        InputError: An array of another shape or dtype, a symbol out of range, or a width that the
+            codec does not have.
     """
     arrays = [np.asarray(symbol) for symbol in symbols]
     expected = [(tensor.shape, tensor.dtype) for tensor in spec.wire_tensors]
@@ -43,6 +57,8 @@ def pack(
         raise InputError(f"codec {spec.name}: found symbols {found}, expected {expected}")
     if spec.name == "png":
         return _images().encode_png(arrays[0])
+    if width is not None or spec.nested:
+        return _pack_nested(spec, arrays, tables, width or widths(spec)[0])
     if tables:
         payload = _encode(spec, arrays, tables)
         if len(payload) < spec.max_payload_bytes:
@@ -66,6 +82,8 @@ def unpack(
     Raises:
         InputError: The payload cannot have come from this codec.
     """
+    if spec.nested:
+        return _unpack_nested(spec, payload, tables)
     if len(payload) > spec.max_payload_bytes or (
         spec.fixed_rate and len(payload) < spec.max_payload_bytes
     ):
@@ -116,6 +134,38 @@ def check_tables(spec: CodecSpec, tables: Sequence[Tables]) -> None:
             f"codec {spec.name}: found tables of (bits, channels) {found}, expected {expected}; "
             "fit the codec anew"
         )
+
+
+def _pack_nested(
+    spec: CodecSpec,
+    arrays: Sequence[npt.NDArray[Any]],
+    tables: Sequence[Tables],
+    width: Width,
+) -> bytes:
+    narrow = at_width(spec, width)
+    triples = zip(arrays, spec.wire_tensors, narrow.wire_tensors, strict=True)
+    symbols = [narrowed(array, a, b) for array, a, b in triples]
+    return width_byte(spec, width) + pack(narrow, symbols, _tables_at(spec, narrow, tables))
+
+
+def _unpack_nested(
+    spec: CodecSpec, payload: bytes | memoryview, tables: Sequence[Tables]
+) -> tuple[npt.NDArray[np.generic], ...]:
+    narrow = at_width(spec, read_width(spec, payload))
+    symbols = unpack(narrow, payload[1:], _tables_at(spec, narrow, tables))
+    triples = zip(symbols, spec.wire_tensors, narrow.wire_tensors, strict=True)
+    return tuple(widened(array, a, b) for array, a, b in triples)
+
+
+def _tables_at(spec: CodecSpec, narrow: CodecSpec, tables: Sequence[Tables]) -> tuple[Tables, ...]:
+    if not tables:
+        return ()
+    check_tables(spec, tables)
+    full, fewer = (
+        [t for t, coded in zip(each.wire_tensors, spec.coded, strict=True) if coded]
+        for each in (spec, narrow)
+    )
+    return tables_at(tables, full, fewer)
 
 
 def _encode(

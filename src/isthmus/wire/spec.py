@@ -11,7 +11,13 @@ from math import prod
 import numpy as np
 
 from isthmus.errors import InputError
-from isthmus.wire.options import check_options, option_names, parse_options, write_options
+from isthmus.wire.options import (
+    ALL_OPTIONS,
+    check_options,
+    option_names,
+    parse_options,
+    write_options,
+)
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 _INTEGER_BITS = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
@@ -84,6 +90,7 @@ class CodecSpec:
         range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
         symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
         format: Of the codec ``float``, a name in `isthmus.links.floats.FORMATS`.
+        nested: Whether a bottleneck may cross at narrower widths too, see `isthmus.wire.nested`.
         entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
@@ -103,15 +110,13 @@ class CodecSpec:
     range: str = "minmax"
     symmetric: bool = False
     format: str = ""
+    nested: bool = False
     entropy: bool = False
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        options = ("ratio", "stride", "hidden", "bits", "per", "range", "symmetric", "format")
-        check_options(
-            self.name, {option: getattr(self, option) for option in (*options, "entropy")}
-        )
+        check_options(self.name, {option: getattr(self, option) for option in ALL_OPTIONS})
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -119,7 +124,7 @@ class CodecSpec:
     @property
     def fixed_rate(self) -> bool:
         """Whether every sample takes the same, exactly predicted payload."""
-        return self.name != "png" and not self.entropy
+        return self.name != "png" and not self.entropy and not self.nested
 
     @property
     def wire_tensors(self) -> tuple[WireTensor, ...]:
@@ -141,7 +146,7 @@ class CodecSpec:
         """Bytes that no payload exceeds; what the entropy stage does not shorten goes packed."""
         if self.name == "png":
             return _max_png_bytes(self.shapes[0])
-        return sum(tensor.payload_bytes for tensor in self.wire_tensors)
+        return self.nested + sum(tensor.payload_bytes for tensor in self.wire_tensors)
 
     @property
     def coded(self) -> tuple[bool, ...]:

@@ -1,0 +1,70 @@
+"""In training a narrower width is what it will be on the wire."""
+
+import numpy as np
+import pytest
+import torch
+
+from isthmus.links import make_codec
+from isthmus.links.nested import crossed, drawn_widths, same_width
+from isthmus.wire import parse_codec
+from isthmus.wire.nested import widths
+
+SHAPES = ((12, 5, 3), (7, 6), (9,), (4,))
+SPEC = parse_codec(
+    "bottleneck:ratio=1,bits=6,nested=1",
+    shapes=SHAPES,
+    dtypes=("float32", "float32", "float32", "bool"),
+)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    codec = make_codec(SPEC).eval()
+    codec.calibrate(tensors())
+    return codec
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        torch.randn((8, *shape), generator=generator)
+        if dtype == "float32"
+        else torch.ones((8, *shape), dtype=torch.bool)
+        for shape, dtype in zip(SPEC.shapes, SPEC.dtypes, strict=True)
+    )
+
+
+@pytest.mark.parametrize("width", widths(SPEC), ids=str)
+def test_what_training_sees_is_what_arrives(codec, width):
+    symbols = codec.sender(tensors())
+    there = codec.decompress(codec.compress(tensors(), width=width))
+    here = codec.receiver(crossed(SPEC, symbols, same_width(SPEC, width, 8)))
+    for a, b in zip(there, here, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_each_sample_has_a_width_of_its_own(codec):
+    torch.manual_seed(0)
+    drawn = drawn_widths(SPEC, 8)
+    assert len(set(drawn.tolist())) > 1
+    together = crossed(SPEC, codec.sender(tensors()), drawn)
+    for k, place in enumerate(drawn.tolist()):
+        alone = crossed(SPEC, codec.sender(tensors()), torch.full((8,), place))
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(a[k], b[k])
+
+
+def test_gradients_reach_the_channels_that_cross_and_no_others():
+    width = next(w for w in widths(SPEC) if (w.ratio, w.bits) == (4, 3))
+    symbols = tuple(
+        torch.full((2, *t.shape), 30.0, requires_grad=True) for t in SPEC.wire_tensors[:3]
+    )
+    mask = torch.ones((2, 4), dtype=torch.uint8)
+    arrived = crossed(SPEC, (*symbols, mask), same_width(SPEC, width, 2))
+    sum(x.sum() for x in arrived[:3]).backward()
+    assert torch.equal(symbols[0].grad[:, :3], torch.ones(2, 3, 5, 3))
+    assert not symbols[0].grad[:, 3:].any()
+    assert torch.equal(symbols[1].grad[..., :1], torch.ones(2, 7, 1))
+    assert not symbols[1].grad[..., 1:].any()
+    assert symbols[2].grad.sum(dim=1).tolist() == [2, 2]
