@@ -1,0 +1,194 @@
+"""Is one nested link as good at each width as a link trained for that width alone?
+
+    python benchmarks/nested_widths.py --model FILE.py:FUNCTION --weights FILE --data-dir DIR \\
+        [--cut layer3.0] [--epochs 8] [--seed 0] [--only nested | RATIO,BITS]
+    python benchmarks/nested_widths.py --page
+
+The network is that of `link_rate.py`, cut where it cuts. One nested link is trained, and one plain
+link for each of some of its widths, all alike: the sender's network as it came, no augmentation,
+the same epochs and seed; a nested epoch takes about two steps' work for each sample. The widest
+plain link is also judged with channels and bits cut off, untrained for that. All 10,000 test
+images; payloads really packed. A finished row is a line of ``nested_widths_*.jsonl``.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from link_rate import load, plan_of
+from torch import nn
+
+from isthmus.data import Dataset
+from isthmus.files import write_bytes
+from isthmus.machine import describe_machine, git_revision, library_versions
+from isthmus.models import load_model
+from isthmus.split import SplitModel
+from isthmus.train import (
+    FitConfig,
+    Progress,
+    accuracy,
+    measure_widths,
+    payload_bytes,
+    split_with_codecs,
+)
+from isthmus.train.crossings import begin, match_features, tune_receiver
+
+LINK = "bottleneck:ratio={ratio},stride=2,hidden=64,bits={bits}"
+WIDEST = (2, 8)
+ALONE = (WIDEST, (2, 2), (4, 8), (8, 4), (16, 4), (32, 4))  # ratio, bits
+ALLOWED = 0.5  # points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--cut", default="layer3.0")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="nested, or a ratio and bits: 8,4")
+    parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--state", type=Path, default=Path("nested-widths"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--hardware", default="2core-x86")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path = arguments.out / f"nested_widths_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
+    if arguments.page:
+        write_page(path)
+        return
+    model = load_model(arguments.model, weights=arguments.weights)
+    data = load(arguments.data_dir)
+    whole = accuracy(model, data.x_test, data.y_test)
+    facts = {"cut": arguments.cut, "epochs": arguments.epochs, "seed": arguments.seed}
+    facts |= {"accuracy_whole": whole, "machine": describe_machine()}
+    facts |= {"versions": library_versions(), "revision": git_revision()}
+    for row in measured(model, data, arguments):
+        with path.open("a") as file:
+            file.write(json.dumps({**facts, **row}) + "\n")
+        print(row, flush=True)
+
+
+def measured(
+    model: nn.Module, data: Dataset, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    links = ["nested", *(f"{ratio},{bits}" for ratio, bits in ALONE)]
+    for name in [arguments.only] if arguments.only else links:
+        ratio, bits = WIDEST if name == "nested" else map(int, name.split(","))
+        codec = LINK.format(ratio=ratio, bits=bits)
+        nested = f"{LINK.format(ratio=WIDEST[0], bits=WIDEST[1])},nested=1"
+        started = time.perf_counter()
+        split_model, steps_s = trained(
+            model, data, nested if name == "nested" else codec, arguments
+        )
+        train_s = {"train_s": time.perf_counter() - started, "steps_s": steps_s}
+        if name == "nested":
+            yield from each_width(split_model, data, "nested", train_s)
+            continue
+        yield {
+            "link": "alone",
+            "ratio": ratio,
+            "bits": bits,
+            "bytes": sum(payload_bytes(split_model, data.x_test)),
+            "accuracy": accuracy(split_model, data.x_test, data.y_test),
+            **train_s,
+        }
+        if (ratio, bits) == WIDEST:
+            cut_off = split_with_codecs(model, plan_of(model, arguments.cut, nested)[0])
+            cut_off.load_state_dict(split_model.state_dict())
+            yield from each_width(cut_off.eval(), data, "cut off", train_s)
+
+
+def trained(
+    model: nn.Module, data: Dataset, codec: str, arguments: argparse.Namespace
+) -> tuple[SplitModel, float]:
+    """Return a split model whose link and receiver are trained, and how long the steps took."""
+    name = f"{arguments.cut}-{codec}-{arguments.epochs}-{arguments.seed}"
+
+    def report(step: str, done: int, total: int) -> None:
+        print(f"{name} {step} {done}/{total}", flush=True)
+
+    split_model = split_with_codecs(model, plan_of(model, arguments.cut, codec)[0])
+    config = FitConfig(epochs=arguments.epochs, batch_size=128, seed=arguments.seed)
+    progress = Progress(report=report, checkpoints=arguments.state / name)
+    fit = begin(split_model, data, config, progress=progress)
+    assert fit is not None
+    records = (match_features(fit), tune_receiver(fit))
+    return split_model, sum(record.seconds for record in records if record is not None)
+
+
+def each_width(
+    split_model: SplitModel, data: Dataset, link: str, train_s: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    for result in measure_widths(split_model, data.x_test, data.y_test):
+        yield {
+            "link": link,
+            "ratio": result.width.ratio,
+            "bits": result.width.bits,
+            "bytes": result.payload_bytes,
+            "accuracy": result.accuracy,
+            **train_s,
+        }
+
+
+def write_page(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
+
+
+def page(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """Return a table of the nested link beside those trained alone, and what it says."""
+    found = {(row["link"], row["ratio"], row["bits"]): row for row in rows}
+    first = rows[0]
+    whole = first["accuracy_whole"]
+    pairs = [
+        (row, found["alone", *key])
+        for (link, *key), row in found.items()
+        if link == "nested" and ("alone", *key) in found
+    ]
+    gaps = [100 * (alone["accuracy"] - nested["accuracy"]) for nested, alone in pairs]
+    within = sum(gap <= ALLOWED for gap in gaps)
+    one = [row["steps_s"] for row in rows if row["link"] == "alone"]
+    times = pairs[0][0]["steps_s"] / (sum(one) / len(one))
+    lines = [
+        f"# {name}",
+        "",
+        f"ResNet-20 on CIFAR-100 ({100 * whole:.2f} % without a cut), cut after {first['cut']}, "
+        f"the sender's network as it came, {first['epochs']} epochs, seed {first['seed']}. "
+        f"Link: `{LINK.format(ratio=WIDEST[0], bits=WIDEST[1])}`, nested or at one width alone.",
+        "",
+        f"* Wanted: within {ALLOWED} points of a link trained alone at each width; {within} of "
+        f"{len(pairs)} are, the largest gap is {max(gaps):.2f} points.",
+        f"* Wanted: the cost of two single trainings at most; the steps took {times:.2f} times "
+        "those of the mean link trained alone (on a machine shared with other work).",
+        "",
+        "| ratio | bits | bytes | nested, % | alone, % | gap, points | cut off untrained, % |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (link, ratio, bits), row in found.items():
+        if link != "nested":
+            continue
+        alone, cut = (percent(found.get((way, ratio, bits))) for way in ("alone", "cut off"))
+        gap = f"{float(alone) - 100 * row['accuracy']:.2f}" if alone else ""
+        lines.append(
+            f"| {ratio} | {bits} | {row['bytes']:.0f} | {percent(row)} | {alone} | {gap} | {cut} |"
+        )
+    machines = sorted({row["machine"] for row in rows})
+    revisions = ", ".join(sorted({row["revision"] for row in rows}))
+    versions = ", ".join(f"{key} {value}" for key, value in first["versions"].items())
+    lines += ["", f"Machine: {'; '.join(machines)}. Revisions: {revisions}. Versions: {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def percent(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{100 * row['accuracy']:.2f}"
+
+
+if __name__ == "__main__":
+    main()
