@@ -62,7 +62,7 @@ def test_gradients_reach_the_channels_that_cross_and_no_others():
     )
     mask = torch.ones((2, 4), dtype=torch.uint8)
     arrived = crossed(SPEC, (*symbols, mask), same_width(SPEC, width, 2))
-    sum(x.sum() for x in arrived[:3]).backward()
+    torch.stack([x.sum() for x in arrived[:3]]).sum().backward()
     maps, tokens, vectors = (torch.as_tensor(x.grad) for x in symbols)
     assert torch.equal(maps[:, :3], torch.ones(2, 3, 5, 3))
     assert not maps[:, 3:].any()
