@@ -1,6 +1,10 @@
-"""Seeds and threads; fixtures only, no logic."""
+"""Threads, options, and which tests may run beside each other."""
 
+import fcntl
 import os
+import tempfile
+
+import pytest
 
 # One OpenMP thread per process, before torch or onnxruntime load: tests start worker processes,
 # and spinning barriers make busy processes crawl on few cores.
@@ -13,3 +17,17 @@ def pytest_addoption(parser):
         action="store_true",
         help="write expected results anew, where a change to them is meant",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Let tests marked ``alone`` run while no other worker of pytest-xdist runs one."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return (yield)
+    place = os.path.join(tempfile.gettempdir(), f"isthmus-tests-{run}")
+    with open(f"{place}.door", "a") as door, open(f"{place}.room", "a") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)  # who waits to be alone keeps the others out
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)

@@ -65,7 +65,9 @@ def test_the_first_run_installs_and_the_second_starts_at_once(repository):
 
 
 def test_tests_take_the_arguments_of_pytest(repository):
-    assert call(repository, "test", "-k", "a or b").stdout == "-m pytest -k a or b\n"
+    assert call(repository, "test", "-k", "a or b").stdout == (
+        "-m pytest -n logical --maxprocesses 4 --dist loadfile -k a or b\n"
+    )
 
 
 def test_an_interrupted_set_up_is_made_again(repository):

@@ -265,6 +265,7 @@ def test_the_best_is_found_where_presolve_of_or_tools_lost_it(seed):
     assert isclose(walk(setting, found.placement)["energy_j"], least, rel_tol=1e-6)
 
 
+@pytest.mark.alone
 def test_when_time_is_up_the_best_plan_so_far_comes_with_its_gap():
     r = Random(1)
     nodes = [node("n0", ["x"], (64,), macs=1000)]

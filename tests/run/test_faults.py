@@ -16,6 +16,8 @@ from isthmus.errors import RunError
 from isthmus.run import start_workers
 from tests.run.bundles import FAST, busy_program, far_program, samples, write_chain
 
+pytestmark = pytest.mark.alone
+
 X = samples(1)[0]
 LAUNCHER = """
 import sys, time

@@ -28,6 +28,8 @@ from tests.run.bundles import (
     write_chain,
 )
 
+pytestmark = pytest.mark.alone
+
 FRAME_BYTES = PAYLOAD_BYTES + HEADER_BYTES
 SLOW = Link(between=("near", "far"), bytes_per_s=FRAME_BYTES / 0.010)  # 10 ms a frame
 RELAYED = (replace(FAST, between=("near", "mid")), replace(FAST, between=("mid", "far")))

@@ -9,6 +9,8 @@ import pytest
 from isthmus.platform import Link
 from isthmus.run.throttle import Throttle, wait_until
 
+pytestmark = pytest.mark.alone
+
 LINK = Link(
     between=("a", "b"), bytes_per_s=100e3, latency_s=0.05, overhead_bytes=100, mtu_bytes=450
 )
