@@ -47,7 +47,7 @@ from isthmus.train.losses import feature_loss, hinton_loss, task_loss
 from isthmus.train.rate import Rate
 from isthmus.train.views import Views, augmented, innermost, make_views
 
-LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
+LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win back
 
 _NUM_CALIBRATED = 512
 _NUM_COUNTED = 4096  # training samples whose symbols fill the tables

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.errors import InputError
+from isthmus.wire.formats import FORMATS
 
 _Allowed = Sequence[int] | Sequence[str]
 
@@ -62,7 +63,7 @@ _RULES: Mapping[str, _Rule] = {
     "uniform": _Rule(
         options={
             "bits": range(1, 9),
-            "per": ("channel", "tensor"),
+            "per": ("channel", "tensor", "vector"),
             "range": _RANGES,
             "symmetric": (0, 1),
         },
@@ -80,8 +81,9 @@ _RULES: Mapping[str, _Rule] = {
         entropy=True,
     ),
     "float": _Rule(
-        options={"format": ("fp8-e4m3", "fp8-e5m2")},
-        defaults={"bits": 8, "format": "fp8-e4m3"},
+        options={"format": tuple(FORMATS)},
+        defaults={"format": "fp8-e4m3"},
+        entropy=True,
     ),
     "pixels": _Rule(defaults={"bits": 8}),
     "png": _Rule(defaults={"bits": 8}),
@@ -121,6 +123,8 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     if plus:
         values["entropy"] = True
     check_options(name, values)
+    if "format" in values:
+        values["bits"] = FORMATS[values["format"]].bits
     if "symmetric" in values:
         values["symmetric"] = bool(values["symmetric"])
     return name, values
@@ -135,6 +139,8 @@ def check_options(name: str, values: Mapping[str, Any]) -> None:
     rule = _rule(name)
     for option, value in values.items():
         allowed = rule.allowed(option)
+        if option == "bits" and values.get("format") in FORMATS:
+            allowed = (FORMATS[values["format"]].bits,)
         if value not in allowed:
             raise InputError(
                 f"codec {name}: found {option}={value!r}, expected {' or '.join(_bounds(allowed))}"
