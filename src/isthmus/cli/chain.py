@@ -170,6 +170,13 @@ def fit(
             "firmware is fixed. Both results are always shown.",
         ),
     ] = False,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="What is minimised, summed: task, hinton, decoupled, feature, attention, "
+            "relational; with commas between."
+        ),
+    ] = "task,hinton",
     eval_form: Annotated[
         bool,
         typer.Option(
@@ -214,6 +221,7 @@ def fit(
                     epochs=epochs,
                     base_epochs=0 if weights else epochs,
                     seed=seed,
+                    losses=tuple(loss.split(",")),
                     eval_form=eval_form,
                     drop=drop,
                     wanted_bytes=bytes_,

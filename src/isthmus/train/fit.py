@@ -19,7 +19,7 @@ from isthmus.links import Codec
 from isthmus.split import SplitModel
 from isthmus.train.augment import Augmentation
 from isthmus.train.loop import Batches, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import task_loss
+from isthmus.train.losses import LOSSES, task_loss
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
 
@@ -35,6 +35,8 @@ class FitConfig:
         batch_size: Samples per step.
         learning_rate: Peak of the one-cycle schedule for new weights.
         finetune_rate: The same for the model's own weights.
+        losses: What the phases ``receiver`` and ``whole`` minimise the sum of, names in
+            `isthmus.train.losses.LOSSES`.
         temperature: Of the softened outputs.
         wanted_bytes: Mean payload of all entropy-coded crossings together that training aims at;
             None keeps to what calibration gives.
@@ -52,6 +54,7 @@ class FitConfig:
     batch_size: int = 64
     learning_rate: float = 3e-3
     finetune_rate: float = 1e-3
+    losses: tuple[str, ...] = ("task", "hinton")
     temperature: float = 4.0
     wanted_bytes: float | None = None
     drop: float | None = None
@@ -67,6 +70,11 @@ class FitConfig:
             raise InputError(f"drop: found {self.drop:g}, expected 0 to 100 points")
         if self.wanted_bytes is not None and not self.wanted_bytes > 0:
             raise InputError(f"bytes: found {self.wanted_bytes:g}, expected more than 0")
+        if not self.losses or len({*self.losses} & {*LOSSES}) < len(self.losses):
+            raise InputError(
+                f"losses: found {','.join(self.losses) or 'none'}, expected one or more of "
+                f"{', '.join(LOSSES)}, each once"
+            )
 
 
 def fit_base(
