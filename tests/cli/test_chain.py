@@ -142,6 +142,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--drop",
                 "--freeze-sender",
                 "--loss",
+                "--unlabelled",
                 "--epochs",
                 "--seed",
                 "--out",

@@ -11,6 +11,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from isthmus.train.ladder import Rung
 from isthmus.train.loop import PhaseRecord
 from isthmus.train.rivals import Rival
 from isthmus.wire import parse_codec
+
+Judge = Literal["labels", "whole model"]
 
 SCHEMA = "isthmus.fit/1"
 RECORD_FILE = "fit.json"
@@ -68,6 +71,8 @@ class FitRecord:
         accuracy_split: Test accuracy through the codecs, of the result that was kept.
         results: Both ways to tune; empty where no codec learns.
         ladder: The sizes that were tried, where a drop was given.
+        judge: What accuracies were counted by: the labels, or where the test set has none, the
+            answers of the whole model.
         rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
@@ -85,6 +90,7 @@ class FitRecord:
     versions: dict[str, str]
     results: tuple[FitResult, ...] = ()
     ladder: tuple[Rung, ...] = ()
+    judge: Judge = "labels"
 
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:
