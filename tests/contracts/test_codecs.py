@@ -44,6 +44,8 @@ CASES = [
     ("bottleneck:ratio=3,bits=5", (MAP, TOKENS, VECTOR, NUMBERS)),
     ("bottleneck:ratio=2,stride=2,bits=4", (MAP,)),
     ("bottleneck:ratio=2,stride=3,hidden=6,bits=3", (MAP,)),
+    ("bottleneck:ratio=2,stride=2,sender=separable,bits=4", (MAP, ((6, 4, 4), "float16"))),
+    ("bottleneck:ratio=2,stride=3,hidden=6,sender=separable,bits=5+entropy", (MAP,)),
     ("bottleneck:ratio=3,hidden=4,bits=5", (MAP, TOKENS, VECTOR, MASK)),
     *((f"uniform:bits={bits}+entropy", (MAP,)) for bits in (2, 4, 8)),
     ("uniform:bits=5+entropy", (MAP, VECTOR, MASK, ((), "float32"))),

@@ -79,6 +79,8 @@ class CodecSpec:
         ratio: Channels before / channels on the wire, rounded down.
         stride: Rows before / rows on the wire, and columns alike, rounded up.
         hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
+        sender: How a bottleneck narrows maps at a stride: by one ``dense`` convolution, or by a
+            ``separable`` one: depthwise, then 1x1.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
         per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one;
@@ -100,6 +102,7 @@ class CodecSpec:
     ratio: int = 1
     stride: int = 1
     hidden: int = 0
+    sender: str = "dense"
     bits: int = 32
     per: str = "channel"
     range: str = "minmax"
@@ -110,10 +113,9 @@ class CodecSpec:
     measured_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
-        options = ("ratio", "stride", "hidden", "bits", "per", "range", "symmetric", "format")
-        check_options(
-            self.name, {option: getattr(self, option) for option in (*options, "entropy")}
-        )
+        options = ("ratio", "stride", "hidden", "sender", "bits", "per", "range", "symmetric")
+        more = ("format", "entropy")
+        check_options(self.name, {option: getattr(self, option) for option in (*options, *more)})
         problem = _problem(self)
         if problem:
             raise InputError(f"codec {self.name}: {problem}")
@@ -176,7 +178,9 @@ class CodecSpec:
         if self.name in ("uniform", "pixels", "png"):
             return sum(8 * (1 if self.per == "tensor" else c) for c in self._channels)
         if self.name == "bottleneck":  # narrow with its bias, step
-            return sum(4 * n * (_window(self, shape) * c + 2) for shape, c, n in self._narrowings)
+            layers = (self._sender_layers(*narrowing) for narrowing in self._narrowings)
+            biases_and_steps = sum(8 * n for _, _, n in self._narrowings)
+            return biases_and_steps + sum(4 * k * a * b for each in layers for k, a, b in each)
         return 0
 
     @property
@@ -191,7 +195,12 @@ class CodecSpec:
     @property
     def encoder_buffer_bytes(self) -> int:
         """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
-        return self._buffer_bytes
+        between = 0  # the two convolutions of a separable sender
+        if self.sender == "separable":
+            between = sum(
+                4 * c * prod(_wire_shape(self, shape)) // n for shape, c, n in self._narrowings
+            )
+        return self._buffer_bytes + between
 
     @property
     def decoder_buffer_bytes(self) -> int:
@@ -232,6 +241,15 @@ class CodecSpec:
         floats = (shape for shape, dtype in pairs if dtype in FLOATS)
         return tuple((shape, *pair) for shape, pair in zip(floats, self.narrowed, strict=True))
 
+    def _sender_layers(
+        self, shape: tuple[int, ...], channels: int, wire_channels: int
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Return the window, inputs and outputs of each layer; a depthwise one has 1 output."""
+        window = (2 * self.stride - 1) ** 2 if len(shape) == 3 else 1
+        if self.sender == "separable":
+            return ((window, channels, 1), (1, channels, wire_channels))
+        return ((window, channels, wire_channels),)
+
     def _receiver_layers(
         self, shape: tuple[int, ...], channels: int, wire_channels: int
     ) -> tuple[tuple[int, int, int], ...]:
@@ -247,8 +265,8 @@ class CodecSpec:
         macs = 0
         for shape, c, n in self._narrowings:
             places = prod(_wire_shape(self, shape)) // n
-            sender = ((_window(self, shape), c, n),)
-            layers = sender if encoder else self._receiver_layers(shape, c, n)
+            of = self._sender_layers if encoder else self._receiver_layers
+            layers = of(shape, c, n)
             macs += places * sum(window * a * b for window, a, b in layers)
         return macs
 
@@ -372,6 +390,8 @@ def _narrow_problem(spec: CodecSpec) -> str:
             return f"ratio {spec.ratio} leaves no channel of {most}; use ratio={most} or less"
         if spec.stride > 1 and len(shape) != 3:
             return f"found stride={spec.stride} and {shape}, expected (C, H, W); use stride=1"
+    if spec.sender == "separable" and spec.stride == 1:
+        return "found sender=separable and stride=1, whose 1x1 is as cheap; use sender=dense"
     return ""
 
 
@@ -412,11 +432,6 @@ def _wire_shape(spec: CodecSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         height, width = (-(-size // spec.stride) for size in shape[1:])
         return (shape[0] // spec.ratio, height, width)
     return (*shape[:-1], shape[-1] // spec.ratio)
-
-
-def _window(spec: CodecSpec, shape: tuple[int, ...]) -> int:
-    """Return how many positions a bottleneck's sender looks at for one on the wire."""
-    return (2 * spec.stride - 1) ** 2 if len(shape) == 3 else 1
 
 
 def _max_png_bytes(shape: tuple[int, ...]) -> int:
