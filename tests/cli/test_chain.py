@@ -141,6 +141,8 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--bytes",
                 "--drop",
                 "--freeze-sender",
+                "--loss",
+                "--unlabelled",
                 "--epochs",
                 "--seed",
                 "--out",

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from isthmus.links import CODECS, make_codec
-from isthmus.links.floats import FORMATS
 from isthmus.links.ranges import RANGES
 from isthmus.wire import parse_codec
+from isthmus.wire.formats import FORMATS
 
 # Each codec with the crossings it is made for; odd element counts, so that bits do not fill bytes.
 MAP = ((5, 3, 7), "float32")
@@ -19,6 +19,8 @@ TOKENS = ((7, 9), "float32")
 VECTOR = ((11,), "float32")
 MASK = ((7,), "bool")
 NUMBERS = ((3,), "int64")
+LONG = ((3, 5, 9), "float32")  # no whole number of vectors or blocks
+SEVERAL = (MAP, LONG, VECTOR, MASK, ((), "float32"))
 CASES = [
     ("raw", (MAP,)),
     ("raw", (MAP, TOKENS, MASK, NUMBERS)),
@@ -30,17 +32,30 @@ CASES = [
     *((f"uniform:bits={bits},symmetric=1", (MAP, VECTOR)) for bits in (1, 2, 5, 8)),
     ("uniform:bits=4,per=tensor", (MAP, TOKENS, VECTOR, MASK, ((), "float32"))),
     ("uniform:bits=3,per=tensor,range=octav,symmetric=1+entropy", (MAP, TOKENS)),
+    *(
+        (f"uniform:bits={bits},per=vector,symmetric={symmetric}", (MAP,))
+        for bits in (1, 4, 8)
+        for symmetric in (0, 1)
+    ),
+    ("uniform:bits=3,per=vector", (((32,), "float16"), ((8, 64), "float32"))),
+    ("uniform:bits=3,per=vector,range=mse,symmetric=1", SEVERAL),
+    ("uniform:bits=4,per=vector+entropy", SEVERAL),
     *((f"bottleneck:ratio=2,bits={bits}", (MAP,)) for bits in (2, 3, 5, 7, 8)),
     ("bottleneck:ratio=3,bits=5", (MAP, TOKENS, VECTOR, NUMBERS)),
     ("bottleneck:ratio=2,stride=2,bits=4", (MAP,)),
     ("bottleneck:ratio=2,stride=3,hidden=6,bits=3", (MAP,)),
+    ("bottleneck:ratio=2,stride=2,sender=separable,bits=4", (MAP, ((6, 4, 4), "float16"))),
+    ("bottleneck:ratio=2,stride=3,hidden=6,sender=separable,bits=5+entropy", (MAP,)),
     ("bottleneck:ratio=3,hidden=4,bits=5", (MAP, TOKENS, VECTOR, MASK)),
     *((f"uniform:bits={bits}+entropy", (MAP,)) for bits in (2, 4, 8)),
     ("uniform:bits=5+entropy", (MAP, VECTOR, MASK, ((), "float32"))),
     ("bottleneck:ratio=1,bits=6,nested=1", (MAP, TOKENS, VECTOR, MASK)),
     ("bottleneck:ratio=1,stride=2,hidden=4,bits=8,nested=1+entropy", (MAP,)),
     ("bottleneck:ratio=2,bits=4+entropy", (MAP, TOKENS, VECTOR, NUMBERS)),
-    *((f"float:format={form}", (MAP, VECTOR, MASK, ((), "float32"))) for form in FORMATS),
+    *((f"float:format={form}", (LONG,)) for form in FORMATS),
+    ("float:format=mxfp6-e2m3", SEVERAL),
+    *((f"float:format={form}+entropy", (LONG,)) for form in ("fp8-e5m2", "mxfp4-e2m1")),
+    ("float:format=mxfp6-e3m2", (((64,), "float32"), ((2, 4, 16), "float16"))),
     ("float:format=fp8-e4m3", (MAP, ((5,), "float16"))),
     ("pixels", (((3, 5, 7), "float32"),)),
     ("png", (((3, 5, 7), "float32"),)),
@@ -54,6 +69,7 @@ PROGRAM_CASES = [
     for case in CASES
     if len(case[1]) > 1
     or "stride" in case[0]
+    or ("format=" in case[0] and "entropy" not in case[0])
     or case[0] in ("uniform:bits=3", "bottleneck:ratio=2,bits=8", "pixels", "png", "label")
 ]
 BATCH = 4

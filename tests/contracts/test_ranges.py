@@ -198,6 +198,25 @@ def test_octav_ends_where_its_equation_holds(bits, sides):
     assert float(high) == pytest.approx(balance, rel=1e-4)
 
 
+@pytest.mark.parametrize(("bits", "most"), [(1, 4), (2, 1.4), (3, 1.06), (4, 1.06)])
+@SYMMETRIC
+def test_octav_errs_as_little_as_mse_from_3_bits_on(bits, most, symmetric):
+    generator = torch.Generator().manual_seed(0)
+    gauss = torch.randn(NUM, generator=generator)
+    laplace = (exponential(generator) - exponential(generator)).float()
+    x_MC = torch.stack([gauss, laplace, gauss.relu(), laplace.relu()], dim=1)
+    error_C = {
+        name: squared_errors(
+            x_MC,
+            *RANGES[name](x_MC, bits=bits, symmetric=symmetric),
+            bits=bits,
+            symmetric=symmetric,
+        )
+        for name in ("mse", "octav")
+    }
+    assert (error_C["octav"] <= most * error_C["mse"]).all()
+
+
 def test_octav_counts_the_zeros_of_a_relu_in_no_distribution():
     x_M = samples()[:, 2]
     found = RANGES["octav"](x_M[:, None], bits=4, symmetric=False)

@@ -198,3 +198,23 @@ def test_a_function_in_a_file_may_make_the_data(tmp_path):
     path.write_text("1 / 0\n")
     with pytest.raises(InputError, match=r"failed when run \(ZeroDivisionError"):
         load_data(f"{path}:make")
+
+
+def test_labels_of_the_training_half_are_left_out_and_those_of_the_test_half_may_be_missing():
+    x = np.zeros((3, 4), np.float32)
+    arrays = {"x_train": x, "y_train": [0, 1, 1], "x_test": x[:2], "y_test": [1, 0]}
+    assert not from_arrays(arrays, name="here").unlabelled
+    data = from_arrays(arrays, name="here", unlabelled=True)
+    assert data.unlabelled
+    assert data.y_train.tolist() == [-1, -1, -1]
+    assert data.y_test.tolist() == [1, 0]
+    bare = from_arrays({"x_train_0": x, "x_test": (x[:2],)}, name="here", unlabelled=True)
+    assert (bare.y_train.tolist(), bare.y_test.tolist()) == ([-1, -1, -1], [-1, -1])
+    with pytest.raises(InputError, match="no x_test"):
+        from_arrays({"x_train": x}, name="here", unlabelled=True)
+
+
+def test_a_published_data_set_can_be_read_without_its_training_labels():
+    data = load_data("digits", unlabelled=True)
+    assert set(data.y_train.tolist()) == {-1}
+    assert set(data.y_test.tolist()) == set(range(10))

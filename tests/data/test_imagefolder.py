@@ -138,3 +138,19 @@ def test_what_is_missing_is_named(pets):
     assert refused(empty).endswith("holds no folder; expected one for each class")
     save(empty / "train" / "cat" / "1.png", RED)
     assert refused(empty).startswith(f"{empty}/test: no such folder")
+
+
+def test_without_labels_training_images_may_lie_anywhere_and_test_images_too(pets):
+    for path in list((pets / "train").rglob("*.png")):
+        path.rename(pets / "train" / f"{path.parent.name}{path.name}")
+    data = load_data(f"imagefolder:{pets}:8", unlabelled=True)
+    assert data.x_train[0].shape == (6, 3, 8, 8)
+    assert data.y_train.tolist() == [-1] * 6
+    assert data.y_test.tolist() == [0, 1]
+    for path in list((pets / "test").rglob("*.png")):
+        path.rename(pets / "test" / f"{path.parent.name}{path.name}")
+    for folder in ("cat", "dog"):
+        (pets / "test" / folder / "notes.txt").unlink()
+        (pets / "test" / folder).rmdir()
+    assert load_data(f"imagefolder:{pets}:8", unlabelled=True).y_test.tolist() == [-1, -1]
+    assert "holds no folder" in refused(pets)  # where labels are asked for

@@ -45,7 +45,18 @@ def count_symbols(split_model, example):
         split_model.codecs[0].fit_tables(split_model.stages[0](*example))
 
 
-@pytest.mark.parametrize("codec", ["raw", "raw:bits=16", "uniform:bits=5", "bottleneck:ratio=2"])
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "raw",
+        "raw:bits=16",
+        "uniform:bits=5",
+        "uniform:bits=5,per=vector",
+        "float:format=bf16",
+        "float:format=mxfp6-e2m3",
+        "bottleneck:ratio=2",
+    ],
+)
 def test_a_bundle_predicts_what_the_split_model_does(tmp_path, codec):
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -87,13 +98,14 @@ def test_programs_end_in_integers_and_take_any_batch(tmp_path):
     assert output.shape.dim[0].dim_param
 
 
-def test_a_device_that_only_passes_on_has_no_program_and_runs(tmp_path):
+@pytest.mark.parametrize("codec", ["uniform:bits=6", "float:format=mxfp8-e4m3"])
+def test_a_device_that_only_passes_on_has_no_program_and_runs(tmp_path, codec):
     (tmp_path / "three.yaml").write_text(CHAIN)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
     example = (torch.rand(8, 40),)
     split_model, plan = fitted(
-        model, example, load_platform(tmp_path / "three.yaml"), "uniform:bits=6", lambda g: 2
+        model, example, load_platform(tmp_path / "three.yaml"), codec, lambda g: 2
     )
     assert [len(stage.nodes) for stage in plan.stages] == [2, 0, 1]
     export(split_model, plan, tmp_path / "bundle", samples=[x.numpy() for x in example])

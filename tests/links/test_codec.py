@@ -267,6 +267,82 @@ def test_a_strided_bottleneck_costs_what_its_convolutions_cost():
     assert spec.decoder_macs == symbols + 25 * (4 * 64 + refined)
 
 
+def test_a_separable_sender_costs_what_its_convolutions_cost():
+    text = "bottleneck:ratio=4,stride=2,sender=separable,bits=4"
+    spec = parse_codec(text, shapes=[(16, 9, 9)], dtypes=["float32"])
+    dense = parse_codec(
+        "bottleneck:ratio=4,stride=2,bits=4", shapes=[(16, 9, 9)], dtypes=["float32"]
+    )
+    assert spec.payload_bytes == dense.payload_bytes
+    assert spec.decoder_macs == dense.decoder_macs
+    assert spec.encoder_macs == 4 * 25 + 25 * (9 * 16 + 16 * 4)  # scaling, 3x3 alone, 1x1
+    assert spec.encoder_buffer_bytes == dense.encoder_buffer_bytes + 4 * 25 * 16
+
+
+def test_a_separable_sender_restores_what_each_channel_weighs_alike_in_every_patch():
+    generator = torch.Generator().manual_seed(1)
+    factors = torch.randn(8, 3, 4, 5, generator=generator)
+    mixing = torch.randn(6, 3, generator=generator)
+    weights_CS = torch.randn(6, 4, generator=generator)  # of a channel's 2x2 patch
+    patches = torch.einsum("cs,ck,bkhw->bcshw", weights_CS, mixing, factors).flatten(1, 2)
+    x = torch.nn.functional.pixel_shuffle(patches, 2) + 1
+    codec = make("bottleneck:ratio=2,stride=2,sender=separable,bits=8", (6, 8, 10))
+    codec.calibrate((x,))
+    assert relative_error(codec, x) < 1e-3
+
+
+def test_a_separable_sender_loses_little_more_than_a_dense_one_where_maps_are_smooth():
+    x = torch.nn.functional.avg_pool2d(feature_map(size=20), 3, 1)
+    errors = []
+    for sender in ("dense", "separable"):
+        codec = make(f"bottleneck:ratio=4,stride=2,sender={sender},bits=8", (16, 18, 18))
+        codec.calibrate((x,))
+        errors.append(relative_error(codec, x))
+    assert errors[0] < errors[1] < 1.2 * errors[0]
+    torch.manual_seed(0)
+    random = make("bottleneck:ratio=4,stride=2,sender=separable,bits=8", (16, 18, 18))
+    assert errors[1] < relative_error(random, x) / 2
+
+
 def test_a_stride_where_there_are_no_rows_is_refused():
     with pytest.raises(InputError, match=r"stride=2.*expected \(C, H, W\); use stride=1"):
         make("bottleneck:ratio=2,stride=2,bits=4", (7, 9))
+
+
+# Worked out by hand: the channel reaches 15 * 7 = 105, so its step is 1. The first vector's
+# largest value, 105, takes steps of 15, the second's, 8, of 2, and the third's, 0, of none.
+def test_each_vector_has_the_smallest_step_that_reaches_its_largest_value():
+    codec = make("uniform:bits=3,per=vector", (1, 1, 40))
+    x = torch.zeros(1, 1, 1, 40)
+    some = [0, 1, 2, 16, 17]
+    x[..., some] = torch.tensor([105.0, 20.0, 0.0, 8.0, 3.0])
+    codec.calibrate((x,))
+    symbols, scales = codec.eval().sender((x,))
+    assert scales.tolist() == [[15, 2, 0]]
+    assert symbols.flatten()[some].tolist() == [7, 1, 0, 4, 2]
+    assert codec((x,))[0].flatten()[some].tolist() == [105, 15, 0, 8, 4]
+
+
+def test_a_symmetric_vector_counts_from_zero():
+    codec = make("uniform:bits=3,per=vector,symmetric=1", (1, 1, 32))
+    x = torch.zeros(1, 1, 1, 32)
+    x[..., [0, 1, 16]] = torch.tensor([-45.0, 15.0, 6.0])  # 15 steps of 3 levels each way
+    codec.calibrate((x,))
+    symbols, scales = codec.eval().sender((x,))
+    assert scales.tolist() == [[15, 2]]
+    assert symbols.flatten()[[0, 1, 2, 16]].tolist() == [0, 4, 3, 6]
+    assert torch.equal(codec((x,))[0], x)
+
+
+@pytest.mark.parametrize("symmetric", [0, 1])
+def test_a_scale_for_each_vector_pays_where_values_lie_far_apart(symmetric):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 4, 16, 16, generator=generator)
+    x = x * torch.rand(8, 4, 16, 1, generator=generator) ** 4
+    x = x if symmetric else x.relu()
+    errors = []
+    for per in ("channel", "vector"):
+        codec = make(f"uniform:bits=4,symmetric={symmetric},per={per}", (4, 16, 16))
+        codec.calibrate((x,))
+        errors.append(relative_error(codec, x))
+    assert errors[1] < errors[0] / 2

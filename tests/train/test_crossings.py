@@ -4,10 +4,14 @@ from math import log2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from isthmus.errors import InputError
+from isthmus.graph import capture
 from isthmus.links import Codec
 from isthmus.links.density import Density
+from isthmus.plan import partition
+from isthmus.platform import load_platform
 from isthmus.train import (
     Augmentation,
     FitConfig,
@@ -19,6 +23,7 @@ from isthmus.train import (
     payload_bytes,
     split_with_codecs,
 )
+from isthmus.train.crossings import begin, tune_receiver
 from isthmus.train.ladder import Rung
 from isthmus.train.loop import Batches, Progress
 from isthmus.train.views import make_views
@@ -198,3 +203,59 @@ def test_a_ladder_without_entropy_code_is_refused():
             drop=1,
             progress=Progress(),
         )
+
+
+@pytest.mark.parametrize(
+    "losses", [("task", "decoupled"), ("hinton", "feature", "attention", "relational")]
+)
+def test_a_fit_by_other_losses_keeps_the_accuracy_and_repeats_to_the_bit(losses):
+    found = []
+    for _ in range(2):
+        data, model = trained()
+        whole = accuracy(model, data.x_test, data.y_test)
+        split_model = split_with_codecs(model, plan_of(model))
+        records = fit_crossings(
+            split_model, data, FitConfig(epochs=3, batch_size=16, losses=losses)
+        )
+        assert accuracy(split_model, data.x_test, data.y_test) >= whole - 0.05
+        assert all(record.losses[-1] < record.losses[0] for record in records[1:])
+        found.append(weights_of(split_model))
+    assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
+
+
+def test_matching_losses_see_every_crossing_of_a_chain_and_reach_every_codec():
+    data, model = trained()
+    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    relus = [i + 1 for i, node in enumerate(graph.nodes) if node.op == "relu"]
+    plan = partition(
+        graph, load_platform("camera-hub-cloud"), codec="bottleneck:ratio=4,bits=4", cut=relus
+    )
+    split_model = split_with_codecs(model, plan)
+    before = weights_of(split_model.codecs)
+    config = FitConfig(epochs=1, batch_size=16, losses=("feature",))
+    fit = begin(split_model, data, config, progress=Progress())
+    assert fit is not None
+    calibrated = weights_of(split_model.codecs)
+    tune_receiver(fit)
+    moved = weights_of(split_model.codecs)
+    for number in (0, 1):
+        name = next(n for n in before if n.startswith(f"{number}.") and "narrow.weight" in n)
+        assert not torch.equal(moved[name], calibrated[name])
+
+
+def test_attention_is_refused_where_no_crossing_has_positions():
+    data = blobs(64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    platform = load_platform("two-pi-ethernet")
+    plan = partition(graph, platform, codec="bottleneck:ratio=2,bits=4", cut=3)
+    split_model = split_with_codecs(model, plan)
+    config = FitConfig(epochs=1, losses=("hinton", "attention"))
+    with pytest.raises(InputError, match=r"crossings \[\(16,\)\], expected positions"):
+        fit_crossings(split_model, data, config)
+
+
+@pytest.mark.parametrize("losses", [(), ("hinton", "hinton"), ("task", "l2")])
+def test_losses_without_a_name_are_refused(losses):
+    with pytest.raises(InputError, match="expected one or more of task, hinton, decoupled"):
+        FitConfig(losses=losses)

@@ -122,11 +122,15 @@ def test_crossings_are_calibrated_then_matched_then_distilled():
     assert not split_model.training
 
 
-def test_what_is_entropy_coded_is_counted_last_and_kept_with_the_weights():
+@pytest.mark.parametrize(
+    "text", ["uniform:bits=6", "uniform:bits=4,per=vector", "float:format=mxfp6-e3m2"]
+)
+def test_what_is_entropy_coded_is_counted_last_and_kept_with_the_weights(text):
     data, model = blobs(), net()
-    plan = plan_of(model, codec="uniform:bits=6+entropy")
+    plan = plan_of(model, codec=f"{text}+entropy")
     split_model = split_with_codecs(model, plan)
-    fit_crossings(split_model, data, FitConfig(epochs=1, batch_size=16))
+    records = fit_crossings(split_model, data, FitConfig(epochs=1, batch_size=16))
+    assert [record.phase for record in records][-2:] == ["receiver", "whole"]
     again = split_with_codecs(net(), plan)
     load_weights(again, split_model.state_dict(), where="here")
     codec, other = split_model.codecs[0], again.codecs[0]

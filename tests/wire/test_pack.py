@@ -16,6 +16,9 @@ SPECS = {
     "half": parse_codec("raw:bits=16", shapes=[(5,)], dtypes=["float32"]),
     "integers": parse_codec("raw", shapes=[(3,), (9,)], dtypes=["int64", "bool"]),
     "uniform": parse_codec("uniform:bits=3", shapes=[(3, 5), ()], dtypes=["float32"] * 2),
+    "vector": parse_codec("uniform:bits=3,per=vector", shapes=[(3, 7)], dtypes=["float32"]),
+    "bf16": parse_codec("float:format=bf16", shapes=[(3, 7)], dtypes=["float32"]),
+    "blocks": parse_codec("float:format=mxfp6-e2m3", shapes=[(3, 17)], dtypes=["float32"]),
     "bottleneck": parse_codec("bottleneck:ratio=2,bits=7", shapes=[(5, 3, 3)], dtypes=["float32"]),
     "coded": parse_codec(
         "uniform:bits=3+entropy", shapes=[(3, 5, 4), (4,)], dtypes=["float32", "bool"]

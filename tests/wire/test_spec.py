@@ -30,6 +30,13 @@ def bind(text, *tensors):
         ("uniform:bits=3", [((3, 5, 7), "float32")], 40),
         ("uniform:bits=5", [((3,), "float32"), ((3,), "float32")], 2 + 2),
         ("uniform:bits=5", [((3,), "float32"), MASK], 2 + 2),
+        ("uniform:bits=3,per=vector", [((3, 5, 7), "float32")], 40 + 4),  # 7 scales of 4 bits
+        ("uniform:bits=4,per=vector", [((5,), "float32"), MASK], 3 + 1 + 2),
+        ("float:format=bf16", [((5,), "float32")], 10),
+        ("float", [((5,), "float16")], 5),
+        ("float:format=mxfp4-e2m1", [((3, 5, 7), "float32")], 53 + 4),
+        ("float:format=mxfp6-e3m2", [((3, 5, 7), "float16"), NUMBERS], 79 + 4 + 72),
+        ("float:format=mxint8", [((64,), "float32")], 64 + 2),
         ("bottleneck:ratio=8,bits=4", [MAP], 8 * 63 // 2),
         ("bottleneck:ratio=5,bits=7", [((11, 3, 3), "float32")], 16),
         ("bottleneck:ratio=8,bits=2", [TOKENS], 7),
@@ -60,8 +67,11 @@ def test_defaults_are_a_ratio_of_8_and_8_bits():
         ("uniform:bits=1,per=tensor,range=aciq-laplace,symmetric=1", [MAP]),
         ("uniform:bits=4,range=mse+entropy", [MAP]),
         ("float:format=fp8-e4m3", [MAP, MASK]),
-        ("float:format=fp8-e5m2", [MAP]),
+        ("float:format=fp8-e5m2+entropy", [MAP]),
+        ("float:format=mxfp4-e2m1", [MAP]),
+        ("uniform:bits=4,per=vector,range=octav,symmetric=1+entropy", [MAP]),
         ("bottleneck:ratio=1,bits=4", [MAP]),
+        ("bottleneck:ratio=4,stride=2,hidden=8,sender=separable,bits=4", [MAP]),
         ("pixels", [IMAGE]),
         ("png", [IMAGE]),
         ("label", [SCORES]),
@@ -99,21 +109,34 @@ def test_one_range_for_a_tensor_takes_8_bytes_of_both_devices():
             [MAP],
             "found range='l2', expected minmax or average or .* or octav$",
         ),
-        ("uniform:per=row", [MAP], "found per='row', expected channel or tensor$"),
+        ("uniform:per=row", [MAP], "found per='row', expected channel or tensor or vector$"),
         ("uniform:symmetric=2", [MAP], "found symmetric=2, expected 0 or 1$"),
         (
             "uniform:mode=1",
             [MAP],
-            r"takes bits=NUMBER, per=channel\|tensor, range=minmax\|.*=0\|1$",
+            r"takes bits=NUMBER, per=channel\|tensor\|vector, range=minmax\|.*=0\|1$",
         ),
         ("raw:range=mse", [MAP], r"found option 'range=mse'; raw takes bits=32\|16$"),
-        ("float:format=fp4", [MAP], "found format='fp4', expected fp8-e4m3 or fp8-e5m2$"),
+        ("float:format=fp4", [MAP], "format='fp4', expected fp8-e4m3 or .* or mxint8$"),
         ("float", [NUMBERS], "expected floats; use raw"),
+        ("float:bits=8", [MAP], r"found option 'bits=8'; float takes format=fp8-e4m3\|"),
+        ("float:format=bf16+entropy", [MAP], r"16 bits and \+entropy, expected at most 8 bits$"),
         ("bottleneck:bits=1", [MAP], "found bits=1, expected 2 to 8"),
         ("raw:bits=8", [MAP], "found bits=8, expected 32 or 16"),
         ("bottleneck:ratio=0", [MAP], "found ratio=0, expected 1 to"),
         ("bottleneck:ratio=65", [MAP], "leaves no channel of 64; use ratio=64 or less"),
         ("bottleneck", [((8, 2, 2, 2), "float32")], "use uniform"),
+        ("bottleneck:sender=wide", [MAP], "found sender='wide', expected dense or separable$"),
+        (
+            "bottleneck:sender=separable",
+            [MAP],
+            "stride=1, whose 1x1 is as cheap; use sender=dense",
+        ),
+        (
+            "bottleneck:stride=2,sender=separable",
+            [TOKENS],
+            r"found stride=2 and \(9, 24\), expected \(C, H, W\); use stride=1",
+        ),
         ("uniform", [NUMBERS], "found int64 .*, expected floats; use raw"),
         ("pixels", [MAP], "expected one float32 image"),
         ("png", [IMAGE, IMAGE], "expected one float32 image"),
@@ -200,3 +223,24 @@ def test_what_is_entropy_coded_has_a_bound_a_mean_and_a_text():
 def test_the_entropy_stage_goes_with_quantized_codecs_only(text, found):
     with pytest.raises(InputError, match=found):
         parse_codec(text, shapes=[(10,)], dtypes=["float32"])
+
+
+def test_the_entropy_stage_leaves_the_scales_of_vectors_and_blocks():
+    for text in ("uniform:bits=4,per=vector+entropy", "float:format=mxfp4-e2m1+entropy"):
+        assert bind(text, MAP, MASK, TOKENS).coded == (True, False, False, True, False)
+
+
+def test_the_scales_of_vectors_and_blocks_are_charged():
+    plain, vector = bind("uniform:bits=4", MAP), bind("uniform:bits=4,per=vector", MAP)
+    num_values = 64 * 7 * 9
+    assert vector.encoder_macs == 2 * (plain.encoder_macs + num_values / 16)
+    # in each direction: a float, a byte and half of one for every 16 values
+    assert vector.encoder_buffer_bytes == plain.encoder_buffer_bytes + 5.5 * num_values / 16
+    fp8, block = bind("float", MAP), bind("float:format=mxfp8-e4m3", MAP)
+    assert block.decoder_macs == fp8.decoder_macs * 33 / 32
+
+
+def test_the_bits_of_a_float_are_those_of_its_format():
+    assert [bind(f"float:format={f}", MAP).bits for f in ("mxfp4-e2m1", "bf16")] == [4, 16]
+    with pytest.raises(InputError, match="found bits=8, expected 16"):
+        replace(bind("float:format=bf16", MAP), bits=8)

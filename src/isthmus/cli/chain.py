@@ -170,6 +170,21 @@ def fit(
             "firmware is fixed. Both results are always shown.",
         ),
     ] = False,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="What is minimised, summed: task, hinton, decoupled, feature, attention, "
+            "relational; with commas between. task,hinton if left out."
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled",
+            help="Read no labels of the training half: learn from the whole model alone, --loss "
+            "hinton. Where the test half has none either, its agreement is measured.",
+        ),
+    ] = False,
     eval_form: Annotated[
         bool,
         typer.Option(
@@ -207,13 +222,20 @@ def fit(
             record = fit_plan(
                 model,
                 read_json(plan, Plan, schema=plans.SCHEMA),
-                load_data(data, data_dir=data_dir, download=download, progress=progress),
+                load_data(
+                    data,
+                    data_dir=data_dir,
+                    download=download,
+                    unlabelled=unlabelled,
+                    progress=progress,
+                ),
                 out,
                 weights=weights,
                 config=FitConfig(
                     epochs=epochs,
                     base_epochs=0 if weights else epochs,
                     seed=seed,
+                    losses=tuple((loss or ("hinton" if unlabelled else "task,hinton")).split(",")),
                     eval_form=eval_form,
                     drop=drop,
                     wanted_bytes=bytes_,

@@ -16,7 +16,7 @@ import numpy as np
 
 from isthmus.data.cifar import cifar10, cifar100
 from isthmus.data.idx import fashion_mnist
-from isthmus.data.images import Images, Part, as_float, check_labels
+from isthmus.data.images import NO_LABEL, Images, Part, as_float, check_labels
 from isthmus.data.published import Search
 from isthmus.errors import InputError
 from isthmus.files import load_function
@@ -46,7 +46,7 @@ class Dataset:
     Attributes:
         name: As the user wrote it.
         x_train: One array per model input, each (N, ...), fed to the model as it is.
-        y_train: Class labels, int64 of shape (N,).
+        y_train: Class labels, int64 of shape (N,); -1 where there is none.
         x_test: As ``x_train``; chooses nothing.
         y_test: As ``y_train``.
     """
@@ -62,12 +62,18 @@ class Dataset:
         """One more than the largest label."""
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether a training sample has no label."""
+        return bool((self.y_train == NO_LABEL).any())
+
 
 def load_data(
     reference: str,
     *,
     data_dir: Path | None = None,
     download: bool = False,
+    unlabelled: bool = False,
     progress: Report = silent,
 ) -> Dataset:
     """Load a data set.
@@ -79,6 +85,8 @@ def load_data(
             files only.
         data_dir: Where published data sets lie; ``$ISTHMUS_DATA`` where it is left out.
         download: Whether to fetch a published data set that is not there.
+        unlabelled: Read no labels of the training half, nor of a test half that has none: all of
+            them are then -1. Folders of images need none for the classes.
         progress: Told of a download, in mebibytes.
 
     Returns:
@@ -92,15 +100,15 @@ def load_data(
         >>> data.x_train[0].shape, data.x_test[0].shape
         ((1437, 1, 8, 8), (360, 1, 8, 8))
     """
-    read = _reader(reference)
+    read = _reader(reference, unlabelled=unlabelled)
     if read is None:
-        return from_arrays(_own_arrays(reference), name=reference)
+        return from_arrays(_own_arrays(reference), name=reference, unlabelled=unlabelled)
     search = Search(data_dir, download=download, progress=progress)
     train, test = read("train", search), read("test", search)
     return Dataset(
         name=reference,
         x_train=(as_float(train.x),),
-        y_train=train.y,
+        y_train=np.full_like(train.y, NO_LABEL) if unlabelled else train.y,
         x_test=(as_float(test.x),),
         y_test=test.y,
     )
@@ -154,7 +162,7 @@ def load_images(
     return Images(x=x, y=y, num_classes=int(max(half.max() for half in labels.values())) + 1)
 
 
-def _reader(reference: str) -> Reader | None:
+def _reader(reference: str, *, unlabelled: bool = False) -> Reader | None:
     """Return what reads a data set part by part; None for one that is arrays."""
     kind, _, rest = reference.partition(":")
     if kind != "imagefolder" or not rest:
@@ -163,8 +171,8 @@ def _reader(reference: str) -> Reader | None:
 
     folder, _, size = rest.rpartition(":")
     if folder and size.isdecimal():
-        return partial(image_folder, Path(folder), int(size))
-    return partial(image_folder, Path(rest), SIZE)
+        return partial(image_folder, Path(folder), int(size), unlabelled=unlabelled)
+    return partial(image_folder, Path(rest), SIZE, unlabelled=unlabelled)
 
 
 def _own_arrays(reference: str) -> Mapping[str, Any]:
@@ -180,7 +188,7 @@ def _own_arrays(reference: str) -> Mapping[str, Any]:
     )
 
 
-def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
+def from_arrays(arrays: Mapping[str, Any], *, name: str, unlabelled: bool = False) -> Dataset:
     """Check and convert the arrays of an npz file.
 
     Args:
@@ -189,6 +197,7 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
             ``x_train_1`` ... in that order. float32 stays as it is, uint8 is divided by 255,
             integers become int64.
         name: Names the source in errors.
+        unlabelled: As for `load_data`; ``y_train`` and ``y_test`` may then be missing.
 
     Returns:
         The data set.
@@ -196,9 +205,14 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
     Raises:
         InputError: A key is missing, or a shape, dtype or value does not fit.
     """
-    _check_keys(arrays, name=name)
-    y_train, y_test = (check_labels(arrays[y], where=f"{name}: {y}") for y in _LABELS)
+    _check_keys(arrays, name=name, unlabelled=unlabelled)
     x_train, x_test = (_inputs(arrays, x, name=name) for x in _SAMPLES)
+    y_train, y_test = (
+        check_labels(arrays[y], where=f"{name}: {y}")
+        if y in arrays and not (unlabelled and y == "y_train")
+        else np.full(len(np.asarray(next(iter(xs.values())))), NO_LABEL)
+        for y, xs in zip(_LABELS, (x_train, x_test), strict=True)
+    )
     if len(x_train) != len(x_test):
         raise InputError(
             f"{name}: x_train has {len(x_train)} inputs, x_test {len(x_test)}; expected one of "
@@ -223,9 +237,10 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str) -> Dataset:
     )
 
 
-def _check_keys(arrays: Mapping[str, Any], *, name: str) -> None:
+def _check_keys(arrays: Mapping[str, Any], *, name: str, unlabelled: bool = False) -> None:
     there = {*arrays, *(key for key in _SAMPLES if _numbered(arrays, key))}
-    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in there]
+    needed = _SAMPLES if unlabelled else ("x_train", "y_train", "x_test", "y_test")
+    missing = [key for key in needed if key not in there]
     if missing:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise InputError(

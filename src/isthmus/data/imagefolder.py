@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from isthmus.data.images import Images, Part
+from isthmus.data.images import NO_LABEL, Images, Part
 from isthmus.data.published import Search
 from isthmus.errors import InputError
 
@@ -24,7 +24,9 @@ KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp"
 MOST_BYTES = 4 << 30  # of one part, as a byte for each value
 
 
-def image_folder(folder: Path, size: int, part: Part, search: Search) -> Images:
+def image_folder(
+    folder: Path, size: int, part: Part, search: Search, *, unlabelled: bool = False
+) -> Images:
     """Read one part of a folder of images, (N, 3, size, size); the other part stays unread.
 
     Args:
@@ -33,6 +35,8 @@ def image_folder(folder: Path, size: int, part: Part, search: Search) -> Images:
         part: ``"train"`` or ``"test"``; the latter is read from ``test``, or from ``val`` where
             there is no ``test``.
         search: Is told of every image; nothing is fetched.
+        unlabelled: Take the images of ``train`` however they lie, and those of a ``test`` without
+            folders; they have no labels.
 
     Raises:
         InputError: A folder, a class or its images are missing, an image cannot be read or is
@@ -43,10 +47,14 @@ def image_folder(folder: Path, size: int, part: Part, search: Search) -> Images:
             f"data imagefolder:{folder}: size {size}, expected {SIZES[0]} to {SIZES[1]}"
         )
     places = {"train": folder / "train", "test": _test_folder(folder)}
-    classes = _classes(places["train"])
-    _check_same(places["train"], classes, places["test"], _classes(places["test"]))
     place = places[part]
+    if unlabelled:
+        classes = () if part == "train" or not _folders(place) else _classes(place)
+    else:
+        classes = _classes(places["train"])
+        _check_same(places["train"], classes, places["test"], _classes(places["test"]))
     files = [(path, label) for label, name in enumerate(classes) for path in _images(place / name)]
+    files = files if classes else [(path, NO_LABEL) for path in _images(place)]
     needed = len(files) * 3 * size * size
     if needed > MOST_BYTES:
         raise InputError(
@@ -73,12 +81,15 @@ def _classes(place: Path) -> tuple[str, ...]:
             f"{place}: no such folder; expected train, and test or val, each with a folder of "
             "images for every class"
         )
-    names = sorted(
-        path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    names = _folders(place)
     if not names:
         raise InputError(f"{place}: holds no folder; expected one for each class")
-    return tuple(names)
+    return names
+
+
+def _folders(place: Path) -> tuple[str, ...]:
+    paths = place.iterdir() if place.is_dir() else ()
+    return tuple(sorted(p.name for p in paths if p.is_dir() and not p.name.startswith(".")))
 
 
 def _check_same(train: Path, ours: Sequence[str], test: Path, theirs: Sequence[str]) -> None:

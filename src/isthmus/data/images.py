@@ -12,6 +12,8 @@ from isthmus.errors import InputError
 
 Part = Literal["train", "test"]
 
+NO_LABEL = -1  # stands for the label of a sample that has none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
@@ -19,7 +21,7 @@ class Images:
 
     Attributes:
         x: The images, uint8 of shape (N, C, H, W).
-        y: Class labels, int64 of shape (N,).
+        y: Class labels, int64 of shape (N,); -1 where there is none.
         num_classes: K; every label is below it.
         classes: The classes in words; empty where the files do not say.
         superclasses: The superclass of each class, int64 of shape (K,), -1 for a class that this

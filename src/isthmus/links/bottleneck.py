@@ -7,7 +7,8 @@
                                                                            +-> refine --+
 
 ``narrow`` is a convolution of 1x1, or of (2s - 1) x (2s - 1) at stride s, as the weak side has
-little to spend. ``widen`` is a 1x1 convolution to C s^2 channels, of which each s^2 become a patch
+little to spend. It costs less as a separable one: (2s - 1) x (2s - 1) on each channel by itself,
+then 1x1. ``widen`` is a 1x1 convolution to C s^2 channels, of which each s^2 become a patch
 of s x s positions. ``refine``, where it is asked for, stands on the strong side: two 3x3
 convolutions of ``hidden`` channels and one of 1x1, with leaky ReLU between.
 
@@ -19,6 +20,10 @@ References:
     Lin, Zhu, Eshraghian, "Reducing Data Bottlenecks in Distributed, Heterogeneous Neural
     Networks", 2024, https://arxiv.org/abs/2410.09650 (the ratio; they narrow inside a block and
     do not quantize, this layer stands on the crossing).
+    Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+    Applications", 2017, https://arxiv.org/abs/1704.04861 (separable convolutions).
+    Izenman, "Reduced-rank regression for the multivariate linear model", Journal of Multivariate
+    Analysis, 1975 (the 1x1 of a separable sender before training).
     Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
     Convolutional Neural Network", CVPR 2016, https://arxiv.org/abs/1609.05158 (patches from
     channels).
@@ -59,7 +64,8 @@ def bottleneck_halves(
         dtype: Of the tensor.
     """
     grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
-    sender = BottleneckSender(shape, grid, stride=spec.stride)
+    separable = spec.sender == "separable"
+    sender = BottleneckSender(shape, grid, stride=spec.stride, separable=separable)
     receiver = BottleneckReceiver(shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype)
     return Halves(
         sender=sender, receiver=receiver, calibrate=partial(_calibrate, sender, receiver)
@@ -129,22 +135,28 @@ class BottleneckSender(nn.Module):
         shape: Of one sample before the crossing.
         grid: Shared with the receiver.
         stride: s; 1 for what has no rows and columns.
+        separable: Whether each channel is thinned out by itself before channels are mixed.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: Grid, *, stride: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], grid: Grid, *, stride: int, separable: bool = False
+    ) -> None:
         super().__init__()
         self.stride = stride
         inputs, outputs = num_channels(shape), num_channels(grid.shape)
-        self.narrow: nn.Conv2d | nn.Linear = (
-            nn.Conv2d(inputs, outputs, 2 * stride - 1, stride=stride, padding=stride - 1)
-            if len(shape) == 3
-            else nn.Linear(inputs, outputs)
-        )
+        strided = partial(nn.Conv2d, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
+        self.thin = strided(inputs, inputs, groups=inputs, bias=False) if separable else None
+        self.narrow: nn.Conv2d | nn.Linear
+        if len(shape) != 3:
+            self.narrow = nn.Linear(inputs, outputs)
+        else:
+            self.narrow = nn.Conv2d(inputs, outputs, 1) if separable else strided(inputs, outputs)
         self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the symbols (B, N, H/s, W/s) of a tensor (B, C, H, W)."""
-        y = self.narrow(x.float()).float()  # the second for autocast
+        x = x.float() if self.thin is None else self.thin(x.float())
+        y = self.narrow(x).float()  # for autocast
         scaled = y / self.grid.log_step.exp() + self.grid.middle
         return round_to_symbols(scaled, 2**self.grid.bits - 1, training=self.training)
 
@@ -211,7 +223,13 @@ def _calibrate(sender: BottleneckSender, receiver: BottleneckReceiver, x: Tensor
     x_MD = _some_rows(_patches(x, sender.stride))
     axes_ND = _principal_axes(x_MD, num_axes)
     mean_D = x_MD.mean(dim=0)
-    _set_narrow(sender, axes_ND, -axes_ND @ mean_D)
+    if sender.thin is None:
+        _set(sender.narrow, _windows(axes_ND, sender.stride), -axes_ND @ mean_D)
+    else:
+        thin_CS, mix_NC = _separated(x_MD - mean_D, axes_ND, num_channels(x.shape[1:]))
+        axes_ND = (mix_NC[..., None] * thin_CS).flatten(1)
+        sender.thin.weight.copy_(_windows(thin_CS, sender.stride))
+        _set(sender.narrow, mix_NC, -axes_ND @ mean_D)
     sender.grid.calibrate((x_MD - mean_D) @ axes_ND.T)
 
     y_MN = _some_rows(receiver.scale_back(sender(x)))
@@ -242,13 +260,33 @@ def _some_rows(x: Tensor) -> Tensor:
     return x_MC[:: -(-len(x_MC) // _MAX_ROWS)].double()
 
 
-def _set_narrow(sender: BottleneckSender, axes_ND: Tensor, bias_N: Tensor) -> None:
-    """Let the sender project each patch; of its window that is the lower right part."""
-    if sender.stride > 1:
-        s, num_axes = sender.stride, len(axes_ND)
-        axes_NCss = axes_ND.reshape(num_axes, -1, s, s)
-        axes_ND = F.pad(axes_NCss, (s - 1, 0, s - 1, 0))
-    _set(sender.narrow, axes_ND, bias_N)
+def _separated(x_MD: Tensor, axes_ND: Tensor, num_channels: int) -> tuple[Tensor, Tensor]:
+    """Approximate axes by one weighting of a patch for each channel, and a mix of channels.
+
+    Args:
+        x_MD: Patches, their mean taken off.
+        axes_ND: Their principal axes.
+        num_channels: C; S = D / C positions of a patch.
+
+    Returns:
+        The weighting (C, S) that is common to a channel's axes, each as strong as it varies, and
+        the mix (N, C) from whose result the patches can be restored best.
+    """
+    strength_N1 = (x_MD @ axes_ND.T).std(dim=0)[:, None]
+    axes_NCS = (strength_N1 * axes_ND).unflatten(1, (num_channels, -1))
+    thin_CS = torch.linalg.svd(axes_NCS.transpose(0, 1), full_matrices=False).Vh[:, 0]
+    z_MC = (x_MD.unflatten(1, (num_channels, -1)) * thin_CS).sum(dim=-1)
+    restore_CD = torch.linalg.pinv(z_MC.T @ z_MC, hermitian=True) @ (z_MC.T @ x_MD)
+    best_ND = _principal_axes(z_MC @ restore_CD, len(axes_ND))
+    return thin_CS, best_ND @ restore_CD.T
+
+
+def _windows(weights: Tensor, stride: int) -> Tensor:
+    """Return weights (N, C s^2) of patches as windows, of which they are the lower right part."""
+    if stride == 1:
+        return weights
+    patches = weights.reshape(len(weights), -1, stride, stride)
+    return F.pad(patches, (stride - 1, 0, stride - 1, 0))
 
 
 def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:

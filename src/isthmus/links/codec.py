@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from struct import Struct
 
 import numpy as np
@@ -51,7 +52,8 @@ class Codec(nn.Module):
         self._spec = spec
         self.book = Codebook(spec) if spec.entropy else None
         self.sender = Each([half.sender for half in halves])
-        self.receiver = Each([half.receiver for half in halves])
+        takes = [len(tensors) for tensors in spec.wire_groups]
+        self.receiver = Each([half.receiver for half in halves], takes=takes)
         self._calibrate = tuple(half.calibrate for half in halves)
 
     @property
@@ -184,15 +186,23 @@ class Codebook(nn.Module):
 
 
 class Each(nn.Module):
-    """Applies one module to each tensor of a tuple."""
+    """Applies modules to a tuple of tensors, each to its own.
 
-    def __init__(self, halves: Sequence[nn.Module]) -> None:
+    Args:
+        halves: Each returns a tensor or a tuple of them.
+        takes: How many tensors each takes; one if left out.
+    """
+
+    def __init__(self, halves: Sequence[nn.Module], *, takes: Sequence[int] = ()) -> None:
         super().__init__()
         self.halves = nn.ModuleList(halves)
+        self.takes = tuple(takes) or (1,) * len(halves)
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Return a tuple of as many tensors."""
-        return tuple(half(x) for half, x in zip(self.halves, tensors, strict=True))
+        """Return what all of them return, in one tuple."""
+        rest = iter(tensors)
+        made = [half(*islice(rest, n)) for half, n in zip(self.halves, self.takes, strict=True)]
+        return tuple(x for one in made for x in (one if isinstance(one, tuple) else (one,)))
 
 
 def make_codec(spec: CodecSpec) -> Codec:
@@ -204,12 +214,12 @@ def _per_tensor(
     halves_of: Callable[[CodecSpec, WireTensor, tuple[int, ...], str], Halves], spec: CodecSpec
 ) -> Codec:
     """Make a codec that carries each float tensor by its own halves, and others as they are."""
-    triples = zip(spec.wire_tensors, spec.shapes, spec.dtypes, strict=True)
+    triples = zip(spec.wire_groups, spec.shapes, spec.dtypes, strict=True)
     return Codec(
         spec,
         [
-            (halves_of if dtype in FLOATS else raw_halves)(spec, tensor, shape, dtype)
-            for tensor, shape, dtype in triples
+            (halves_of if dtype in FLOATS else raw_halves)(spec, symbols, shape, dtype)
+            for (symbols, *_), shape, dtype in triples
         ],
     )
 

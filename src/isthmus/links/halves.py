@@ -1,13 +1,16 @@
 """What codecs are made of: the halves for one tensor, and rounding that gradients pass.
 
-Shapes: B batch, C channels, M rows: one for every value that a channel takes.
+Shapes: B batch, C channels, M rows: one for every value that a channel takes, K groups, V values
+of a group.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus.wire.spec import channel_dim, num_channels
 
@@ -21,8 +24,8 @@ class Halves:
     """Both ends of the way of one tensor.
 
     Attributes:
-        sender: Maps a tensor (B, ...) to its symbols (B, ...).
-        receiver: Maps the symbols back.
+        sender: Maps a tensor (B, ...) to its symbols (B, ...), or to these and their scales.
+        receiver: Maps back what the sender returns.
         calibrate: Sets static ranges and steps, in both halves, from real activations (B, ...).
     """
 
@@ -65,3 +68,14 @@ def per_channel(values_C: Tensor, shape: tuple[int, ...]) -> Tensor:
     if shape:
         sizes[channel_dim(shape)] = len(values_C)
     return values_C.reshape(sizes)
+
+
+def in_groups(x: Tensor, size: int) -> Tensor:
+    """Return a tensor (B, ...) as groups (B, K, V) in the order of memory, zeros at the end."""
+    flat = x.flatten(1) if x.dim() > 1 else x[:, None]
+    return F.pad(flat, (0, -flat.shape[1] % size)).unflatten(1, (-1, size))
+
+
+def out_of_groups(x_BKV: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo `in_groups` for samples of ``shape``."""
+    return x_BKV.flatten(1)[:, : prod(shape)].reshape(-1, *shape)

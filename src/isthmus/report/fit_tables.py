@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from isthmus.report.tables import add_row, new_table
-from isthmus.report.words import num_bytes, percent
+from isthmus.report.words import judged, num_bytes, percent
 from isthmus.train import FitRecord
 
 _SENDERS = {
@@ -65,7 +65,7 @@ def _widths(record: FitRecord) -> Table:
 def _results(record: FitRecord) -> Table:
     table = new_table(
         f"Both ways to tune, on the test set of {record.data}",
-        ("what was tuned", "l"), ("accuracy", "r"), ("drop, points", "r"),
+        ("what was tuned", "l"), (judged(record), "r"), ("drop, points", "r"),
         ("mean payload", "r"), ("", "l"),
     )  # fmt: skip
     for result in record.results:

@@ -46,7 +46,7 @@ from isthmus.report.tables import (
     run_tables,
     verification_table,
 )
-from isthmus.report.words import headline, num_bytes, percent, quantity, totals
+from isthmus.report.words import headline, judged, num_bytes, percent, quantity, totals
 from isthmus.run import RunRecord
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
@@ -267,7 +267,7 @@ def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> l
         tiles.append(Tile(value=percent(run.accuracy), label=label, note=note))
     elif fit:
         note = f"{percent(fit.accuracy_whole)} without a cut"
-        label = "accuracy through the codecs"
+        label = f"{judged(fit)} through the codecs"
         tiles.append(Tile(value=percent(fit.accuracy_split), label=label, note=note))
     if run:
         median = quantity(run.latency_s.p50, "s")

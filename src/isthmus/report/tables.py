@@ -17,6 +17,7 @@ from rich.text import Text
 from isthmus.report.words import (
     accuracy_across,
     headline,
+    judged,
     num_bytes,
     num_nodes,
     percent,
@@ -160,8 +161,9 @@ def fit_table(
         losses = [f"{loss:.4g}" for loss in (*phase.losses[:1], *phase.losses[-1:])] or ["", ""]
         add_row(table, phase.phase, str(phase.epochs), *losses, seconds(phase.seconds))
     table.caption = Text(
-        f"Accuracy on the test set of {record.data}: {percent(record.accuracy_split)} through the "
-        f"codecs, {percent(record.accuracy_whole)} without a cut."
+        f"{judged(record).capitalize()} on the test set of {record.data}: "
+        f"{percent(record.accuracy_split)} through the codecs, "
+        f"{percent(record.accuracy_whole)} without a cut."
         f"{_guessing(record, num_outputs or 1)}{_written(out)}"
     )
     return table

@@ -87,6 +87,11 @@ def accuracy_across(fit: FitRecord, run: RunRecord | None) -> float:
     return run.accuracy
 
 
+def judged(fit: FitRecord) -> str:
+    """Return what the accuracies of a fit are."""
+    return "accuracy" if fit.judge == "labels" else "agreement with the whole model"
+
+
 def num_nodes(plan: Plan) -> int:
     """Return how many nodes the stages hold together."""
     return sum(len(stage.nodes) for stage in plan.stages)

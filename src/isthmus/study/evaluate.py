@@ -19,6 +19,7 @@ import xxhash
 from torch import nn
 
 from isthmus.data import Dataset, load_data
+from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError, IsthmusError
 from isthmus.export import Verification, check_devices, export
 from isthmus.files import check_ours, sha256
@@ -43,6 +44,7 @@ from isthmus.train import (
     Rung,
     accuracy,
     check_fits,
+    check_labels,
     climb_down,
     enough,
     fit_base,
@@ -53,10 +55,11 @@ from isthmus.train import (
     read_fitted,
     rivals,
     split_with_codecs,
+    with_answers,
     write_fitted,
 )
 from isthmus.train.fit import Sender
-from isthmus.train.fitted import FILES
+from isthmus.train.fitted import FILES, Judge
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
 
@@ -154,7 +157,8 @@ def fit_plan(
     Args:
         model_text: As the command line takes it.
         plan: The plan.
-        data: What to learn from; its test half is read once, at the end.
+        data: What to learn from; its test half is read once, at the end. Where that has no
+            labels, accuracies are the agreement with the whole model.
         out: The folder to make.
         weights: The model's trained weights; without them the base model is trained too.
         config: Epochs, rates, seed.
@@ -174,6 +178,7 @@ def fit_plan(
     model = load_model(source, weights=weights)
     _check_inputs(plan, data)
     check_fits(model, data)
+    check_labels(data, config)
     split_with_codecs(model, plan, eval_form=config.eval_form)  # before hours of training
     asked = repr((source, plan, _fingerprint(data), weights and sha256(weights), config))
     state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
@@ -218,6 +223,8 @@ def fit_model(
     Returns:
         The fit.
     """
+    judge: Judge = "whole model" if (data.y_test == NO_LABEL).any() else "labels"
+    data = with_answers(model, data)
     accuracy_whole = accuracy(model, data.x_test, data.y_test)
     graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
     found = rivals(model, plan, data)
@@ -235,7 +242,7 @@ def fit_model(
     split_model = split_with_codecs(model, plan, eval_form=config.eval_form)
     results: list[FitResult] = []
 
-    def judge(sender: Sender) -> None:
+    def keep(sender: Sender) -> None:
         results.append(
             FitResult(
                 sender=sender,
@@ -244,7 +251,7 @@ def fit_model(
             )
         )
 
-    phases += fit_crossings(split_model, data, config, progress=progress, judge=judge)
+    phases += fit_crossings(split_model, data, config, progress=progress, judge=keep)
     record = FitRecord(
         model=source,
         data=data.name,
@@ -259,6 +266,7 @@ def fit_model(
         results=tuple(results),
         ladder=ladder,
         widths=measure_widths(split_model, data.x_test, data.y_test),
+        judge=judge,
     )
     return Fitted(
         record=record,

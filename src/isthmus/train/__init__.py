@@ -12,8 +12,10 @@ from isthmus.train.fit import (
     accuracy,
     calibrate,
     check_fits,
+    check_labels,
     fit_base,
     predict,
+    with_answers,
 )
 from isthmus.train.fitted import (
     FitRecord,
@@ -55,6 +57,7 @@ __all__ = [
     "augmentation_for",
     "calibrate",
     "check_fits",
+    "check_labels",
     "climb_down",
     "enough",
     "evaluate_images",
@@ -73,5 +76,6 @@ __all__ = [
     "split_with_codecs",
     "standard_recipe",
     "train_images",
+    "with_answers",
     "write_fitted",
 ]

@@ -7,9 +7,10 @@ r"""Fit the crossings of a split model; its teacher is the whole model.
     receiver   the codecs and all behind the first device, whose network stays as it came
     whole      everything
 
-The last two minimise :math:`L_{task} + L_{Hinton} + \lambda R`: labels, the teacher's softened
-outputs, and the rate of what is entropy-coded (`isthmus.train.rate`). What the first device makes
-of the training set is computed once for ``features`` and ``receiver`` (`isthmus.train.views`).
+The last two minimise :math:`\sum L + \lambda R`: the losses that were chosen, by default those of
+the labels and of the teacher's softened outputs (`isthmus.train.losses`), and the rate of what is
+entropy-coded (`isthmus.train.rate`). What the first device makes of the training set is computed
+once for ``features`` and ``receiver`` (`isthmus.train.views`).
 
 References:
     Matsubara et al., "Head network distillation", IEEE Access 2020,
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.data import Dataset
+from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.links.nested import crossed, drawn_widths
 from isthmus.split import SplitModel
@@ -44,11 +46,11 @@ from isthmus.train.loop import (
     Progress,
     run_phase,
 )
-from isthmus.train.losses import feature_loss, hinton_loss, task_loss
+from isthmus.train.losses import LOSSES, MATCHING, Answers, feature_loss, hinton_loss
 from isthmus.train.rate import Rate
 from isthmus.train.views import Views, augmented, innermost, make_views
 
-LEARNED = ("bottleneck", "uniform")  # codecs that lose something which training can win back
+LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win back
 
 _NUM_CALIBRATED = 512
 _NUM_COUNTED = 4096  # training samples whose symbols fill the tables
@@ -134,6 +136,12 @@ def begin(
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
+    shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
+    if "attention" in config.losses and all(len(shape) < 2 for shape in shapes):
+        raise InputError(
+            f"loss attention: found crossings {shapes}, expected positions in one of them, "
+            "(C, H, W) or (T, C); leave this loss out"
+        )
     rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
     _calibrate_rate(rate, split_model, start)
     return Fit(
@@ -265,7 +273,8 @@ def _receiver(fit: Fit) -> Phase:
     behind = [p for p in fit.split_model.stages[1:].parameters() if id(p) not in front]
 
     def loss(batch: Batch) -> Tensor:
-        return _distance(fit, _crossing(fit, batch[0]), batch[1], batch[2])
+        tensors = _crossing(fit, batch[0])
+        return _distance(fit, tensors, batch[1], batch[2], wanted=tensors)
 
     return Phase(
         name="receiver",
@@ -284,10 +293,14 @@ def _whole(fit: Fit) -> Phase:
 
     def loss(batch: Batch) -> Tensor:
         inputs, labels_B, targets = batch
-        if fit.config.augmentation is not None:
-            with torch.no_grad():
-                targets = first(_behind(fit.teacher.to(inputs[0].device), inputs))
-        return _distance(fit, fit.split_model.stages[0](*inputs), labels_B, targets)
+        teacher = fit.teacher.to(inputs[0].device)
+        wanted: Inputs = ()
+        with torch.no_grad():
+            if fit.config.augmentation is not None or _matches(fit):
+                wanted = teacher[0](*inputs)
+            if fit.config.augmentation is not None:
+                targets = first(_behind(teacher[1:], wanted))
+        return _distance(fit, fit.split_model.stages[0](*inputs), labels_B, targets, wanted=wanted)
 
     return Phase(
         name="whole",
@@ -301,27 +314,53 @@ def _whole(fit: Fit) -> Phase:
     )
 
 
-def _distance(fit: Fit, tensors: Inputs, labels_B: Tensor, targets_BK: Tensor) -> Tensor:
-    """Return the loss of what the first stage made.
+def _distance(
+    fit: Fit, tensors: Inputs, labels_B: Tensor, targets_BK: Tensor, *, wanted: Inputs
+) -> Tensor:
+    """Return the loss of what the first stage made; the teacher's made what is wanted.
 
     Where a link is nested, every sample crosses twice: at the widest, and at widths drawn for it,
     where it learns from its own answer at the widest.
     """
     bits = fit.rate.none()
+    there = _at_crossings(fit, wanted) if _matches(fit) else ()
+    restored: dict[int, Inputs] = {}
     stages = fit.split_model.stages[1:]
     num = len(labels_B)
     for index, (codec, stage) in enumerate(zip(fit.split_model.codecs, stages, strict=True)):
         if isinstance(codec, Codec) and codec.spec.name != "label":
             tensors, taken = _across(fit, index, codec, tensors, num)
             bits = bits + taken
+            restored[index] = tensors
         tensors = stage(*tensors)
     logits_BK, narrower_BK = first(tensors).tensor_split([num])
-    distance = hinton_loss(logits_BK, targets_BK, temperature=fit.config.temperature)
-    loss = task_loss(logits_BK, labels_B) + distance + fit.rate.price(bits)
+    answers = Answers(
+        logits=logits_BK,
+        labels=labels_B,
+        teacher=targets_BK,
+        features=tuple(x[:num] for each in restored.values() for x in each),
+        teacher_features=tuple(x for index in restored if there for x in there[index]),
+        temperature=fit.config.temperature,
+    )
+    losses = [LOSSES[name](answers) for name in fit.config.losses]
     if len(narrower_BK):
         wide_BK = logits_BK.detach()
-        loss = loss + hinton_loss(narrower_BK, wide_BK, temperature=fit.config.temperature)
-    return loss
+        losses.append(hinton_loss(narrower_BK, wide_BK, temperature=fit.config.temperature))
+    return sum(losses[1:], start=losses[0]) + fit.rate.price(bits)
+
+
+def _matches(fit: Fit) -> bool:
+    """Return whether a loss compares what arrives with what the teacher has there."""
+    return not {*MATCHING}.isdisjoint(fit.config.losses)
+
+
+def _at_crossings(fit: Fit, leaving: Inputs) -> Sequence[Inputs]:
+    """Return what the teacher has at every crossing, from what leaves its first stage."""
+    crossings = [leaving]
+    with torch.no_grad():
+        for stage in fit.teacher.to(leaving[0].device)[1:-1]:
+            crossings.append(stage(*crossings[-1]))
+    return crossings
 
 
 def _across(

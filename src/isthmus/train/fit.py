@@ -5,7 +5,7 @@ folder for checkpoints an interrupted fit goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from isthmus.data import Dataset
+from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.split import SplitModel
 from isthmus.train.augment import Augmentation
 from isthmus.train.loop import Batches, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import task_loss
+from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
 
@@ -35,6 +36,8 @@ class FitConfig:
         batch_size: Samples per step.
         learning_rate: Peak of the one-cycle schedule for new weights.
         finetune_rate: The same for the model's own weights.
+        losses: What the phases ``receiver`` and ``whole`` minimise the sum of, names in
+            `isthmus.train.losses.LOSSES`.
         temperature: Of the softened outputs.
         wanted_bytes: Mean payload of all entropy-coded crossings together that training aims at;
             None keeps to what calibration gives.
@@ -52,6 +55,7 @@ class FitConfig:
     batch_size: int = 64
     learning_rate: float = 3e-3
     finetune_rate: float = 1e-3
+    losses: tuple[str, ...] = ("task", "hinton")
     temperature: float = 4.0
     wanted_bytes: float | None = None
     drop: float | None = None
@@ -67,6 +71,11 @@ class FitConfig:
             raise InputError(f"drop: found {self.drop:g}, expected 0 to 100 points")
         if self.wanted_bytes is not None and not self.wanted_bytes > 0:
             raise InputError(f"bytes: found {self.wanted_bytes:g}, expected more than 0")
+        if not self.losses or len({*self.losses} & {*LOSSES}) < len(self.losses):
+            raise InputError(
+                f"losses: found {','.join(self.losses) or 'none'}, expected one or more of "
+                f"{', '.join(LOSSES)}, each once"
+            )
 
 
 def fit_base(
@@ -143,6 +152,42 @@ def accuracy(
         scores_NK, target_N, num_classes=scores_NK.shape[1], average="micro"
     )
     return round(float(share) * len(labels)) / len(labels)  # torchmetrics counts in float32
+
+
+def with_answers(model: nn.Module, data: Dataset) -> Dataset:
+    """Put the model's own answers where samples have no labels.
+
+    An accuracy on these is the agreement with the model.
+    """
+
+    def filled(inputs: Sequence[np.ndarray], labels_N: np.ndarray) -> np.ndarray:
+        missing_N = labels_N == NO_LABEL
+        if not missing_N.any():
+            return labels_N
+        answers_N: np.ndarray = predict(model, inputs).argmax(dim=1).numpy()
+        return np.where(missing_N, answers_N, labels_N)
+
+    return replace(
+        data,
+        y_train=filled(data.x_train, data.y_train),
+        y_test=filled(data.x_test, data.y_test),
+    )
+
+
+def check_labels(data: Dataset, config: FitConfig) -> None:
+    """Raise where labels are missing that training would read.
+
+    Raises:
+        InputError: Says what reads them.
+    """
+    reading = [name for name in config.losses if name in LABELLED]
+    if config.base_epochs:
+        reading.append("training the base model")
+    if data.unlabelled and reading:
+        raise InputError(
+            f"{data.name}: has no labels, but they are read by {', '.join(reading)}; bring the "
+            "trained weights of the whole model, and leave these losses out"
+        )
 
 
 def check_fits(model: nn.Module, data: Dataset) -> None:

@@ -11,6 +11,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from isthmus.train.loop import PhaseRecord
 from isthmus.train.rivals import Rival
 from isthmus.train.widths import WidthResult
 from isthmus.wire import parse_codec
+
+Judge = Literal["labels", "whole model"]
 
 SCHEMA = "isthmus.fit/1"
 RECORD_FILE = "fit.json"
@@ -70,6 +73,8 @@ class FitRecord:
         results: Both ways to tune; empty where no codec learns.
         ladder: The sizes that were tried, where a drop was given.
         widths: What each width of nested crossings is worth, of the result that was kept.
+        judge: What accuracies were counted by: the labels, or where the test set has none, the
+            answers of the whole model.
         rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
@@ -88,6 +93,7 @@ class FitRecord:
     results: tuple[FitResult, ...] = ()
     ladder: tuple[Rung, ...] = ()
     widths: tuple[WidthResult, ...] = ()
+    judge: Judge = "labels"
 
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:

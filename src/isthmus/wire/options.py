@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.errors import InputError
+from isthmus.wire.formats import FORMATS
 
 _Allowed = Sequence[int] | Sequence[str]
 
@@ -13,6 +14,7 @@ _UNSET: Mapping[str, int | str] = {
     "ratio": 1,
     "stride": 1,
     "hidden": 0,
+    "sender": "dense",
     "bits": 32,
     "per": "channel",
     "range": "minmax",
@@ -65,7 +67,7 @@ _RULES: Mapping[str, _Rule] = {
     "uniform": _Rule(
         options={
             "bits": range(1, 9),
-            "per": ("channel", "tensor"),
+            "per": ("channel", "tensor", "vector"),
             "range": _RANGES,
             "symmetric": (0, 1),
         },
@@ -77,6 +79,7 @@ _RULES: Mapping[str, _Rule] = {
             "ratio": range(1, 1 << 20),
             "stride": range(1, 17),
             "hidden": range(1 << 12),
+            "sender": ("dense", "separable"),
             "bits": range(2, 9),
             "nested": (0, 1),
         },
@@ -84,8 +87,9 @@ _RULES: Mapping[str, _Rule] = {
         entropy=True,
     ),
     "float": _Rule(
-        options={"format": ("fp8-e4m3", "fp8-e5m2")},
-        defaults={"bits": 8, "format": "fp8-e4m3"},
+        options={"format": tuple(FORMATS)},
+        defaults={"format": "fp8-e4m3"},
+        entropy=True,
     ),
     "pixels": _Rule(defaults={"bits": 8}),
     "png": _Rule(defaults={"bits": 8}),
@@ -125,6 +129,8 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     if plus:
         values["entropy"] = True
     check_options(name, values)
+    if "format" in values:
+        values["bits"] = FORMATS[values["format"]].bits
     return name, {k: bool(v) if k in _FLAGS else v for k, v in values.items()}
 
 
@@ -137,6 +143,8 @@ def check_options(name: str, values: Mapping[str, Any]) -> None:
     rule = _rule(name)
     for option, value in values.items():
         allowed = rule.allowed(option)
+        if option == "bits" and values.get("format") in FORMATS:
+            allowed = (FORMATS[values["format"]].bits,)
         if value not in allowed:
             raise InputError(
                 f"codec {name}: found {option}={value!r}, expected {' or '.join(_bounds(allowed))}"

@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from isthmus.errors import InputError
+from isthmus.wire.formats import BLOCK, BLOCK_SCALE_BITS, FORMATS, VECTOR, VECTOR_SCALE_BITS
 from isthmus.wire.options import (
     ALL_OPTIONS,
     check_options,
@@ -33,7 +34,7 @@ _ENCODE_MACS_PER_SYMBOL = 160
 _DECODE_MACS_PER_SYMBOL = 190
 
 # A float is written and read by a binary search for its exponent: operations of either half.
-_FLOAT_MACS_PER_SYMBOL = 35
+_FLOAT_MACS_PER_SYMBOL = 45
 
 _MAX_ROWS = 32  # of a table; 4 bytes for each symbol
 
@@ -84,12 +85,15 @@ class CodecSpec:
         ratio: Channels before / channels on the wire, rounded down.
         stride: Rows before / rows on the wire, and columns alike, rounded up.
         hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
+        sender: How a bottleneck narrows maps at a stride: by one ``dense`` convolution, or by a
+            ``separable`` one: depthwise, then 1x1.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
-        per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one.
+        per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one;
+            per ``vector`` a channel's range is shared out: 16 values take as much as they need.
         range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
         symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
-        format: Of the codec ``float``, a name in `isthmus.links.floats.FORMATS`.
+        format: Of the codec ``float``, a name in `isthmus.wire.formats.FORMATS`.
         nested: Whether a bottleneck may cross at narrower widths too, see `isthmus.wire.nested`.
         entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
@@ -105,6 +109,7 @@ class CodecSpec:
     ratio: int = 1
     stride: int = 1
     hidden: int = 0
+    sender: str = "dense"
     bits: int = 32
     per: str = "channel"
     range: str = "minmax"
@@ -128,9 +133,14 @@ class CodecSpec:
 
     @property
     def wire_tensors(self) -> tuple[WireTensor, ...]:
-        """The symbols that the sender emits, one tensor for each tensor of the crossing."""
+        """All that the sender emits, in order."""
+        return tuple(tensor for group in self.wire_groups for tensor in group)
+
+    @property
+    def wire_groups(self) -> tuple[tuple[WireTensor, ...], ...]:
+        """For each tensor of the crossing its symbols, then the scales that go with them."""
         return tuple(
-            _wire_tensor(self, shape, dtype)
+            (_wire_tensor(self, shape, dtype), *_scales(self, shape, dtype))
             for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
         )
 
@@ -150,8 +160,13 @@ class CodecSpec:
 
     @property
     def coded(self) -> tuple[bool, ...]:
-        """Whether the entropy stage codes each of the wire tensors."""
-        return tuple(self.entropy and dtype in FLOATS for dtype in self.dtypes)
+        """Whether the entropy stage codes each of the wire tensors; scales go as they are."""
+        pairs = zip(self.wire_groups, self.dtypes, strict=True)
+        return tuple(
+            self.entropy and dtype in FLOATS and tensor is group[0]
+            for group, dtype in pairs
+            for tensor in group
+        )
 
     @property
     def encoder_macs(self) -> int:
@@ -167,9 +182,11 @@ class CodecSpec:
     def encoder_weight_bytes(self) -> int:
         """Bytes of the sender half's weights, scales and offsets."""
         if self.name in ("uniform", "pixels", "png"):
-            return sum(8 * (c if self.per == "channel" else 1) for c in self._channels)
+            return sum(8 * (1 if self.per == "tensor" else c) for c in self._channels)
         if self.name == "bottleneck":  # narrow with its bias, step
-            return sum(4 * n * (_window(self, shape) * c + 2) for shape, c, n in self._narrowings)
+            layers = (self._sender_layers(*narrowing) for narrowing in self._narrowings)
+            biases_and_steps = sum(8 * n for _, _, n in self._narrowings)
+            return biases_and_steps + sum(4 * k * a * b for each in layers for k, a, b in each)
         return 0
 
     @property
@@ -184,7 +201,12 @@ class CodecSpec:
     @property
     def encoder_buffer_bytes(self) -> int:
         """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
-        return self._buffer_bytes
+        between = 0  # the two convolutions of a separable sender
+        if self.sender == "separable":
+            between = sum(
+                4 * c * prod(_wire_shape(self, shape)) // n for shape, c, n in self._narrowings
+            )
+        return self._buffer_bytes + between
 
     @property
     def decoder_buffer_bytes(self) -> int:
@@ -215,8 +237,8 @@ class CodecSpec:
         """Symbols that are floats until they are rounded, and again after they arrive."""
         if self.name in ("raw", "label"):
             return 0
-        pairs = zip(self.wire_tensors, self.dtypes, strict=True)
-        return sum(tensor.num_elements for tensor, dtype in pairs if dtype in FLOATS)
+        pairs = zip(self.wire_groups, self.dtypes, strict=True)
+        return sum(t.num_elements for group, dtype in pairs if dtype in FLOATS for t in group)
 
     @property
     def _narrowings(self) -> tuple[tuple[tuple[int, ...], int, int], ...]:
@@ -224,6 +246,15 @@ class CodecSpec:
         pairs = zip(self.shapes, self.dtypes, strict=True)
         floats = (shape for shape, dtype in pairs if dtype in FLOATS)
         return tuple((shape, *pair) for shape, pair in zip(floats, self.narrowed, strict=True))
+
+    def _sender_layers(
+        self, shape: tuple[int, ...], channels: int, wire_channels: int
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Return the window, inputs and outputs of each layer; a depthwise one has 1 output."""
+        window = (2 * self.stride - 1) ** 2 if len(shape) == 3 else 1
+        if self.sender == "separable":
+            return ((window, channels, 1), (1, channels, wire_channels))
+        return ((window, channels, wire_channels),)
 
     def _receiver_layers(
         self, shape: tuple[int, ...], channels: int, wire_channels: int
@@ -240,13 +271,13 @@ class CodecSpec:
         macs = 0
         for shape, c, n in self._narrowings:
             places = prod(_wire_shape(self, shape)) // n
-            sender = ((_window(self, shape), c, n),)
-            layers = sender if encoder else self._receiver_layers(shape, c, n)
+            of = self._sender_layers if encoder else self._receiver_layers
+            layers = of(shape, c, n)
             macs += places * sum(window * a * b for window, a, b in layers)
         return macs
 
     def _macs(self, png_macs_per_byte: int, *, encoder: bool) -> int:
-        macs = self._scaled_elements
+        macs = self._scaled_elements * (2 if self.per == "vector" else 1)
         if self.name == "bottleneck":
             macs += self._bottleneck_macs(encoder=encoder)
         if self.name == "float":
@@ -318,6 +349,7 @@ def num_channels(shape: Sequence[int]) -> int:
 
 
 _NARROWED_DIMS = (1, 2, 3)
+_MOST_CODED_BITS = 8
 
 
 def _problem(spec: CodecSpec) -> str:
@@ -337,6 +369,8 @@ def _problem(spec: CodecSpec) -> str:
         return f"found {_found(spec)}, expected one vector of class scores; use raw or uniform"
     if spec.name != "raw" and not any(dtype in FLOATS for dtype in spec.dtypes):
         return f"found {_found(spec)}, expected floats; use raw"
+    if spec.entropy and spec.bits > _MOST_CODED_BITS:
+        return f"found {spec.bits} bits and +entropy, expected at most {_MOST_CODED_BITS} bits"
     return _narrow_problem(spec) if spec.name == "bottleneck" else ""
 
 
@@ -362,6 +396,8 @@ def _narrow_problem(spec: CodecSpec) -> str:
             return f"ratio {spec.ratio} leaves no channel of {most}; use ratio={most} or less"
         if spec.stride > 1 and len(shape) != 3:
             return f"found stride={spec.stride} and {shape}, expected (C, H, W); use stride=1"
+    if spec.sender == "separable" and spec.stride == 1:
+        return "found sender=separable and stride=1, whose 1x1 is as cheap; use sender=dense"
     return ""
 
 
@@ -382,7 +418,18 @@ def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTen
         return WireTensor(shape=(), dtype=symbol, bits=_INTEGER_BITS[symbol])
     if spec.name == "bottleneck":
         shape = _wire_shape(spec, shape)
-    return WireTensor(shape=shape, dtype="uint8", bits=spec.bits)
+    return WireTensor(shape=shape, dtype=f"uint{max(8, spec.bits)}", bits=spec.bits)
+
+
+def _scales(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> tuple[WireTensor, ...]:
+    """Return what goes with the symbols of a tensor: a scale for each block or vector."""
+    if dtype in FLOATS and spec.format and FORMATS[spec.format].block:
+        size, bits = BLOCK, BLOCK_SCALE_BITS
+    elif dtype in FLOATS and spec.per == "vector":
+        size, bits = VECTOR, VECTOR_SCALE_BITS
+    else:
+        return ()
+    return (WireTensor(shape=(-(-prod(shape) // size),), dtype="uint8", bits=bits),)
 
 
 def _wire_shape(spec: CodecSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -391,11 +438,6 @@ def _wire_shape(spec: CodecSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         height, width = (-(-size // spec.stride) for size in shape[1:])
         return (shape[0] // spec.ratio, height, width)
     return (*shape[:-1], shape[-1] // spec.ratio)
-
-
-def _window(spec: CodecSpec, shape: tuple[int, ...]) -> int:
-    """Return how many positions a bottleneck's sender looks at for one on the wire."""
-    return (2 * spec.stride - 1) ** 2 if len(shape) == 3 else 1
 
 
 def _max_png_bytes(shape: tuple[int, ...]) -> int:
