@@ -40,7 +40,7 @@ from isthmus.train.crossings import begin, match_features, tune_receiver
 
 LINK = "bottleneck:ratio={ratio},stride=2,hidden=64,bits={bits}"
 WIDEST = (2, 8)
-ALONE = (WIDEST, (2, 2), (4, 8), (8, 4), (16, 4), (32, 4))  # ratio, bits
+ALONE = (WIDEST, (4, 8), (8, 4), (32, 4))  # ratio, bits
 ALLOWED = 0.5  # points
 
 
