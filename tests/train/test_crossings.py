@@ -243,6 +243,15 @@ def test_matching_losses_see_every_crossing_of_a_chain_and_reach_every_codec():
         assert not torch.equal(moved[name], calibrated[name])
 
 
+def test_matching_losses_compare_a_nested_link_at_its_widest():
+    data, model = trained()
+    split_model = split_with_codecs(model, plan_of(model, "bottleneck:ratio=2,bits=6,nested=1"))
+    config = FitConfig(epochs=3, batch_size=16, losses=("hinton", "feature", "relational"))
+    records = fit_crossings(split_model, data, config)
+    assert all(record.losses[-1] < record.losses[0] for record in records[1:])
+    assert accuracy(split_model, data.x_test, data.y_test) > 0.9
+
+
 def test_attention_is_refused_where_no_crossing_has_positions():
     data = blobs(64)
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
