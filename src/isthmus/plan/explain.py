@@ -1,7 +1,7 @@
 """Why this plan: the ones that lost, and what a byte costs."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf, isinf
 
 import numpy as np
@@ -20,7 +20,7 @@ from isthmus.plan.limits import Walk, violations
 from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
-from isthmus.plan.table import Problem
+from isthmus.plan.table import Problem, narrowed
 from isthmus.plan.weigh import (
     Measure,
     Scope,
@@ -60,14 +60,9 @@ class Outcome:
     cost: float
 
     @property
-    def cuts(self) -> tuple[int, ...]:
-        """Index of the cut on each link."""
-        return tuple(choice.cut.index for choice in self.walk.route)
-
-    @property
     def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The devices, and the index of the cut on each link."""
-        return tuple(site.device.name for site in self.walk.sites), self.cuts
+        return self.walk.places
 
     @property
     def work(self) -> tuple[Hashable, ...]:
@@ -106,19 +101,14 @@ def make_walk(problem: Problem, route: Route) -> Walk:
     for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
         leg, choice = problem.legs[device, other], problem.choices[pick]
         sites += [problem.stages[index].site for index in leg.devices[:-1]]
-        loads.append(_load(problem, arrives, pick))
+        loads.append(problem.load.at(arrives, pick))
         loads += [_relay(choice)] * (len(leg.links) - 1)
         links += leg.links
         carried += [choice] * len(leg.links)
         arrives = pick
     sites.append(problem.stages[route.stops[-1]].site)
-    loads.append(_load(problem, arrives, -1))
+    loads.append(problem.load.at(arrives, -1))
     return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
-
-
-def _load(problem: Problem, arrives: int, leaves: int) -> Load:
-    tables = ((field.name, getattr(problem.load, field.name)) for field in fields(Load))
-    return Load(**{name: table[arrives, leaves].item() for name, table in tables})
 
 
 def _relay(choice: Choice) -> Load:
@@ -187,20 +177,23 @@ def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     totals = costs.join(before, rest[0])
     # In steps of what rounding may do, so that of equal ones the preferred choice comes first.
     order = sorted(
-        (float(f"{totals[state, pick]:.9e}"), pick, state)
+        (float(f"{totals[state, pick]:.9e}"), costs.rank[pick], state, pick)
         for state, pick in np.argwhere(totals < inf).tolist()
     )
     covered: set[tuple[int, int]] = set()
     seen = {best.places}
-    for _, pick, state in order:
+    for *_, state, pick in order:
         if (steps.devices[state], pick) in covered:
             continue
         route = through(steps, costs, before, rest, state, pick)
         covered |= set(zip(route.stops, route.picks, strict=False))
         outcome = make_outcome(problem, route)
         if outcome.places not in seen and problem.objective == "throughput":
-            route = _fastest_through(scope, steps, route.cost, state, pick)
-            outcome = make_outcome(problem, route)
+            near = np.flatnonzero(totals.min(axis=0) <= route.cost * (1 + TOLERANCE))
+            few = replace(scope, problem=narrowed(problem, near))
+            where = int(np.searchsorted(near, pick))
+            route = _fastest_through(few, steps, route.cost, state, where)
+            outcome = make_outcome(few.problem, route)
         seen.add(outcome.places)
         yield outcome
 
@@ -216,6 +209,10 @@ def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick
 def _unsplit(problem: Problem) -> Iterator[Outcome]:
     """Yield all on the first device, all on the last, and all on the best of the others."""
     ends = (problem.source, problem.target)
+    outer = (0, len(problem.graph.nodes))
+    problem = narrowed(
+        problem, [k for k, choice in enumerate(problem.choices) if choice.cut.index in outer]
+    )
     scope = Scope(problem=problem, paid=frozenset(ends))
     scopes = (scope, replace(scope, limited=False))
     costs = [make_costs(one, measure_of(one)) for one in scopes]
@@ -248,7 +245,7 @@ def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
         reason = _difference(problem, other, best)
     return RunnerUp(
         what=other.what,
-        cuts=other.cuts,
+        cuts=other.places[1],
         codecs=tuple(choice.codec for choice in other.walk.route),
         predicted=other.estimate.prediction,
         payload_bytes=other.payload_bytes,

@@ -37,6 +37,12 @@ class Walk:
     route: tuple[Choice, ...]
     loads: tuple[Load, ...]
 
+    @property
+    def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The devices, and the index of the cut on each link."""
+        cuts = tuple(choice.cut.index for choice in self.route)
+        return tuple(site.device.name for site in self.sites), cuts
+
     def estimate(self) -> Estimate:
         """Work out what it costs."""
         return estimate(self.loads, self.route, self.sites, self.links)
