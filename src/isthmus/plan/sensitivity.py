@@ -131,6 +131,8 @@ class _Figure:
 
     def with_choices(self, mask: Mask) -> "_Figure":
         """Return the figure for plans with some choices, (K,)."""
+        if 3 * mask.sum() > 2 * mask.size:  # not worth it
+            return self
         problem = narrowed(self.stand.scope.problem, np.flatnonzero(mask))
         scope = replace(self.stand.scope, problem=problem)
         return replace(self, stand=_stand(scope, self.stand.states))
@@ -285,14 +287,21 @@ def _next_winner(figure: _Figure, best: Outcome, far: float) -> _Change | None:
     costs = figure.cost_of(walk)
     if _lead(far, costs, own) <= 0 or _lead(figure.now, costs, own) > 0:
         return None
+    while not figure.straight and abs(value / figure.now - 1) > _CLOSE:  # as near as may be
+        probe = sqrt(figure.now * value)
+        end = figure.best_at(probe)
+        nearer = cast("Walk", end.walk)
+        if _lead(probe, figure.cost_of(nearer), own) <= 0:
+            break
+        value, walk, figure = probe, nearer, figure.towards(probe, end, own)
     while True:
         costs = figure.cost_of(walk)
         value = _level(figure.now, value, costs, own)
-        nearer = figure.best_at(value)
-        walk, last = cast("Walk", nearer.walk), walk
+        end = figure.best_at(value)
+        walk, last = cast("Walk", end.walk), walk
         if _lead(value, figure.cost_of(walk), costs) <= 0:
             return value, last
-        figure = figure.towards(value, nearer, own)
+        figure = figure.towards(value, end, own)
 
 
 def _lead(value: float, one: Callable[[float], float], other: Callable[[float], float]) -> float:

@@ -132,8 +132,8 @@ def make_costs(
     Args:
         scope: Which plans, and whom they pay.
         measure: What is weighed.
-        known: A problem and its costs by the same measure; of devices that are the same there
-            nothing is weighed again.
+        known: A problem and its costs by the same measure; devices and ways that are the same
+            there are not weighed again.
     """
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
@@ -152,7 +152,7 @@ def make_costs(
         stages=stages,
         blocks=blocks,
         rank=problem.rank,
-        hops=hop_costs(scope, measure),
+        hops=hop_costs(scope, measure, known),
         first=np.where(cuts == 0, stages[problem.source][-1, :-1], inf),
         last=np.where(cuts == len(problem.graph.nodes), stages[problem.target][:-1, -1], inf),
         most=measure.most,
@@ -174,14 +174,18 @@ def stage_costs(scope: Scope, measure: Measure, index: int) -> tuple[Array, Bloc
     return costs, blocks
 
 
-def hop_costs(scope: Scope, measure: Measure) -> Array:
+def hop_costs(scope: Scope, measure: Measure, known: tuple[Problem, Costs] | None) -> Array:
     """Weigh the ways between all devices, (D, D, K)."""
     num_devices = len(scope.problem.stages)
     hops = np.full((num_devices, num_devices, len(scope.problem.choices)), inf)
     most_bytes = 0.0 if scope.limited and not measure.lax else inf
     for ends, leg in scope.problem.legs.items():
-        if scope.out.isdisjoint(leg.devices):
-            mask = (leg.excess <= most_bytes) & (_busiest(leg) <= scope.most_s)
+        if known and known[0].legs.get(ends) is leg:
+            hops[ends] = known[1].hops[ends]
+        elif scope.out.isdisjoint(leg.devices):
+            mask = leg.excess <= most_bytes
+            if scope.most_s < inf:
+                mask &= _busiest(leg) <= scope.most_s
             hops[ends] = np.where(mask, measure.leg(leg), inf)
     return hops
 
