@@ -17,6 +17,7 @@ from isthmus.plan.limits import (
     narrower_codec,
     smaller,
     too_large,
+    unknown_drop,
 )
 from isthmus.plan.placement import (
     Message,
@@ -139,8 +140,10 @@ def _whole(
         return value(replace(setting, legs=legs))
 
     need = value(setting)
-    need = 1.0 if need is None else need  # an unknown drop may be all there is
-    if limit is None or not exceeds(need, limit):
+    if limit is None or not exceeds(1.0 if need is None else need, limit):
+        return
+    if need is None:
+        yield unknown_drop([setting.choices[m.pick] for m in placement.messages], limit)
         return
     inner = {setting.choices[pick]: pick for pick in _inner(setting, placement)}
     links = [link for message in placement.messages for _, link in hops(setting, message)]

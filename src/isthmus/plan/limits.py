@@ -158,15 +158,7 @@ def _whole(
     if limit is None or (need is not None and not exceeds(need, limit)):
         return
     if need is None:
-        unknown = [choice for choice in walk.route if choice.drop is None]
-        yield Violation(
-            where="plan",
-            what=f"{what} of {unknown[0].codec} after {unknown[0].cut.after} is unknown and",
-            need=1.0,
-            limit=limit,
-            unit=unit,
-            remedy="measure it (isthmus plan --data), or use raw",
-        )
+        yield unknown_drop(walk.route, limit)
         return
 
     def with_link(link: Link, other: Link) -> float | None:
@@ -190,6 +182,20 @@ def _whole(
         limit=limit,
         unit=unit,
         remedy=", or ".join((*ways, f"allow {format_quantity(need, unit)}")),
+    )
+
+
+def unknown_drop(choices: Iterable[Choice], limit: float) -> Violation:
+    """Return the limit on the drop that choices break, one of which nothing is known of."""
+    unknown = next(choice for choice in choices if choice.drop is None)
+    what, unit = WHOLE["drop"]
+    return Violation(
+        where="plan",
+        what=f"{what} of {unknown.codec} after {unknown.cut.after} is unknown and",
+        need=1.0,
+        limit=limit,
+        unit=unit,
+        remedy="measure it (isthmus plan --data), or use raw",
     )
 
 
