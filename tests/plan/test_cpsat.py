@@ -1,5 +1,6 @@
 """The planner for any assignment against brute force, costed by a walk that is written anew."""
 
+import re
 import sys
 from dataclasses import replace
 from itertools import combinations
@@ -213,10 +214,8 @@ def test_what_a_branched_plan_says_is_checked():
     platform = pair(rate=1e4, memories=(Memory(weights_bytes=1000), Memory(weights_bytes=1300)))
     plan = partition(graph, platform, method="cpsat")
     limits = Limits(latency_s=plan.predicted.latency_s / 2, link_bytes=1.0)
-    assert [one.what for one in check(plan, graph, platform, limits=limits)] == [
-        "latency",
-        "payload",
-    ]
+    found = check(plan, graph, platform, limits=limits)
+    assert [one.what for one in found] == ["payload", "payload", "latency"]
     less = replace(
         platform,
         devices=(
@@ -233,6 +232,30 @@ def test_what_a_branched_plan_says_is_checked():
         check(replace(plan, crossings=plan.crossings * 2), graph, platform)
     with pytest.raises(InputError, match="found other operations"):
         check(replace(plan, stages=plan.stages[:1]), graph, platform)
+
+
+def test_a_branched_plan_names_the_nearest_remedies_and_they_mend_it():
+    graph = two_branches(num_bytes=128)
+    wide = [replace(node.outputs[0], shape=(64,)) for node in graph.nodes]
+    nodes = zip(graph.nodes, wide, strict=True)
+    graph = replace(graph, nodes=tuple(replace(node, outputs=(one,)) for node, one in nodes))
+    rooms = (Memory(weights_bytes=1500), Memory(weights_bytes=1990))  # with a grid's scales
+    platform = pair(rate=1e5, memories=rooms)
+    plan = partition(graph, platform, method="cpsat", codec="uniform:bits=8")
+    assert plan.branched
+    latency = Limits(latency_s=0.999 * plan.predicted.latency_s)
+    (slow,) = check(plan, graph, platform, limits=latency)
+    rate = r"a rate of (\S+) kB/s on link near-far, or "
+    codec = r"a narrower codec such as (\S+) after \w+, or allow "
+    ((kilobytes, narrower),) = re.findall(rate + codec, slow.remedy)
+    faster = pair(rate=float(kilobytes) * 1001, memories=rooms)
+    assert check(plan, graph, faster, limits=latency) == ()
+    less = partition(graph, platform, method="cpsat", codec=narrower)
+    assert check(less, graph, platform, limits=latency) == ()
+    (large,) = check(plan, graph, platform, limits=Limits(link_bytes=33.0))
+    assert large.remedy == "a narrower codec such as uniform:bits=4 or allow 64 bytes"
+    (unknown,) = check(plan, graph, platform, limits=Limits(drop=0.0))
+    assert unknown.remedy == "measure it (isthmus plan --data), or use raw"
 
 
 def test_a_branched_plan_is_not_split():

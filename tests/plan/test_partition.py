@@ -295,6 +295,24 @@ def test_a_device_that_only_decodes_needs_bytes_and_no_other_device():
     assert found == {("far", "memory"): "use a device with >= 42 bytes for it"}
 
 
+def test_cuts_that_differ_in_nothing_but_their_place_are_one_entry():
+    free = (0, 0, (16, 8, 8))  # no MACs, as of an activation: alike before and after it
+    graph = chain(
+        (9_000, 9_000, (16, 8, 8)), free, free, (9_000, 9_000, (32, 4, 4)), (9, 9, (10,))
+    )
+    graph = replace(graph, nodes=tuple(replace(node, written_bytes=0) for node in graph.nodes))
+    plan = partition(graph, pair(), cut=4)
+    (rival,) = [rival for rival in plan.runner_ups if rival.cuts == (1,)]
+    assert rival.what == "cut after layer0"
+    assert rival.alike == ("cut after layer1", "cut after layer2")
+    assert not {(2,), (3,)} & {other.cuts for other in plan.runner_ups}
+    chosen = partition(graph, pair(), cut=2)
+    assert "as good, and as many bytes: cut after layer0, cut after layer2" in chosen.notes
+    assert not {(1,), (3,)} & {other.cuts for other in chosen.runner_ups}
+    again = from_json(to_json(plan, schema=SCHEMA), Plan, schema=SCHEMA, where="plan")
+    assert again.runner_ups == plan.runner_ups
+
+
 def test_a_runner_up_says_how_many_bytes_cross_instead():
     graph = chain((1_000, 4, (5, 4, 4)), (1_000, 4, (2, 2)))
     two = partition(graph, pair(first=1e9, second=1e9), codec="uniform:bits=8")

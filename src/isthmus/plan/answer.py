@@ -22,7 +22,7 @@ def make_plan(problem: Problem, route: Route, *, gap: float | None, asked: bool 
     """
     best = make_outcome(problem, route)
     fits, platform = not best.violations, problem.platform
-    runner_ups = find_runner_ups(problem, best) if fits and platform.links else ()
+    runner_ups, alike = find_runner_ups(problem, best) if fits and platform.links else ((), ())
     unlimited = replace(problem.limits, link_bytes=None) == NO_LIMITS
     priced = problem.objective == "price"
     robust = fits and platform.links and unlimited and not asked and not priced
@@ -43,7 +43,7 @@ def make_plan(problem: Problem, route: Route, *, gap: float | None, asked: bool 
         ),
         platform=platform,
         unused=tuple(d.name for d in platform.devices if d.name not in names),
-        notes=make_notes(problem, best, runner_ups) if fits else (),
+        notes=make_notes(problem, best, runner_ups, alike) if fits else (),
         limits=problem.limits,
         gap=gap,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from math import ceil
 
 from isthmus.errors import InputError
@@ -9,7 +10,15 @@ from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.choices import Choice, known
 from isthmus.plan.estimate import FORMAT, codec_s, needs
-from isthmus.plan.limits import WHOLE
+from isthmus.plan.limits import (
+    WHOLE,
+    faster_link,
+    narrower,
+    narrower_codec,
+    smaller,
+    too_large,
+    unknown_drop,
+)
 from isthmus.plan.placement import (
     Message,
     Placement,
@@ -21,7 +30,7 @@ from isthmus.plan.placement import (
     weigh,
 )
 from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
-from isthmus.platform import Platform
+from isthmus.platform import Link, Platform
 from isthmus.units import format_quantity
 from isthmus.wire.spec import parse_codec
 
@@ -76,32 +85,103 @@ def check_branched(
 
     Arguments and errors are those of `isthmus.plan.check`.
     """
-    weighed = weigh(*_read(plan, graph, platform, accuracy))
-    found = [
-        Violation(
-            where=platform.devices[index].name,
-            what=what,
-            need=float(need),
-            limit=room,
-            unit="byte",
-            remedy=f"use a device with >= {format_quantity(float(need), 'byte')} for it",
-        )
-        for index in weighed.devices
-        for what, need, room in needs(platform.devices[index], weighed.loads[index])
-        if room is not None and need > room
-    ]
-    payload = max((crossing.payload_bytes for crossing in plan.crossings), default=0.0)
-    figures = {key: getattr(weighed.prediction, key) for key in WHOLE} | {"link_bytes": payload}
-    for key, figure in figures.items():
-        what, unit = WHOLE.get(key, ("payload", "byte"))
-        need = 1.0 if figure is None else figure  # an unknown drop may be all there is
-        limit = getattr(limits, key)
-        if exceeds(need, limit):
-            allow = f"allow {format_quantity(need, unit)}"
-            found.append(
-                Violation(where="plan", what=what, need=need, limit=limit, unit=unit, remedy=allow)
-            )
+    setting, placement = _read(plan, graph, platform, accuracy)
+    found = [*_memories(setting, placement)]
+    inner = _inner(setting, placement)
+    for message in placement.messages:
+        choice, most = setting.choices[message.pick], limits.link_bytes
+        if most is not None and exceeds(choice.spec.payload_bytes, most):
+            fewer = smaller(choice) if message.pick in inner else []
+            _, link = next(hops(setting, message))
+            found.append(too_large(choice, most, f"link {link.name}", fewer))
+    for figure in WHOLE:
+        found += _whole(setting, placement, figure, getattr(limits, figure))
     return tuple(found)
+
+
+def _memories(setting: Setting, placement: Placement) -> Iterator[Violation]:
+    weighed, devices = weigh(setting, placement), setting.platform.devices
+    for index in weighed.devices:
+        for which, (what, need, room) in enumerate(needs(devices[index], weighed.loads[index])):
+            if room is None or need <= room:
+                continue
+            enough = (
+                f"a narrower codec such as {other.codec} after {other.cut.after}"
+                for pick in _inner(setting, placement)
+                for other in narrower(setting.choices[pick])
+                for loads in [weigh(_with_choice(setting, pick, other), placement).loads]
+                if needs(devices[index], loads[index])[which][1] <= room
+            )
+            size = f"use a device with >= {format_quantity(float(need), 'byte')} for it"
+            yield Violation(
+                where=devices[index].name,
+                what=what,
+                need=float(need),
+                limit=room,
+                unit="byte",
+                remedy=", or ".join([size, *islice(enough, 1)]),
+            )
+
+
+def _whole(
+    setting: Setting, placement: Placement, figure: str, limit: float | None
+) -> Iterator[Violation]:
+    """Yield a limit on the whole plan that it breaks."""
+
+    def value(setting: Setting) -> float | None:
+        predicted: float | None = getattr(weigh(setting, placement).prediction, figure)
+        return predicted
+
+    def with_link(link: Link, other: Link) -> float | None:
+        legs = {
+            ends: replace(leg, links=tuple(other if one == link else one for one in leg.links))
+            for ends, leg in setting.legs.items()
+        }
+        return value(replace(setting, legs=legs))
+
+    need = value(setting)
+    if limit is None or not exceeds(1.0 if need is None else need, limit):
+        return
+    if need is None:
+        yield unknown_drop([setting.choices[m.pick] for m in placement.messages], limit)
+        return
+    inner = {setting.choices[pick]: pick for pick in _inner(setting, placement)}
+    links = [link for message in placement.messages for _, link in hops(setting, message)]
+    ways = [
+        *faster_link(links, figure, limit, with_link),
+        *narrower_codec(
+            inner,
+            figure,
+            limit,
+            lambda one, other: value(_with_choice(setting, inner[one], other)),
+        ),
+    ]
+    what, unit = WHOLE[figure]
+    yield Violation(
+        where="plan",
+        what=what,
+        need=need,
+        limit=limit,
+        unit=unit,
+        remedy=", or ".join((*ways, f"allow {format_quantity(need, unit)}")),
+    )
+
+
+def _inner(setting: Setting, placement: Placement) -> list[int]:
+    """Return the picks of messages that carry neither an input of the model nor its answer."""
+    end = len(setting.graph.nodes)
+    return [
+        message.pick
+        for message in placement.messages
+        for parcel in [setting.parcels[message.parcel]]
+        if parcel.maker >= 0
+        and not (message.target == setting.target and parcel.readers[-1] == end)
+    ]
+
+
+def _with_choice(setting: Setting, pick: int, other: Choice) -> Setting:
+    choices = (*setting.choices[:pick], other, *setting.choices[pick + 1 :])
+    return replace(setting, choices=choices)
 
 
 def _stage(setting: Setting, placement: Placement, weighed: Weighed, index: int) -> Stage:

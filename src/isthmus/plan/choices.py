@@ -10,6 +10,7 @@ drop. To leave out what is dominated thus changes no optimum, whatever the objec
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 
 from isthmus.errors import InputError
@@ -60,8 +61,7 @@ class Choices:
     """All choices of a graph.
 
     Attributes:
-        all: Preferred ones first, where they cost the same: input, output, then cuts at the end of
-            outer modules before those at the end of inner ones and those inside a module.
+        all: In the order of their cuts.
         skipped: Why a cut is not among them, by its index.
         notes: The same in a line for people.
     """
@@ -100,7 +100,7 @@ def find_choices(
     found: list[Choice] = []
     skipped: dict[int, str] = {}
     places = cuts(graph)
-    for cut in sorted(places, key=lambda cut: _preference(cut, graph)):
+    for cut in places:
         try:
             found += choices_at(
                 cut,
@@ -216,7 +216,8 @@ def within(choices: Sequence[Choice], limits: Limits) -> tuple[Choice, ...]:
 
 def undominated(choices: Sequence[Choice], devices: Sequence[Device]) -> tuple[Choice, ...]:
     """Leave out the choices that another one at the same cut dominates, as the module says."""
-    figures = [_figures(choice) for choice in choices]
+    drops = [inf if choice.drop is None else choice.drop for choice in choices]
+    figures = [(*_figures(c.spec), drop) for c, drop in zip(choices, drops, strict=True)]
     at: dict[int, list[int]] = {}
     for k, choice in enumerate(choices):
         at.setdefault(choice.cut.index, []).append(k)
@@ -233,9 +234,9 @@ def undominated(choices: Sequence[Choice], devices: Sequence[Device]) -> tuple[C
     )
 
 
-def _figures(choice: Choice) -> tuple[float, ...]:
-    """Return all that a choice costs anyone."""
-    spec = choice.spec
+@lru_cache(maxsize=4096)
+def _figures(spec: CodecSpec) -> tuple[float, ...]:
+    """Return all that a codec costs anyone."""
     return (
         spec.payload_bytes,
         spec.max_payload_bytes,
@@ -245,11 +246,15 @@ def _figures(choice: Choice) -> tuple[float, ...]:
         spec.decoder_weight_bytes,
         spec.encoder_buffer_bytes,
         spec.decoder_buffer_bytes,
-        inf if choice.drop is None else choice.drop,
     )
 
 
-def _preference(cut: Cut, graph: Graph) -> tuple[int, int, int]:
+def preference(cut: Cut, graph: Graph) -> tuple[int, int, int]:
+    """Return what is less for the cut that is chosen of those that cost the same.
+
+    Input, output, then cuts at the end of outer modules before those at the end of inner ones and
+    those inside a module.
+    """
     if cut.index in (0, len(graph.nodes)):
         return (0, 0, cut.index)
     inside_a_module = cut.after == graph.nodes[cut.index - 1].name

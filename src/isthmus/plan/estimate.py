@@ -22,7 +22,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import inf
 
@@ -56,15 +56,24 @@ class Site:
 
     Attributes:
         device: The device.
+        work: Operations of each node over the share of the rate that it reaches, (N,).
+        moved_s: Time to move its bytes, or that which was measured, (N,).
         seconds: Time, (N + 1,).
         joules: Energy without static power, (N + 1,).
         barred: How many nodes it cannot run, (N + 1,).
     """
 
     device: Device
+    work: Array
+    moved_s: Array
     seconds: Array
     joules: Array
     barred: Indices
+
+    def at_rate(self, device: Device) -> "Site":
+        """Return the same with the device at another rate of `FORMAT`."""
+        seconds = _node_s(self.work, self.moved_s, device)
+        return replace(self, device=device, seconds=_sums(seconds))
 
 
 def make_site(graph: Graph, device: Device) -> Site:
@@ -89,21 +98,29 @@ def make_site(graph: Graph, device: Device) -> Site:
     arithmetic = np.array([(node.macs or 0) + (node.ops or 0) for node in graph.nodes], float)
     written = np.array([node.written_bytes for node in graph.nodes], float)
     if table is not None:
-        seconds = np.array([table.seconds.get(node.name, 0.0) for node in graph.nodes])
-    elif able:
-        share = np.array([device.share(count) for count in arithmetic])
-        moved = written + np.array([node.read_bytes for node in graph.nodes], float)
-        reached = device.macs_per_s[FORMAT] * share
-        seconds = np.maximum(arithmetic / reached, moved / (device.memory_bytes_per_s or inf))
+        work = 0.0 * arithmetic
+        moved_s = np.array([table.seconds.get(node.name, 0.0) for node in graph.nodes])
     else:
-        seconds = 0.0 * arithmetic
+        work = arithmetic / np.array([device.share(count) for count in arithmetic])
+        moved = written + np.array([node.read_bytes for node in graph.nodes], float)
+        moved_s = moved / (device.memory_bytes_per_s or inf)
     joules = arithmetic * _j_per_mac(device) + written * device.sram_j_per_byte
     return Site(
         device=device,
-        seconds=np.concatenate(([0.0], np.cumsum(seconds))),
-        joules=np.concatenate(([0.0], np.cumsum(joules))),
-        barred=np.concatenate(([0], np.cumsum(barred))).astype(np.intp),
+        work=work,
+        moved_s=moved_s,
+        seconds=_sums(_node_s(work, moved_s, device) if able or table is not None else 0.0 * work),
+        joules=_sums(joules),
+        barred=_sums(barred).astype(np.intp),
     )
+
+
+def _node_s(work: Array, moved_s: Array, device: Device) -> Array:
+    return np.maximum(work / device.macs_per_s.get(FORMAT, inf), moved_s)
+
+
+def _sums(values: npt.ArrayLike) -> Array:
+    return np.concatenate(([0.0], np.cumsum(values)))
 
 
 def _j_per_mac(device: Device) -> float:
@@ -117,7 +134,8 @@ class Load:
     Attributes:
         start: Index of its first node.
         stop: Index after its last node; where that is ``start``, the device only passes on what
-            it gets, or encodes the input, or decodes the answer.
+            it gets, or encodes the input, or decodes the answer; where it is less, there is no
+            such stage.
         codec_macs: Of the codec halves.
         codec_bytes: Tensors and buffers that the codec halves write.
         weight_bytes: Of nodes, each weight once, and codec halves.
@@ -132,6 +150,21 @@ class Load:
     weight_bytes: Amount
     peak_bytes: Amount
     node_peak_bytes: Amount
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the arrays, together."""
+        return np.shape(self.peak_bytes)
+
+    def at(self, row: int, column: int) -> "Load":
+        """Return one load of a table of them."""
+        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Load(
+            **{
+                name: np.broadcast_to(table, self.shape)[row, column].item()
+                for name, table in tables.items()
+            }
+        )
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
@@ -212,11 +245,12 @@ def codec_s(device: Device, load: Load) -> Amount:
 
 def compute_s(site: Site, load: Load) -> Amount:
     """Return a stage's time; infinite where it has nodes that the device cannot run."""
-    has_nodes = np.greater(load.stop, load.start)
-    nodes_s = site.seconds[load.stop] - site.seconds[load.start] + site.device.start_s
-    barred = site.barred[load.stop] > site.barred[load.start]
-    time_s = np.where(has_nodes, nodes_s, 0.0) + codec_s(site.device, load)
-    return np.where(has_nodes & barred, inf, time_s)
+    time_s = site.seconds[load.stop] - site.seconds[load.start] + codec_s(site.device, load)
+    if site.device.start_s:
+        time_s = time_s + site.device.start_s * np.greater(load.stop, load.start)
+    if site.barred[-1]:
+        time_s = np.where(site.barred[load.stop] > site.barred[load.start], inf, time_s)
+    return time_s
 
 
 def stage_j(site: Site, load: Load) -> Amount:

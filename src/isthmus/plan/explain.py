@@ -1,7 +1,8 @@
 """Why this plan: the ones that lost, and what a byte costs."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import inf, isinf
 
 import numpy as np
@@ -20,7 +21,7 @@ from isthmus.plan.limits import Walk, violations
 from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
-from isthmus.plan.table import Problem
+from isthmus.plan.table import Problem, narrowed
 from isthmus.plan.weigh import (
     Measure,
     Scope,
@@ -36,6 +37,7 @@ from isthmus.units import format_quantity
 from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
 
 _MOST_RUNNER_UPS = 8
+_MOST_LOOKED_AT = 50
 _UNITS = {"latency": "s", "throughput": "s", "energy": "J", "price": "USD"}
 
 
@@ -60,21 +62,17 @@ class Outcome:
     cost: float
 
     @property
-    def cuts(self) -> tuple[int, ...]:
-        """Index of the cut on each link."""
-        return tuple(choice.cut.index for choice in self.walk.route)
-
-    @property
     def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The devices, and the index of the cut on each link."""
-        return tuple(site.device.name for site in self.walk.sites), self.cuts
+        return self.walk.places
 
     @property
-    def work(self) -> tuple[Hashable, ...]:
-        """What each device does and sends: equal in cuts with only views between."""
-        stages = zip(self.walk.sites, self.estimate.stage_j, self.estimate.compute_s, strict=True)
-        done = ((site.device.name, float(f"{j:.9e}"), float(f"{s:.9e}")) for site, j, s in stages)
-        return (*done, *(choice.spec.payload_bytes for choice in self.walk.route))
+    def kind(self) -> Hashable:
+        """What is equal in plans that differ in nothing but the place of a cut."""
+        lacks = tuple((one.where, one.what) for one in self.violations)
+        figures = (f"{self.cost:.9e}", f"{self.estimate.prediction.latency_s:.9e}")
+        sent = tuple((choice.codec, choice.spec.payload_bytes) for choice in self.walk.route)
+        return self.places[0], figures, sent, lacks
 
     @property
     def payload_bytes(self) -> float:
@@ -106,19 +104,14 @@ def make_walk(problem: Problem, route: Route) -> Walk:
     for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
         leg, choice = problem.legs[device, other], problem.choices[pick]
         sites += [problem.stages[index].site for index in leg.devices[:-1]]
-        loads.append(_load(problem, arrives, pick))
+        loads.append(problem.load.at(arrives, pick))
         loads += [_relay(choice)] * (len(leg.links) - 1)
         links += leg.links
         carried += [choice] * len(leg.links)
         arrives = pick
     sites.append(problem.stages[route.stops[-1]].site)
-    loads.append(_load(problem, arrives, -1))
+    loads.append(problem.load.at(arrives, -1))
     return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
-
-
-def _load(problem: Problem, arrives: int, leaves: int) -> Load:
-    tables = ((field.name, getattr(problem.load, field.name)) for field in fields(Load))
-    return Load(**{name: table[arrives, leaves].item() for name, table in tables})
 
 
 def _relay(choice: Choice) -> Load:
@@ -138,7 +131,9 @@ def describe(problem: Problem, walk: Walk) -> str:
     return f"cut after {' and '.join(dict.fromkeys(inner))}{where}"
 
 
-def find_runner_ups(problem: Problem, best: Outcome) -> tuple[RunnerUp, ...]:
+def find_runner_ups(
+    problem: Problem, best: Outcome
+) -> tuple[tuple[RunnerUp, ...], tuple[str, ...]]:
     """List the plans that lost, best first: on other cuts and devices, and those that do not fit.
 
     Args:
@@ -147,24 +142,31 @@ def find_runner_ups(problem: Problem, best: Outcome) -> tuple[RunnerUp, ...]:
 
     Returns:
         The best plan through each of some eight other cuts or devices, where devices compute in
-        the order of the plan, and cuts with nothing computed between them count as one; all on
-        one device; and what would win if memories were larger.
+        the order of the plan, and cuts that differ in nothing but their place count as one; all
+        on one device; and what would win if memories were larger. And in words the other cuts
+        that count as one with what was chosen.
     """
-    rivals = {best.places: best}
-    alike = {best.work}
-    for outcome in _ranked(problem, best):
-        fitting = sum(not rival.violations for rival in rivals.values())
+    groups: dict[Hashable, list[Outcome]] = {best.kind: [best]}
+    seen = {best.places}
+    for outcome in islice(_ranked(problem, best), _MOST_LOOKED_AT):
+        fitting = sum(not group[0].violations for group in groups.values())
         if fitting > _MOST_RUNNER_UPS:
             break
-        broken = len(rivals) - fitting
-        if outcome.work not in alike and (broken < 2 or not outcome.violations):
-            rivals.setdefault(outcome.places, outcome)
-            alike.add(outcome.work)
+        few = len(groups) - fitting < 2 or not outcome.violations
+        if outcome.places not in seen and (few or outcome.kind in groups):
+            groups.setdefault(outcome.kind, []).append(outcome)
+            seen.add(outcome.places)
     for outcome in (*_unsplit(problem), *_unlimited(problem, best)):
-        rivals.setdefault(outcome.places, outcome)
-    del rivals[best.places]
-    lost = sorted(rivals.values(), key=lambda outcome: (bool(outcome.violations), outcome.cost))
-    return tuple(_runner_up(problem, outcome, best) for outcome in lost)
+        if outcome.places not in seen:
+            groups[outcome.places] = [outcome]
+            seen.add(outcome.places)
+    same = groups.pop(best.kind)
+    lost = sorted(groups.values(), key=lambda group: (bool(group[0].violations), group[0].cost))
+    return tuple(_runner_up(problem, group, best) for group in lost), _alike(same)
+
+
+def _alike(group: Sequence[Outcome]) -> tuple[str, ...]:
+    return tuple(outcome.what for outcome in group[1:])
 
 
 def scope_of(problem: Problem, best: Outcome) -> Scope:
@@ -187,20 +189,23 @@ def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     totals = costs.join(before, rest[0])
     # In steps of what rounding may do, so that of equal ones the preferred choice comes first.
     order = sorted(
-        (float(f"{totals[state, pick]:.9e}"), pick, state)
+        (float(f"{totals[state, pick]:.9e}"), costs.rank[pick], state, pick)
         for state, pick in np.argwhere(totals < inf).tolist()
     )
     covered: set[tuple[int, int]] = set()
     seen = {best.places}
-    for _, pick, state in order:
+    for *_, state, pick in order:
         if (steps.devices[state], pick) in covered:
             continue
         route = through(steps, costs, before, rest, state, pick)
         covered |= set(zip(route.stops, route.picks, strict=False))
         outcome = make_outcome(problem, route)
         if outcome.places not in seen and problem.objective == "throughput":
-            route = _fastest_through(scope, steps, route.cost, state, pick)
-            outcome = make_outcome(problem, route)
+            near = np.flatnonzero(totals.min(axis=0) <= route.cost * (1 + TOLERANCE))
+            few = replace(scope, problem=narrowed(problem, near))
+            where = int(np.searchsorted(near, pick))
+            route = _fastest_through(few, steps, route.cost, state, where)
+            outcome = make_outcome(few.problem, route)
         seen.add(outcome.places)
         yield outcome
 
@@ -216,6 +221,10 @@ def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick
 def _unsplit(problem: Problem) -> Iterator[Outcome]:
     """Yield all on the first device, all on the last, and all on the best of the others."""
     ends = (problem.source, problem.target)
+    outer = (0, len(problem.graph.nodes))
+    problem = narrowed(
+        problem, [k for k, choice in enumerate(problem.choices) if choice.cut.index in outer]
+    )
     scope = Scope(problem=problem, paid=frozenset(ends))
     scopes = (scope, replace(scope, limited=False))
     costs = [make_costs(one, measure_of(one)) for one in scopes]
@@ -240,7 +249,8 @@ def _unlimited(problem: Problem, best: Outcome) -> Iterator[Outcome]:
         yield make_outcome(problem, route)
 
 
-def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
+def _runner_up(problem: Problem, group: Sequence[Outcome], best: Outcome) -> RunnerUp:
+    other = group[0]
     if other.violations:
         first = other.violations[0]
         reason = f"does not fit: {first.where} {first.shortfall}"
@@ -248,12 +258,13 @@ def _runner_up(problem: Problem, other: Outcome, best: Outcome) -> RunnerUp:
         reason = _difference(problem, other, best)
     return RunnerUp(
         what=other.what,
-        cuts=other.cuts,
+        cuts=other.places[1],
         codecs=tuple(choice.codec for choice in other.walk.route),
         predicted=other.estimate.prediction,
         payload_bytes=other.payload_bytes,
         reason=reason,
         fits=not other.violations,
+        alike=_alike(group),
     )
 
 
@@ -318,8 +329,10 @@ def _count(num_bytes: float) -> str:
     return f"{num_bytes:,.0f}" if num_bytes == int(num_bytes) else f"{num_bytes:,.2f}"
 
 
-def make_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]) -> tuple[str, ...]:
-    """Say in words whether to split, what is narrowed, what is for free, what a byte costs."""
+def make_notes(
+    problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp], alike: Sequence[str]
+) -> tuple[str, ...]:
+    """Say in words whether to split, what is as good, what is narrowed, what a byte costs."""
     hops = [
         (link, site.device)
         for link, site in zip(best.walk.links, best.walk.sites[:-1], strict=True)
@@ -329,6 +342,7 @@ def make_notes(problem: Problem, best: Outcome, runner_ups: Sequence[RunnerUp]) 
         hops = [(link, device) for link in problem.platform.links if device.name in link.between]
     return (
         *_split_notes(problem, best, runner_ups),
+        *([f"as good, and as many bytes: {', '.join(alike)}"] if alike else []),
         *dict.fromkeys(note for choice in best.walk.route for note in _narrowing(choice.spec)),
         *_accuracy_notes(best),
         *_gaps(problem, best),

@@ -15,6 +15,8 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from math import isinf
 
+import numpy as np
+
 from isthmus.errors import InputError
 from isthmus.graph import Graph
 from isthmus.plan.accuracy import AccuracyTable
@@ -87,7 +89,7 @@ def _descend(problem: Problem, costs: Costs, route: Route) -> Route:
 def _changes(problem: Problem, route: Route) -> Iterator[Route]:
     """Yield each walk that differs in one pick or one device; ways that there are, no more."""
     stops, picks = route.stops, route.picks
-    every = range(len(problem.choices))
+    every = np.argsort(problem.rank)[:-1].tolist()
     found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for i, pick in enumerate(picks):
         found += [(stops, (*picks[:i], k, *picks[i + 1 :])) for k in every if k != pick]

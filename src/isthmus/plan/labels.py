@@ -263,7 +263,8 @@ def _multiplier(
 
 def _mix(costs: Costs, other: Costs, share: float) -> Costs:
     """Add a share of other costs."""
-    return Costs(
+    return replace(
+        costs,
         stages=[a + share * b for a, b in zip(costs.stages, other.stages, strict=True)],
         hops=costs.hops + share * other.hops,
         first=costs.first + share * other.first,

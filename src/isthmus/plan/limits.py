@@ -1,6 +1,6 @@
 """The limits that a plan breaks, and what would mend each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from math import ceil
@@ -36,6 +36,12 @@ class Walk:
     links: tuple[Link, ...]
     route: tuple[Choice, ...]
     loads: tuple[Load, ...]
+
+    @property
+    def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The devices, and the index of the cut on each link."""
+        cuts = tuple(choice.cut.index for choice in self.route)
+        return tuple(site.device.name for site in self.sites), cuts
 
     def estimate(self) -> Estimate:
         """Work out what it costs."""
@@ -124,16 +130,23 @@ def _payloads(walk: Walk, limits: Limits) -> Iterator[Violation]:
         payload, most = choice.spec.payload_bytes, limits.link_bytes
         if most is None or not exceeds(payload, most):
             continue
-        smaller = (c.codec for c in _smaller(walk, choice) if c.spec.payload_bytes <= most)
-        ways = [f"a narrower codec such as {codec}" for codec in [next(smaller, None)] if codec]
-        yield Violation(
-            where=f"link {next(hops)[1].name}",
-            what="payload",
-            need=payload,
-            limit=most,
-            unit="byte",
-            remedy=" or ".join((*ways, f"allow {ceil(payload)} bytes")),
-        )
+        fewer = smaller(choice) if _inside(walk, choice) else []
+        yield too_large(choice, most, f"link {next(hops)[1].name}", fewer)
+
+
+def too_large(choice: Choice, most: float, where: str, fewer: Sequence[Choice]) -> Violation:
+    """Return the limit that a payload breaks, and which of some smaller ones would not."""
+    payload = choice.spec.payload_bytes
+    enough = (one.codec for one in fewer if one.spec.payload_bytes <= most)
+    ways = [f"a narrower codec such as {codec}" for codec in [next(enough, None)] if codec]
+    return Violation(
+        where=where,
+        what="payload",
+        need=payload,
+        limit=most,
+        unit="byte",
+        remedy=" or ".join((*ways, f"allow {ceil(payload)} bytes")),
+    )
 
 
 def _whole(
@@ -145,17 +158,23 @@ def _whole(
     if limit is None or (need is not None and not exceeds(need, limit)):
         return
     if need is None:
-        unknown = [choice for choice in walk.route if choice.drop is None]
-        yield Violation(
-            where="plan",
-            what=f"{what} of {unknown[0].codec} after {unknown[0].cut.after} is unknown and",
-            need=1.0,
-            limit=limit,
-            unit=unit,
-            remedy="measure it (isthmus plan --data), or use raw",
-        )
+        yield unknown_drop(walk.route, limit)
         return
-    ways = [*_faster_link(walk, figure, limit), *_narrower_codec(walk, figure, limit)]
+
+    def with_link(link: Link, other: Link) -> float | None:
+        links = tuple(other if one == link else one for one in walk.links)
+        return _figure(replace(walk, links=links), figure)
+
+    inner = [choice for choice in dict.fromkeys(walk.route) if _inside(walk, choice)]
+    ways = [
+        *faster_link(walk.links, figure, limit, with_link),
+        *narrower_codec(
+            inner,
+            figure,
+            limit,
+            lambda one, other: _figure(_with_choice(walk, one, other), figure),
+        ),
+    ]
     yield Violation(
         where="plan",
         what=what,
@@ -166,39 +185,78 @@ def _whole(
     )
 
 
-def _faster_link(walk: Walk, figure: str, limit: float) -> Iterator[str]:
-    """Yield the link that has to become faster by the least factor, where one suffices."""
+def unknown_drop(choices: Iterable[Choice], limit: float) -> Violation:
+    """Return the limit on the drop that choices break, one of which nothing is known of."""
+    unknown = next(choice for choice in choices if choice.drop is None)
+    what, unit = WHOLE["drop"]
+    return Violation(
+        where="plan",
+        what=f"{what} of {unknown.codec} after {unknown.cut.after} is unknown and",
+        need=1.0,
+        limit=limit,
+        unit=unit,
+        remedy="measure it (isthmus plan --data), or use raw",
+    )
+
+
+def _figure(walk: Walk, figure: str) -> float | None:
+    value: float | None = getattr(walk.estimate().prediction, figure)
+    return value
+
+
+def faster_link(
+    links: Iterable[Link],
+    figure: str,
+    limit: float,
+    with_link: Callable[[Link, Link], float | None],
+) -> Iterator[str]:
+    """Yield the link that has to become faster by the least factor, where one suffices.
+
+    Args:
+        links: Those that a plan uses.
+        figure: Which of its figures is limited.
+        limit: To what.
+        with_link: Returns that figure with another link in place of one.
+    """
     if figure not in ("latency_s", "interval_s"):
         return
+
+    def keeps(link: Link, rate: float) -> bool:
+        other = replace(link, bytes_per_s=rate, pins=None, clock_hz=None)
+        return not exceeds(with_link(link, other) or 0.0, limit)
+
     found = []
-    for link in dict.fromkeys(walk.links):
-        fast = replace(link, bytes_per_s=1e18, pins=None, clock_hz=None)
-        best = getattr(_with_link(walk, link, fast).estimate().prediction, figure)
-        if exceeds(best, limit):
-            continue
+    for link in dict.fromkeys(links):
         low, high = link.bytes_per_s, 1e18
+        if not keeps(link, high):
+            continue
         while high > low * 1.001:
             middle = (low * high) ** 0.5
-            other = replace(link, bytes_per_s=middle, pins=None, clock_hz=None)
-            value = getattr(_with_link(walk, link, other).estimate().prediction, figure)
-            low, high = (middle, high) if exceeds(value, limit) else (low, middle)
+            low, high = (low, middle) if keeps(link, middle) else (middle, high)
         found.append((high / link.bytes_per_s, link.name, high))
     for _, name, rate in sorted(found)[:1]:
         yield f"a rate of {format_quantity(rate, 'byte/s')} on link {name}"
 
 
-def _with_link(walk: Walk, link: Link, other: Link) -> Walk:
-    return replace(walk, links=tuple(other if one == link else one for one in walk.links))
+def narrower_codec(
+    inner: Iterable[Choice],
+    figure: str,
+    limit: float,
+    with_choice: Callable[[Choice, Choice], float | None],
+) -> Iterator[str]:
+    """Yield the widest codec that suffices at one of the crossings inside the network.
 
-
-def _narrower_codec(walk: Walk, figure: str, limit: float) -> Iterator[str]:
-    """Yield the widest codec that suffices at one of the crossings inside the network."""
+    Args:
+        inner: What these carry.
+        figure: Which figure of the plan is limited.
+        limit: To what.
+        with_choice: Returns that figure with another choice in place of one.
+    """
     if figure in ("price", "drop"):
         return
-    for choice in dict.fromkeys(walk.route):
-        for other in _smaller(walk, choice):
-            changed = _with_choice(walk, choice, other)
-            if not exceeds(getattr(changed.estimate().prediction, figure), limit):
+    for choice in inner:
+        for other in smaller(choice):
+            if not exceeds(with_choice(choice, other) or 0.0, limit):
                 yield f"a narrower codec such as {other.codec} after {choice.cut.after}"
                 return
 
@@ -235,7 +293,7 @@ def _narrower_loads(walk: Walk, stage: int) -> Iterator[tuple[Choice, Load]]:
     """Yield what a stage would ask if fewer channels arrived or left, and the codec for that."""
     for choice in dict.fromkeys(walk.route[max(stage - 1, 0) : stage + 1]):
         if _inside(walk, choice):
-            for other in _narrower(choice):
+            for other in narrower(choice):
                 yield other, _with_choice(walk, choice, other).loads[stage]
 
 
@@ -244,7 +302,7 @@ def _inside(walk: Walk, choice: Choice) -> bool:
     return bool(0 < choice.cut.index < walk.loads[-1].stop)
 
 
-def _narrower(choice: Choice) -> Iterator[Choice]:
+def narrower(choice: Choice) -> Iterator[Choice]:
     """Yield the same crossing through half as many channels, a quarter, and so on."""
     ratio, bits = 2 * choice.spec.ratio, min(max(choice.spec.bits, 2), 8)
     while True:
@@ -265,14 +323,12 @@ def _narrower(choice: Choice) -> Iterator[Choice]:
         ratio *= 2
 
 
-def _smaller(walk: Walk, choice: Choice) -> list[Choice]:
+def smaller(choice: Choice) -> list[Choice]:
     """Return the same crossing with fewer channels or bits or both, the widest first."""
-    if not _inside(walk, choice):
-        return []
     named = [choice] if choice.spec.name in ("uniform", "bottleneck") else []
     found = [
         replace(one, spec=replace(one.spec, bits=bits))
-        for one in (*named, *_narrower(choice))
+        for one in (*named, *narrower(choice))
         for bits in (8, 4, 2)
     ]
     less = [one for one in found if one.spec.payload_bytes < choice.spec.payload_bytes]

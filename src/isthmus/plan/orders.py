@@ -107,8 +107,9 @@ def _between(problem: Problem) -> list[int]:
 
 def _useful(problem: Problem, index: int) -> bool:
     """Return whether a device can compute anything."""
-    has_nodes = np.less(problem.load.start, problem.load.stop)
-    return bool((problem.stages[index].possible & has_nodes).any())
+    possible, stop = problem.stages[index].possible, np.asarray(problem.load.stop)[0]
+    rows = zip(possible, np.asarray(problem.load.start), strict=True)
+    return any(bool((row & (start < stop)).any()) for row, start in rows)
 
 
 def classes_of(

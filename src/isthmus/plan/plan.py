@@ -164,6 +164,8 @@ class RunnerUp:
         payload_bytes: Predicted payload over all links.
         reason: One line: by how much it is worse, or which limit it breaks.
         fits: Whether it could run at all.
+        alike: Other cuts, in words, that cost just as much: the same devices send as many bytes
+            through the same codecs, and nothing but the place differs.
     """
 
     what: str
@@ -173,6 +175,7 @@ class RunnerUp:
     payload_bytes: float
     reason: str
     fits: bool
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,14 +26,14 @@ References:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import inf, isinf
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.plan.estimate import Array, Indices
 
-# Ties within rounding go to the choice that is listed first.
+# Ties within rounding go to the choice of least rank.
 TOLERANCE = 1e-12
 
 
@@ -74,12 +74,34 @@ class Ends:
     last: bool
 
 
+Blocks = tuple[tuple[slice, slice], ...]
+
+_BLOCK_ROWS = 64
+
+
+def blocks_of(mask: npt.NDArray[np.bool_]) -> Blocks:
+    """Return blocks of a table that hold all of it that is, but for its last row and column.
+
+    Each is small enough for a processor's cache. Where choices are in the order of their cuts, the
+    blocks leave out what would begin after its end, or overflow a memory.
+    """
+    blocks = []
+    for start in range(0, len(mask) - 1, _BLOCK_ROWS):
+        rows = slice(start, min(start + _BLOCK_ROWS, len(mask) - 1))
+        (columns,) = np.nonzero(mask[rows, :-1].any(axis=0))
+        if columns.size:
+            blocks.append((rows, slice(int(columns[0]), int(columns[-1]) + 1)))
+    return tuple(blocks)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """What is to be made small, of D devices and K choices.
 
     Attributes:
         stages: Of each device, (K + 1, K + 1): index K stands for nothing that arrives or leaves.
+        blocks: Where each of these is finite, besides its last row and column.
+        rank: Of choices that cost the same the one of least rank is taken, (K + 1,).
         hops: From device to device, (D, D, K).
         first: Of a first device that only sends the input on, (K,).
         last: Of a last device that only takes the answer, (K,).
@@ -87,6 +109,8 @@ class Costs:
     """
 
     stages: Sequence[Array]
+    blocks: Sequence[Blocks]
+    rank: Indices
     hops: Array
     first: Array
     last: Array
@@ -96,6 +120,27 @@ class Costs:
     def join(self) -> np.ufunc:
         """How costs add up."""
         return np.maximum if self.most else np.add
+
+    def leaving(self, device: int, arriving: Array) -> Array:
+        """Return the least cost up to each choice that leaves a stage, (K + 1,)."""
+        table = self.stages[device]
+        least = np.asarray(self.join(arriving[-1], table[-1]))
+        least[-1] = self.join(arriving, table[:, -1]).min()
+        for rows, columns in self.blocks[device]:
+            part = arriving[rows, None]
+            if part.min() < inf:
+                best = self.join(part, table[rows, columns]).min(axis=0)
+                np.minimum(least[columns], best, out=least[columns])
+        return least
+
+    def following(self, device: int, leaving: Array) -> Array:
+        """Return the least cost from each choice that arrives at a stage, (K,)."""
+        table = self.stages[device]
+        least = np.asarray(self.join(table[:-1, -1], leaving[-1]))
+        for rows, columns in self.blocks[device]:
+            best = self.join(table[rows, columns], leaving[columns]).min(axis=1)
+            np.minimum(least[rows], best, out=least[rows])
+        return least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +235,17 @@ def _steps(between: Callable[[list[int], _Add], list[int]], ends: Ends) -> Steps
     )
 
 
-def forward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
+Known = tuple[Costs, Array, Array]
+
+
+def forward(steps: Steps, costs: Costs, known: Known | None = None) -> tuple[Array, Array]:
     """Return the least cost of all up to each state and choice, and of ending in each state.
 
     Args:
         steps: T states.
         costs: Of what there is to choose from.
+        known: Other costs, and what this returned for them; up to the first state where costs
+            differ nothing is worked out again.
 
     Returns:
         The cost until a state's device has sent each choice, (T, K); and that of the best plan in
@@ -206,17 +256,30 @@ def forward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
     before[0] = costs.first
     done = np.full(len(steps.devices), inf)
     ends = ends_of(steps, costs)
-    for state, device in enumerate(steps.devices[1:], start=1):
+    fresh = _first_other(steps, costs, known[0]) if known else 1
+    if known:
+        before[1:fresh], done[:fresh] = known[1][1:fresh], known[2][:fresh]
+        for state, device in enumerate(steps.devices[1:fresh], start=1):
+            if device != steps.target:  # what follows may have changed
+                done[state] = costs.join(before[state], ends[device, :-1]).min()
+    for state, device in enumerate(steps.devices[fresh:], start=fresh):
         arriving = _arriving(steps, costs, before, state)
-        rows = np.flatnonzero(arriving < inf)
-        if rows.size:
-            stages = costs.stages[device]
-            some = stages if 2 * rows.size > num_choices else stages[rows]
-            arriving = arriving if some is stages else arriving[rows]
-            leaving = costs.join(arriving[:, None], some).min(axis=0)
-            before[state] = leaving[:num_choices]
-            done[state] = costs.join(leaving, ends[device]).min()
+        leaving = costs.leaving(device, arriving)
+        before[state] = leaving[:num_choices]
+        done[state] = costs.join(leaving, ends[device]).min()
     return before, done
+
+
+def _first_other(steps: Steps, costs: Costs, other: Costs) -> int:
+    """Return the first state up to which costs are not the same, or that there is none."""
+    if not np.array_equal(costs.first, other.first):
+        return 1
+    hops = (costs.hops != other.hops).any(axis=2)
+    for state, device in enumerate(steps.devices[1:], start=1):
+        senders = [steps.devices[earlier] for earlier in steps.before[state]]
+        if costs.stages[device] is not other.stages[device] or hops[senders, device].any():
+            return state
+    return len(steps.devices)
 
 
 def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
@@ -237,14 +300,14 @@ def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
         after[state] = np.vstack((following, ends[device, :num_choices])).min(axis=0)
         if state:
             leaving = np.append(after[state], ends[device, num_choices])
-            tails[state] = costs.join(costs.stages[device][:num_choices], leaving).min(axis=1)
+            tails[state] = costs.following(device, leaving)
     return after, tails
 
 
 def cheapest(steps: Steps, costs: Costs) -> Route:
     """Return the route of least cost; its cost is infinite where there is none."""
     before, done = forward(steps, costs)
-    return ending_in(steps, costs, before, int(first_least(done)))
+    return ending_in(steps, costs, before, first_least(done))
 
 
 def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
@@ -257,16 +320,18 @@ def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
         state: Which it ends in.
     """
     num_choices, device = len(costs.first), steps.devices[state]
-    arriving = _arriving(steps, costs, before, state)
-    leaving = costs.join(arriving[:, None], costs.stages[device]).min(axis=0)
-    totals = costs.join(leaving, ends_of(steps, costs)[device])
-    pick = int(first_least(totals))
-    if isinf(totals[pick]):
+    arriving, ends = _arriving(steps, costs, before, state), ends_of(steps, costs)[device]
+    last = np.flatnonzero(ends < inf)
+    leaving = costs.join(arriving[:, None], costs.stages[device][:, last]).min(axis=0)
+    totals = costs.join(leaving, ends[last])
+    if not totals.min(initial=inf) < inf:
         return Route(cost=inf, stops=(), picks=())
+    best = first_least(totals, costs.rank[last])
+    pick = int(last[best])
     stops, picks = _trace_back(steps, costs, before, state, pick)
     if pick < num_choices:
         stops, picks = (*stops, steps.target), (*picks, pick)
-    return Route(cost=float(totals[pick]), stops=stops, picks=picks)
+    return Route(cost=float(totals[best]), stops=stops, picks=picks)
 
 
 def through(
@@ -290,7 +355,7 @@ def through(
         device, later = steps.devices[state], steps.after[state]
         hops = costs.hops[device, [steps.devices[other] for other in later], pick]
         totals = np.append(costs.join(hops, tails[later, pick]), ends[device, pick])
-        which = int(first_least(totals))
+        which = first_least(totals)
         picks = (*picks, pick)
         if which == len(later):
             stops = (*stops, steps.target)
@@ -299,7 +364,7 @@ def through(
         device = steps.devices[state]
         stops = (*stops, device)
         leaving = np.append(after[state], ends[device, num_choices])
-        pick = int(first_least(costs.join(costs.stages[device][pick], leaving)))
+        pick = first_least(costs.join(costs.stages[device][pick], leaving), costs.rank)
     return Route(cost=cost, stops=stops, picks=picks)
 
 
@@ -315,9 +380,10 @@ def cost_of(costs: Costs, route: Route) -> float:
     return float(total)
 
 
-def first_least(totals: Array) -> npt.NDArray[np.intp]:
-    """Return the first index along axis 0 of those that are least up to rounding."""
-    return np.argmax(totals <= totals.min(axis=0) * (1 + TOLERANCE), axis=0)
+def first_least(totals: Array, rank: Indices | None = None) -> int:
+    """Return the index of the first one, or that of least rank, of those least up to rounding."""
+    (least,) = np.nonzero(totals <= totals.min() * (1 + TOLERANCE))
+    return int(least[0] if rank is None else least[np.argmin(rank[least])])
 
 
 def _trace_back(
@@ -330,7 +396,7 @@ def _trace_back(
     while state:
         device, earlier = steps.devices[state], steps.before[state]
         arriving = _arriving(steps, costs, before, state)
-        pick = int(first_least(costs.join(arriving, costs.stages[device][:, pick])))
+        pick = first_least(costs.join(arriving, costs.stages[device][:, pick]), costs.rank)
         if pick == num_choices:
             break
         hops = costs.hops[[steps.devices[other] for other in earlier], device, pick]

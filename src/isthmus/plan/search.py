@@ -6,7 +6,8 @@ Three things do not add up along a walk, or not at once, and each is left out un
   is best without it and keeps it is best with it; one that breaks it calls for labels
   (`isthmus.plan.labels`);
 * the interval of a pipeline, where something serves more than once: the least interval as if
-  nothing did is a lower bound; where no plan attains it, bisection finds the least that one does;
+  nothing did is a lower bound; where no plan attains it, bisection finds the least that one does,
+  among the choices whose bound is no higher;
 * static power and price, which the walk pays once for each device: branch and bound over the
   devices that are paid for and those that are kept out (`isthmus.plan.weigh`).
 """
@@ -17,12 +18,14 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf, isinf
 
+import numpy as np
+
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.labels import Bound, within
 from isthmus.plan.orders import States
 from isthmus.plan.plan import Limits, exceeds
-from isthmus.plan.routes import TOLERANCE, Route, Steps, cheapest, cost_of
-from isthmus.plan.table import Problem
+from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, cost_of, forward
+from isthmus.plan.table import Problem, narrowed
 from isthmus.plan.weigh import (
     Measure,
     Scope,
@@ -40,6 +43,9 @@ from isthmus.plan.weigh import (
 
 _MOST_BRANCHES = 1024
 _SAME = 1e-10
+
+# The least interval is looked for up to these multiples of the bound on it, one after the other.
+_MARGINS = (1.0, 1.001, 1.01, 1.1, 2.0, inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,29 +137,35 @@ def _relaxed(scope: Scope, steps: Steps, objective: str, limits: Limits) -> Rout
 
 def _least_interval(scope: Scope, steps: Steps, limits: Limits) -> Route | None:
     """Return the fastest route of least interval."""
-
-    def fastest(most_s: float) -> Route | None:
-        within_s = replace(scope, most_s=most_s * (1 + TOLERANCE))
-        return _constrained(within_s, steps, latency, limits)
-
-    lower = cheapest(steps, make_costs(scope, interval(scope))).cost
+    costs = make_costs(scope, interval(scope))
+    before, done = forward(steps, costs)
+    lower = float(done.min())
     if isinf(lower):
         return None
-    best = fastest(lower)
-    if best is not None:
-        return replace(best, cost=lower)
-    best = _constrained(scope, steps, latency, limits)
-    if best is None:
+    least = costs.join(before, backward(steps, costs)[0]).min(axis=0)
+    for most_s in sorted({min(lower * by, scope.most_s) for by in _MARGINS}):
+        picks = np.flatnonzero(least <= most_s * (1 + TOLERANCE))
+        few = replace(scope, problem=narrowed(scope.problem, picks))
+        best = _fastest(few, steps, limits, most_s)
+        if best is not None:
+            break
+        lower = most_s
+    else:
         return None
-    upper = max(busy_s(scope.problem, best).values())
+    upper, close = max(busy_s(few.problem, best).values()), True
     while upper - lower > _SAME * upper:
-        middle = (lower + upper) / 2
-        route = fastest(middle)
+        middle = upper * (1 - _SAME / 2) if close else (lower + upper) / 2
+        route = _fastest(few, steps, limits, middle)
         if route is None:
-            lower = middle
+            lower, close = middle, False
         else:
-            best, upper = route, max(busy_s(scope.problem, route).values())
-    return replace(best, cost=upper)
+            best, upper, close = route, max(busy_s(few.problem, route).values()), not close
+    return replace(best, cost=upper, picks=tuple(int(picks[pick]) for pick in best.picks))
+
+
+def _fastest(scope: Scope, steps: Steps, limits: Limits, most_s: float) -> Route | None:
+    """Return the fastest route of an interval that is no longer than a time."""
+    return _constrained(replace(scope, most_s=most_s * (1 + TOLERANCE)), steps, latency, limits)
 
 
 def _constrained(

@@ -14,16 +14,19 @@ link's latency is no such figure: as a rule it shifts all of them alike.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, isinf, log, sqrt
+from math import inf, log, sqrt
+from typing import Any, cast
 
-from isthmus.plan.estimate import FORMAT, OBJECTIVES, Load, make_site
-from isthmus.plan.explain import Outcome, make_outcome, make_walk, measure_of
+import numpy as np
+
+from isthmus.plan.estimate import FORMAT, OBJECTIVES, Array, Clock, Estimate, Load, Site, compute_s
+from isthmus.plan.explain import Outcome, describe, make_walk, measure_of
 from isthmus.plan.limits import Walk
 from isthmus.plan.orders import States, around
 from isthmus.plan.plan import NO_LIMITS, Sensitivity
-from isthmus.plan.routes import Costs, Route, cheapest
+from isthmus.plan.routes import Costs, Steps, backward, ending_in, first_least, forward
 from isthmus.plan.search import find
-from isthmus.plan.table import Problem, changed
+from isthmus.plan.table import Mask, Problem, changed, narrowed
 from isthmus.plan.weigh import Scope, busy_stops, make_costs, predict
 from isthmus.platform import Device, Link
 
@@ -32,6 +35,52 @@ _REACH = 1000.0
 _SAME = 1e-9
 _CLOSE = 1e-9
 _MOST_DEVICES = 10
+
+_Change = tuple[float, Walk | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stand:
+    """The problem as it stands, and what is known of it.
+
+    Attributes:
+        scope: With the problem.
+        states: The order of devices.
+        steps: The same.
+        costs: Of the problem.
+        before: What `forward` returns for them,
+        done: and the rest of it.
+        least: The least cost of all plans with each choice, (K,).
+    """
+
+    scope: Scope
+    states: States
+    steps: Steps
+    costs: Costs
+    before: Array
+    done: Array
+    least: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Best:
+    """The best plan at some value of a figure; its cost is infinite where there is none.
+
+    Attributes:
+        cost: As it was searched for.
+        walk: The plan.
+        costs: All that its search knew.
+        before: The same.
+    """
+
+    cost: float
+    walk: Walk | None
+    costs: Costs
+    before: Array
+
+    def least(self, steps: Steps) -> Array:
+        """Return the least cost of all plans with each choice, as it was searched for, (K,)."""
+        return _least(steps, self.costs, self.before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +91,7 @@ class _Figure:
         name: In words.
         unit: Its unit.
         now: Its value.
-        scope: The problem as it stands.
-        states: The order of devices.
-        costs: Of the problem as it stands.
+        stand: The problem with that.
         change: Returns the device or the link with another value.
         need: How much of it a plan needs, where it is a memory.
     """
@@ -52,47 +99,124 @@ class _Figure:
     name: str
     unit: str
     now: float
-    scope: Scope
-    states: States
-    costs: Costs
+    stand: _Stand
     change: Callable[[float], Device | Link]
     need: Callable[[Walk], float] = lambda walk: 0.0
 
+    def best_at(self, value: float) -> _Best:
+        """Return the best plan with another value."""
+        stand = self.stand
+        problem = changed(stand.scope.problem, self.change(value))
+        scope = replace(stand.scope, problem=problem)
+        costs = make_costs(scope, measure_of(scope), known=(stand.scope.problem, stand.costs))
+        before, done = forward(stand.steps, costs, (stand.costs, stand.before, stand.done))
+        route = ending_in(stand.steps, costs, before, first_least(done))
+        if route.stops:
+            true = getattr(predict(problem, route), OBJECTIVES[problem.objective])
+            if true > route.cost * (1 + _SAME):
+                # What does not add up along the walk was left out, and matters.
+                better = find(problem, stand.states, objective=problem.objective, limits=NO_LIMITS)
+                route = route if better is None else better.route
+        walk = make_walk(stand.scope.problem, route) if route.stops else None
+        return _Best(cost=route.cost, walk=walk, costs=costs, before=before)
+
+    def among(self, least: Array, most: float) -> "_Figure":
+        """Return the figure for all plans that may cost as little as something.
+
+        Args:
+            least: No plan with a choice costs less at any value of interest, (K,).
+            most: The least cost is no more at any of these.
+        """
+        return self.with_choices(least <= most * (1 + _SAME))
+
+    def with_choices(self, mask: Mask) -> "_Figure":
+        """Return the figure for plans with some choices, (K,)."""
+        if 3 * mask.sum() > 2 * mask.size:  # not worth it
+            return self
+        problem = narrowed(self.stand.scope.problem, np.flatnonzero(mask))
+        scope = replace(self.stand.scope, problem=problem)
+        return replace(self, stand=_stand(scope, self.stand.states))
+
+    def towards(self, value: float, end: _Best, own: Callable[[float], float]) -> "_Figure":
+        """Return the figure for all plans that may beat one on the way to a value.
+
+        Args:
+            value: To there from now.
+            end: The best plan there.
+            own: What the one costs.
+        """
+        now, then = self.stand.least, end.least(self.stand.steps)
+        if self.straight:  # and each least cost is concave: what is better on the way is so here
+            return self.with_choices(
+                (then <= own(value) * (1 + _SAME)) | (now <= own(self.now) * (1 + _SAME))
+            )
+        if value > self.now:
+            return self.among(then, own(self.now))
+        return self.among(now, self.cost_of(cast("Walk", end.walk))(value))
+
     @property
-    def problem(self) -> Problem:
-        """What there is to choose from, with the value of now."""
-        return self.scope.problem
+    def straight(self) -> bool:
+        """Whether the costs of all plans are straight lines in 1 / value."""
+        owner = self.change(self.now)
+        bent = isinstance(owner, Device) and owner.memory_bytes_per_s is not None
+        return not bent and not self.stand.costs.most
 
-    def best_at(self, value: float) -> Route:
-        """Return the best route with another value."""
-        problem = changed(self.problem, self.change(value))
-        scope = replace(self.scope, problem=problem)
-        costs = make_costs(scope, measure_of(scope), known=(self.problem, self.costs))
-        route = cheapest(self.states(scope), costs)
-        if not route.stops:
-            return route
-        true = getattr(predict(problem, route), OBJECTIVES[problem.objective])
-        if true <= route.cost * (1 + _SAME):
-            return route
-        # What does not add up along the walk was left out, and matters.
-        found = find(problem, self.states, objective=problem.objective, limits=NO_LIMITS)
-        return route if found is None else found.route
+    def cost_of(self, walk: Walk) -> Callable[[float], float]:
+        """Return what a plan costs at any value of a rate."""
+        now, objective = walk.estimate(), self.stand.scope.problem.objective
+        uses = list(_uses(walk, now, self.change(self.now)))
 
-    def cost_at(self, value: float, walk: Walk) -> float:
-        """Return what a plan costs with another value."""
-        owner = self.change(value)
-        if isinstance(owner, Link):
-            links = (owner if link.between == owner.between else link for link in walk.links)
-            walk = replace(walk, links=tuple(links))
-        else:
-            site = make_site(self.problem.graph, owner)
-            sites = (site if one.device.name == owner.name else one for one in walk.sites)
-            walk = replace(walk, sites=tuple(sites))
-        return walk.estimate().cost(self.problem.objective)
+        def cost(value: float) -> float:
+            owner, busy_s, more_s = self.change(value), dict(now.busy_s), 0.0
+            for clock, old_s, time_s in uses:
+                change_s = time_s(owner) - old_s
+                busy_s[clock] += change_s
+                more_s += change_s
+            if objective == "throughput":
+                return max(busy_s.values())
+            more = more_s * now.static_w if objective == "energy" else more_s
+            return now.cost(objective) + more
 
-    def lead(self, value: float, one: Walk, other: Walk) -> float:
-        """Return by how much one plan beats another by more than rounding, if over 0."""
-        return self.cost_at(value, other) * (1 - _SAME) - self.cost_at(value, one)
+        return cost
+
+
+def _uses(
+    walk: Walk, now: Estimate, owner: Device | Link
+) -> Iterator[tuple[Clock, float, Callable[[Any], float]]]:
+    """Yield each use of a link or device: whom it keeps busy, how long now, and how long then."""
+    if isinstance(owner, Link):
+        hops = zip(walk.sites[:-1], walk.links, walk.route, now.occupied_s, strict=True)
+        for sender, link, choice, occupied_s in hops:
+            if link.between == owner.between:
+                frame_bytes = choice.frame_bytes
+                clock = link.clock(sender.device.name)
+                yield clock, occupied_s, partial(Link.occupied_s, frame_bytes=frame_bytes)
+    else:
+        for site, load, time_s in zip(walk.sites, walk.loads, now.compute_s, strict=True):
+            if site.device.name == owner.name:
+                yield owner.name, time_s, partial(_stage_s, site, load)
+
+
+def _stage_s(site: Site, load: Load, device: Device) -> float:
+    return float(compute_s(site.at_rate(device), load))
+
+
+def _stand(scope: Scope, states: States) -> _Stand:
+    steps, costs = states(scope), make_costs(scope, measure_of(scope))
+    before, done = forward(steps, costs)
+    return _Stand(
+        scope=scope,
+        states=states,
+        steps=steps,
+        costs=costs,
+        before=before,
+        done=done,
+        least=_least(steps, costs, before),
+    )
+
+
+def _least(steps: Steps, costs: Costs, before: Array) -> Array:
+    return np.asarray(costs.join(before, backward(steps, costs)[0]).min(axis=0))
 
 
 def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]:
@@ -110,9 +234,8 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     if len(problem.stages) > _MOST_DEVICES:
         return ()
     scope = Scope(problem=problem, paid=frozenset((problem.source, problem.target)))
-    states = around(problem, busy_stops(problem, best.route))
-    costs = make_costs(scope, measure_of(scope))
-    make = partial(_Figure, scope=scope, states=states, costs=costs)
+    stand = _stand(scope, around(problem, busy_stops(problem, best.route)))
+    make = partial(_Figure, stand=stand)
     found = []
     for figure in _rates(best, make):
         changes = [_next_winner(figure, best, figure.now * by) for by in (_REACH, 1 / _REACH)]
@@ -157,31 +280,46 @@ def _with_link_rate(link: Link, value: float) -> Link:
     return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
 
 
-def _next_winner(figure: _Figure, best: Outcome, far: float) -> tuple[float, Route] | None:
+def _next_winner(figure: _Figure, best: Outcome, far: float) -> _Change | None:
     """Return the value nearest to now, on the way to ``far``, where another plan wins."""
-    value, rival = far, figure.best_at(far)
-    walk = make_walk(figure.problem, rival)
-    if figure.lead(far, walk, best.walk) <= 0 or figure.lead(figure.now, walk, best.walk) > 0:
+    own, end = figure.cost_of(best.walk), figure.best_at(far)
+    value, walk = far, cast("Walk", end.walk)
+    costs = figure.cost_of(walk)
+    if _lead(far, costs, own) <= 0 or _lead(figure.now, costs, own) > 0:
         return None
+    while not figure.straight and abs(value / figure.now - 1) > _CLOSE:  # as near as may be
+        probe = sqrt(figure.now * value)
+        end = figure.best_at(probe)
+        nearer = cast("Walk", end.walk)
+        if _lead(probe, figure.cost_of(nearer), own) <= 0:
+            break
+        value, walk, figure = probe, nearer, figure.towards(probe, end, own)
     while True:
-        walk = make_walk(figure.problem, rival)
-        value = _level(figure, value, walk, best.walk)
-        nearer = figure.best_at(value)
-        if figure.lead(value, make_walk(figure.problem, nearer), walk) <= 0:
-            return value, rival
-        rival = nearer
+        costs = figure.cost_of(walk)
+        value = _level(figure.now, value, costs, own)
+        end = figure.best_at(value)
+        walk, last = cast("Walk", end.walk), walk
+        if _lead(value, figure.cost_of(walk), costs) <= 0:
+            return value, last
+        figure = figure.towards(value, end, own)
 
 
-def _level(figure: _Figure, far: float, rival: Walk, walk: Walk) -> float:
+def _lead(value: float, one: Callable[[float], float], other: Callable[[float], float]) -> float:
+    """Return by how much one plan beats another by more than rounding, if over 0."""
+    return other(value) * (1 - _SAME) - one(value)
+
+
+def _level(
+    near: float, far: float, rival: Callable[[float], float], own: Callable[[float], float]
+) -> float:
     """Return where, between now and ``far``, a rival begins to be better: costs cross once."""
-    near = figure.now
-    behind, ahead = (figure.lead(value, rival, walk) for value in (near, far))
+    behind, ahead = (_lead(value, rival, own) for value in (near, far))
     while abs(far / near - 1) > _CLOSE:
         # Costs are straight lines in 1 / value, or bent ones: see where they meet, and halfway.
         level = 1 / (1 / near + (1 / far - 1 / near) * behind / (behind - ahead))
         for probe in (level * (1 - _CLOSE / 3), level * (1 + _CLOSE / 3), sqrt(near * far)):
             if min(near, far) < probe < max(near, far):
-                lead = figure.lead(probe, rival, walk)
+                lead = _lead(probe, rival, own)
                 if lead > 0:
                     far, ahead = probe, lead
                 else:
@@ -232,35 +370,37 @@ def _with_room(device: Device, field: str, value: float) -> Device:
     return replace(device, memory=replace(device.memory, **{field: value}))
 
 
-def _larger(room: _Figure, best: Outcome) -> tuple[float, Route] | None:
+def _larger(room: _Figure, best: Outcome) -> _Change | None:
     """Return the least size with which a better plan fits."""
     enough = best.cost * (1 - _SAME)
     winner = room.best_at(room.now * _REACH)
-    if winner.cost >= enough:
+    if winner.walk is None or winner.cost >= enough:
         return None
-    too_small, size = room.now, room.need(make_walk(room.problem, winner))
+    few = room.among(winner.least(room.stand.steps), enough)
+    too_small, size, walk = room.now, room.need(winner.walk), winner.walk
     while size - too_small > 1:
         middle = (too_small + size) / 2
-        route = room.best_at(middle)
-        if route.cost < enough:
-            winner, size = route, room.need(make_walk(room.problem, route))
+        other = few.best_at(middle)
+        if other.walk is not None and other.cost < enough:
+            walk, size = other.walk, room.need(other.walk)
         else:
             too_small = middle
-    return (size, winner) if size > room.now else None
+    return (size, walk) if size > room.now else None
 
 
-def _smaller(room: _Figure, best: Outcome) -> tuple[float, Route] | None:
+def _smaller(room: _Figure, best: Outcome) -> _Change | None:
     """Return the least size with which the plan itself fits, and the best plan below it."""
     size = room.need(best.walk)
-    return (size, room.best_at(size - 1)) if size > room.now / _REACH else None
+    return (size, room.best_at(size - 1).walk) if size > room.now / _REACH else None
 
 
-def _entry(figure: _Figure, best: Outcome, value: float, winner: Route) -> Sensitivity:
+def _entry(figure: _Figure, best: Outcome, value: float, walk: Walk | None) -> Sensitivity:
     then = "no plan fits"
-    if not isinf(winner.cost):
-        rival = make_outcome(figure.problem, winner)
-        codecs = " and ".join(dict.fromkeys(choice.codec for choice in rival.walk.route))
-        then = rival.what + (f" with {codecs}" if rival.places == best.places else "")
+    if walk is not None:
+        then = describe(figure.stand.scope.problem, walk)
+        if walk.places == best.places:
+            codecs = dict.fromkeys(choice.codec for choice in walk.route)
+            then += f" with {' and '.join(codecs)}"
     return Sensitivity(
         figure=figure.name, now=figure.now, changes_at=value, unit=figure.unit, then=then
     )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.graph import Graph, live_bytes
-from isthmus.plan.choices import Choice, can_code
+from isthmus.plan.choices import Choice, can_code, preference
 from isthmus.plan.estimate import (
     Array,
     Clock,
@@ -24,7 +24,7 @@ from isthmus.plan.estimate import (
     excess_bytes,
     halves_load,
     make_site,
-    stage_j,
+    needs,
 )
 from isthmus.plan.plan import NO_LIMITS, Limits
 from isthmus.platform import Device, Link, Platform, routes, stops
@@ -39,9 +39,7 @@ class Stages:
 
     Attributes:
         site: The device, and what its nodes cost.
-        seconds: Time; 0 where the device cannot run the stage.
-        joules: Without static power.
-        excess: Bytes by which its memories overflow.
+        seconds: Time, where there is such a stage; 0 where the device cannot run it.
         allowed: Whether there is such a stage: it has nodes, and no cut inside that a link has to
             carry; or it only sends the input or takes the output.
         possible: Whether the device also has the operations, the number format and the codecs.
@@ -50,8 +48,6 @@ class Stages:
 
     site: Site
     seconds: Array
-    joules: Array
-    excess: Array
     allowed: Mask
     possible: Mask
     fits: Mask
@@ -86,9 +82,10 @@ class Problem:
         graph: What is computed.
         platform: On what.
         choices: What a link may carry, K of them.
+        rank: Of all that cost the same the one of least rank is chosen; nothing last, (K + 1,).
         objective: latency, throughput, energy or price.
         limits: What a plan must not exceed.
-        load: Of every stage, (K + 1, K + 1).
+        load: Of every stage, (K + 1, K + 1); ``start`` and ``stop`` are a column and a row.
         stages: Of every device of the platform.
         sizes: Bytes of the frame and the largest payload of each choice.
         legs: By the indices of two devices, where there is a way from one to the other.
@@ -97,6 +94,7 @@ class Problem:
     graph: Graph
     platform: Platform
     choices: tuple[Choice, ...]
+    rank: Indices
     objective: str
     limits: Limits = NO_LIMITS
     load: Load
@@ -132,15 +130,15 @@ def make_problem(
     Args:
         graph: What is computed.
         platform: On what.
-        choices: What a link may carry.
+        choices: What a link may carry; it is fastest in the order of cuts.
         objective: What is to be made small.
         limits: What a plan must not exceed.
     """
     load = _load(graph, choices)
-    start, stop = np.asarray(load.start), np.asarray(load.stop)
-    allowed = start < stop
-    allowed[-1] |= stop[-1] == 0
-    allowed[:, -1] |= start[:, -1] == len(graph.nodes)
+    start, stop = np.asarray(load.start)[:, 0], np.asarray(load.stop)[0]
+    allowed = np.less(load.start, load.stop)
+    allowed[-1] |= stop == 0
+    allowed[:, -1] |= start == len(graph.nodes)
     stages: list[Stages] = []
     for device in platform.devices:
         known = (s for s in stages if replace(s.site.device, name=device.name) == device)
@@ -149,10 +147,14 @@ def make_problem(
             stages.append(make_stages(make_site(graph, device), choices, load, allowed))
         else:  # devices that differ in name alone share their tables
             stages.append(replace(twin, site=replace(twin.site, device=device)))
+    preferred = sorted(
+        range(len(choices)), key=lambda pick: (preference(choices[pick].cut, graph), pick)
+    )
     return Problem(
         graph=graph,
         platform=platform,
         choices=choices,
+        rank=np.argsort([*preferred, len(choices)]),
         objective=objective,
         limits=limits,
         load=load,
@@ -165,11 +167,11 @@ def make_problem(
 def restricted(problem: Problem, must: Sequence[int]) -> Problem:
     """Return the problem in which some link has to carry each of some cuts."""
     start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
-    passes = np.full(start.shape, True)
+    passes = np.full(problem.load.shape, True)
     for cut in must:  # no stage with nodes may have it inside, or do without it at either end
         passes &= (cut <= start) | (stop <= cut)
-        passes[-1] &= (cut > 0) | (stop[-1] == 0)
-        passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, -1] == cut)
+        passes[-1] &= (cut > 0) | (stop[0] == 0)
+        passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, 0] == cut)
     stages = (
         replace(
             one,
@@ -182,27 +184,64 @@ def restricted(problem: Problem, must: Sequence[int]) -> Problem:
     return replace(problem, stages=tuple(stages))
 
 
+def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
+    """Return the problem with no other choices than those of some indices, in this order."""
+    chosen = [problem.choices[pick] for pick in picks]
+    which = np.append(np.asarray(picks, int), len(problem.choices))
+    cells = np.ix_(which, which)
+    tables = {name: np.asarray(getattr(problem.load, name)) for name in Load.__slots__}
+    tables["start"], tables["stop"] = tables["start"][which], tables["stop"][:, which]
+    load = {
+        name: table if name in ("start", "stop") else table[cells]
+        for name, table in tables.items()
+    }
+    allowed = problem.stages[0].allowed[cells]
+    return replace(
+        problem,
+        choices=tuple(chosen),
+        rank=problem.rank[which],
+        load=Load(**load),
+        stages=tuple(
+            replace(
+                one,
+                seconds=one.seconds[cells],
+                allowed=allowed,
+                possible=one.possible[cells],
+                fits=one.fits[cells],
+            )
+            for one in problem.stages
+        ),
+        sizes=tuple(problem.sizes[pick] for pick in picks),
+        legs={
+            ends: replace(
+                leg,
+                seconds=leg.seconds[which[:-1]],
+                joules=leg.joules[which[:-1]],
+                busy_s={clock: busy[which[:-1]] for clock, busy in leg.busy_s.items()},
+                excess=leg.excess[which[:-1]],
+            )
+            for ends, leg in problem.legs.items()
+        },
+    )
+
+
 def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask) -> Stages:
     """Work out the costs of every stage of one device."""
     coded = np.array([*(can_code(site.device, choice) for choice in choices), True])
-    seconds = np.asarray(compute_s(site, load))
-    possible = allowed & np.isfinite(seconds) & coded[:, None] & coded
-    stages = Stages(
-        site=site,
-        seconds=np.where(possible, seconds, 0.0),
-        joules=np.asarray(stage_j(site, load)),
-        excess=np.zeros(seconds.shape),
-        allowed=allowed,
-        possible=possible,
-        fits=possible,
-    )
+    seconds, possible = np.asarray(compute_s(site, load)), allowed
+    if site.barred[-1] or not coded.all():
+        possible = allowed & np.isfinite(seconds) & coded[:, None] & coded
+        seconds = np.where(possible, seconds, 0.0)
+    stages = Stages(site=site, seconds=seconds, allowed=allowed, possible=possible, fits=possible)
     return _with_memory(stages, site.device, load)
 
 
 def _with_memory(stages: Stages, device: Device, load: Load) -> Stages:
-    excess = np.asarray(excess_bytes(device, load))
-    fits = stages.possible & (excess <= 0)
-    return replace(stages, site=replace(stages.site, device=device), excess=excess, fits=fits)
+    fits = stages.possible
+    for _, need, room in needs(device, load):
+        if room is not None:
+            fits = fits & (need <= room)
+    return replace(stages, site=replace(stages.site, device=device), fits=fits)
 
 
 def changed(problem: Problem, owner: Device | Link) -> Problem:
@@ -233,7 +272,7 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
             relays = (ends for ends, leg in problem.legs.items() if index in leg.devices[1:-1])
             ways = {ends: ways[ends] for ends in relays}
         else:
-            site = make_site(problem.graph, owner)
+            site = old.site.at_rate(owner)
             stages[index] = make_stages(site, problem.choices, problem.load, old.allowed)
             ways = {}
     legs = {**problem.legs, **_legs(platform, problem.sizes, ways)}
@@ -254,7 +293,9 @@ def make_legs(platform: Platform, choices: Sequence[Choice]) -> dict[tuple[int, 
 
 def _sizes(choices: Sequence[Choice]) -> tuple[tuple[float, float], ...]:
     """Return the bytes of the frame and the largest payload of each choice."""
-    return tuple((choice.frame_bytes, choice.spec.max_payload_bytes) for choice in choices)
+    specs = {choice.spec: choice for choice in choices}
+    sizes = {spec: (one.frame_bytes, spec.max_payload_bytes) for spec, one in specs.items()}
+    return tuple(sizes[choice.spec] for choice in choices)
 
 
 def _legs(
@@ -312,12 +353,17 @@ def _load(graph: Graph, choices: Sequence[Choice]) -> Load:
     ends = (*choices, None)
     starts = np.array([choice.cut.index if choice else 0 for choice in ends])[:, None]
     stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in ends])
-    decoders = np.array([_halves(halves_load(choice, None)) for choice in ends]).T[:, :, None]
-    encoders = np.array([_halves(halves_load(None, choice)) for choice in ends]).T[:, None, :]
+    keys = [(choice.spec, choice.cut.num_bytes) if choice else () for choice in ends]
+    halves = {  # of choices that are alike once
+        key: (_halves(halves_load(choice, None)), _halves(halves_load(None, choice)))
+        for key, choice in dict(zip(keys, ends, strict=True)).items()
+    }
+    decoders = np.array([halves[key][0] for key in keys]).T[:, :, None]
+    encoders = np.array([halves[key][1] for key in keys]).T[:, None, :]
     peaks = _maxima(live_bytes(graph), starts, stops)
     return Load(
-        start=starts + 0 * stops,
-        stop=np.maximum(starts, stops),
+        start=starts,
+        stop=stops[None],
         codec_macs=decoders[0] + encoders[0],
         codec_bytes=decoders[1] + encoders[1],
         weight_bytes=_weights(graph, starts, stops) + decoders[2] + encoders[2],
@@ -333,9 +379,9 @@ def _halves(load: Load) -> tuple[float, float, float, float]:
 
 
 def _sums(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the sum of values[start:stop] for each pair; of none where stop is before start."""
+    """Return the sum of values[start:stop] for each pair; nothing of use where stop is less."""
     total = np.concatenate(([0.0], np.cumsum(values, dtype=float)))
-    return total[np.maximum(starts, stops)] - total[starts]
+    return total[stops] - total[starts]
 
 
 def _weights(graph: Graph, starts: Indices, stops: Indices) -> Array:

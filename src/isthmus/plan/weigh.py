@@ -15,9 +15,9 @@ from math import inf
 
 import numpy as np
 
-from isthmus.plan.estimate import Array, Clock
+from isthmus.plan.estimate import Array, Clock, excess_bytes, stage_j
 from isthmus.plan.plan import Prediction
-from isthmus.plan.routes import Costs, Route
+from isthmus.plan.routes import Blocks, Costs, Route, blocks_of
 from isthmus.plan.table import Leg, Problem, Stages
 
 
@@ -81,10 +81,10 @@ def busy(clock: Clock) -> Measure:
 
 def energy(scope: Scope) -> Measure:
     """Weigh joules."""
-    devices = scope.problem.platform.devices
+    devices, load = scope.problem.platform.devices, scope.problem.load
     watts = sum(devices[index].static_w for index in scope.paid)
     return Measure(
-        stages=lambda one: one.joules + watts * one.seconds,
+        stages=lambda one: stage_j(one.site, load) + watts * one.seconds,
         leg=lambda leg: leg.joules + watts * leg.seconds,
         charges=[device.static_w * scope.least_s for device in devices],
     )
@@ -111,8 +111,14 @@ def overflow(scope: Scope) -> Measure:
     A microbyte for each second: one byte outweighs any latency under eleven days. What a device
     cannot run weighs a terabyte.
     """
+    load = scope.problem.load
+
+    def lacking(one: Stages) -> Array:
+        excess = np.asarray(excess_bytes(one.site.device, load))
+        return excess + 1e-6 * one.seconds + 1e12 * ~one.possible
+
     return Measure(
-        stages=lambda one: one.excess + 1e-6 * one.seconds + 1e12 * ~one.possible,
+        stages=lacking,
         leg=lambda leg: leg.excess + 1e-6 * leg.seconds,
         lax=True,
     )
@@ -126,46 +132,60 @@ def make_costs(
     Args:
         scope: Which plans, and whom they pay.
         measure: What is weighed.
-        known: A problem and its costs by the same measure; of devices that are the same there
-            nothing is weighed again.
+        known: A problem and its costs by the same measure; devices and ways that are the same
+            there are not weighed again.
     """
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
-    old = zip(known[0].stages, known[1].stages, strict=True) if known else []
-    same = {id(one): costs for one, costs in old}
-    stages = [
-        same[id(one)] if id(one) in same else stage_costs(scope, measure, index)
-        for index, one in enumerate(problem.stages)
-    ]
+    same = {id(one): number for number, one in enumerate(known[0].stages if known else ())}
+    stages, blocks = [], []
+    for index, one in enumerate(problem.stages):
+        number = same.get(id(one))
+        if known and number is not None:
+            stages.append(known[1].stages[number])
+            blocks.append(known[1].blocks[number])
+        else:
+            table, full = stage_costs(scope, measure, index)
+            stages.append(table)
+            blocks.append(full)
     return Costs(
         stages=stages,
-        hops=hop_costs(scope, measure),
+        blocks=blocks,
+        rank=problem.rank,
+        hops=hop_costs(scope, measure, known),
         first=np.where(cuts == 0, stages[problem.source][-1, :-1], inf),
         last=np.where(cuts == len(problem.graph.nodes), stages[problem.target][:-1, -1], inf),
         most=measure.most,
     )
 
 
-def stage_costs(scope: Scope, measure: Measure, index: int) -> Array:
-    """Weigh the stages of one device, (K + 1, K + 1)."""
+def stage_costs(scope: Scope, measure: Measure, index: int) -> tuple[Array, Blocks]:
+    """Weigh the stages of one device, (K + 1, K + 1), and say where they are."""
     one = scope.problem.stages[index]
     weight = measure.stages(one)
-    if measure.charges and index not in scope.paid:
-        weight = weight + measure.charges[index]
+    charge = measure.charges[index] if measure.charges and index not in scope.paid else 0.0
     mask = one.allowed if measure.lax else one.fits if scope.limited else one.possible
     if scope.most_s < inf:
         mask = mask & (one.seconds <= scope.most_s)
-    return np.where(mask, weight, inf)
+    blocks = blocks_of(mask)
+    costs = np.full(mask.shape, inf)
+    for cells in (*blocks, np.s_[-1:, :], np.s_[:, -1:]):
+        costs[cells] = np.where(mask[cells], weight[cells] + charge, inf)
+    return costs, blocks
 
 
-def hop_costs(scope: Scope, measure: Measure) -> Array:
+def hop_costs(scope: Scope, measure: Measure, known: tuple[Problem, Costs] | None) -> Array:
     """Weigh the ways between all devices, (D, D, K)."""
     num_devices = len(scope.problem.stages)
     hops = np.full((num_devices, num_devices, len(scope.problem.choices)), inf)
     most_bytes = 0.0 if scope.limited and not measure.lax else inf
     for ends, leg in scope.problem.legs.items():
-        if scope.out.isdisjoint(leg.devices):
-            mask = (leg.excess <= most_bytes) & (_busiest(leg) <= scope.most_s)
+        if known and known[0].legs.get(ends) is leg:
+            hops[ends] = known[1].hops[ends]
+        elif scope.out.isdisjoint(leg.devices):
+            mask = leg.excess <= most_bytes
+            if scope.most_s < inf:
+                mask &= _busiest(leg) <= scope.most_s
             hops[ends] = np.where(mask, measure.leg(leg), inf)
     return hops
 
@@ -178,9 +198,9 @@ def passed(problem: Problem, route: Route) -> frozenset[int]:
 
 def busy_stops(problem: Problem, route: Route) -> tuple[int, ...]:
     """Return the indices of the devices that compute, in order."""
-    start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
-    at = [(arrives, leaves) for _, (arrives, leaves) in _stages(problem, route)]
-    return tuple(d for d, pair in zip(route.stops, at, strict=True) if start[pair] < stop[pair])
+    loads = [problem.load.at(*pair) for _, pair in _stages(problem, route)]
+    pairs = zip(route.stops, loads, strict=True)
+    return tuple(device for device, load in pairs if load.start < load.stop)
 
 
 def busy_s(problem: Problem, route: Route) -> dict[Clock, float]:
@@ -201,7 +221,7 @@ def predict(problem: Problem, route: Route) -> Prediction:
     devices = [problem.platform.devices[index] for index in passed(problem, route)]
     latency_s = sum(float(one.seconds[at]) for one, at in stages)
     latency_s += sum(float(leg.seconds[pick]) for leg, pick in legs)
-    energy_j = sum(float(one.joules[at]) for one, at in stages)
+    energy_j = sum(float(stage_j(one.site, problem.load.at(*at))) for one, at in stages)
     energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
     drops = [problem.choices[pick].drop for pick in route.picks]
     known = [lost for lost in drops if lost is not None]

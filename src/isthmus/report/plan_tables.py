@@ -9,7 +9,16 @@ from rich.text import Text
 
 from isthmus.platform import multiplexing
 from isthmus.report.tables import add_row, new_table, seconds, some, spaced
-from isthmus.report.words import headline, num_bytes, percent, quantity, raw_bytes, rooms, span
+from isthmus.report.words import (
+    headline,
+    num_bytes,
+    percent,
+    quantity,
+    raw_bytes,
+    rooms,
+    runner_up_text,
+    span,
+)
 
 if TYPE_CHECKING:
     from isthmus.plan import Crossing, Plan, RunnerUp
@@ -123,7 +132,7 @@ def _runner_ups_table(plan: Plan) -> Table:
     for other in plan.runner_ups:
         add_row(
             table,
-            other.what,
+            runner_up_text(other),
             num_bytes(other.payload_bytes),
             _cost(other, other.predicted.latency_s, "s"),
             _cost(other, other.predicted.energy_j, "J"),

@@ -23,6 +23,7 @@ from isthmus.report.words import (
     percent,
     quantity,
     raw_bytes,
+    runner_up_text,
     widest,
 )
 
@@ -244,7 +245,7 @@ def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:
     latency = _latency_table(record)
     lost = new_table("Other plans, and why they lose", ("plan", "l"), ("why", "l"))
     for other in plan.runner_ups[:_RUNNER_UPS]:
-        add_row(lost, other.what, other.reason)
+        add_row(lost, runner_up_text(other), other.reason)
     for table in (ways, latency, lost):
         table.show_edge = False  # saves two lines and two columns
     others: list[Table | Text] = [lost, Text()] if plan.runner_ups else []

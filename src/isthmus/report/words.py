@@ -9,7 +9,7 @@ from isthmus.units import format_quantity
 from isthmus.wire import parse_codec
 
 if TYPE_CHECKING:
-    from isthmus.plan import Crossing, Plan, Stage
+    from isthmus.plan import Crossing, Plan, RunnerUp, Stage
     from isthmus.platform import Memory
     from isthmus.run import RunRecord
     from isthmus.train import FitRecord
@@ -164,3 +164,8 @@ def way(run: RunRecord) -> list[Step]:
             steps.append(Step(where=f"{stage.device}: pack", kind="codec", seconds=seconds))
     rest = max(0.0, run.breakdown.remainder_s)
     return [*steps, Step(where="everything else", kind="rest", seconds=rest)]
+
+
+def runner_up_text(other: RunnerUp) -> str:
+    """Name a plan that lost, and say how many cuts are just like it."""
+    return f"{other.what} (+{len(other.alike)} alike)" if other.alike else other.what
