@@ -15,6 +15,7 @@ from isthmus.links.bottleneck import bottleneck_halves
 from isthmus.links.boundary import label_halves, pixel_halves
 from isthmus.links.floats import float_halves
 from isthmus.links.halves import Halves
+from isthmus.links.joint import Join, Part
 from isthmus.links.raw import raw_halves
 from isthmus.links.uniform import uniform_halves
 from isthmus.wire import CodecSpec, WireTensor, pack, unpack
@@ -51,10 +52,14 @@ class Codec(nn.Module):
         super().__init__()
         self._spec = spec
         self.book = Codebook(spec) if spec.entropy else None
-        self.sender = Each([half.sender for half in halves])
+        self.sender: nn.Module = Each([half.sender for half in halves])
         takes = [len(tensors) for tensors in spec.wire_groups]
-        self.receiver = Each([half.receiver for half in halves], takes=takes)
+        self.receiver: nn.Module = Each([half.receiver for half in halves], takes=takes)
         self._calibrate = tuple(half.calibrate for half in halves)
+        self._join = Join(spec) if len(spec.carried) < len(spec.shapes) else None
+        if self._join is not None:
+            self.sender = nn.Sequential(self._join, self.sender)
+            self.receiver = nn.Sequential(self.receiver, Part(self._join))
 
     @property
     def spec(self) -> CodecSpec:
@@ -71,7 +76,8 @@ class Codec(nn.Module):
 
     def forward(self, tensors: Tensors) -> Tensors:
         """Return the tensors as the far side will see them."""
-        return self.receiver(self.sender(tensors))
+        restored: Tensors = self.receiver(self.sender(tensors))
+        return restored
 
     @torch.no_grad()
     def compress(self, tensors: Tensors, *, width: Width | None = None) -> list[bytes]:
@@ -108,7 +114,8 @@ class Codec(nn.Module):
         Raises:
             InputError: An activation is not finite.
         """
-        for calibrate, x in zip(self._calibrate, tensors, strict=True):
+        carried = tensors if self._join is None else self._join(tensors)
+        for calibrate, x in zip(self._calibrate, carried, strict=True):
             if not x.isfinite().all():
                 raise InputError(
                     f"codec {self.spec.name}: the calibration data makes activations that are not "
@@ -214,12 +221,12 @@ def _per_tensor(
     halves_of: Callable[[CodecSpec, WireTensor, tuple[int, ...], str], Halves], spec: CodecSpec
 ) -> Codec:
     """Make a codec that carries each float tensor by its own halves, and others as they are."""
-    triples = zip(spec.wire_groups, spec.shapes, spec.dtypes, strict=True)
+    pairs = zip(spec.wire_groups, spec.carried, strict=True)
     return Codec(
         spec,
         [
             (halves_of if dtype in FLOATS else raw_halves)(spec, symbols, shape, dtype)
-            for (symbols, *_), shape, dtype in triples
+            for (symbols, *_), (shape, dtype) in pairs
         ],
     )
 

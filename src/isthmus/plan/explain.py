@@ -370,7 +370,7 @@ def _narrowing(spec: CodecSpec) -> Iterator[str]:
     """Say what a bottleneck narrows where it might be time, or where the ratio leaves a rest."""
     if spec.name != "bottleneck":
         return
-    floats = [s for s, dtype in zip(spec.shapes, spec.dtypes, strict=True) if dtype in FLOATS]
+    floats = [shape for shape, dtype in spec.carried if dtype in FLOATS]
     for shape, (before, after) in zip(floats, spec.narrowed, strict=True):
         if before > after and (len(shape) == 2 or before % spec.ratio):
             dim = "last" if channel_dim(shape) else "first"

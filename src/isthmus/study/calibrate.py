@@ -34,6 +34,7 @@ POST_HOC_CODECS = (
     *(f"uniform:bits={bits}" for bits in (8, 6, 4, 3, 2)),
     "bottleneck:ratio=2,bits=8",
     "bottleneck:ratio=4,bits=8",
+    "bottleneck:ratio=4,bits=8,joint=1",
     "bottleneck:ratio=4,bits=4",
     "bottleneck:ratio=8,bits=4",
 )
@@ -152,7 +153,8 @@ def _codecs(cut: Cut, texts: Sequence[str]) -> dict[str, Codec]:
         parse_options(text)
         with suppress(InputError):  # it cannot carry this cut
             spec = parse_codec(text, shapes=shapes, dtypes=dtypes)
-            if codec_text(spec) != "raw" and not cut.obstacle:
+            alone = spec.joint and len(spec.carried) == len(spec.shapes)
+            if codec_text(spec) != "raw" and not cut.obstacle and not alone:
                 found[codec_text(spec)] = make_codec(spec).eval()
     return found
 

@@ -21,9 +21,10 @@ _UNSET: Mapping[str, int | str] = {
     "symmetric": False,
     "format": "",
     "nested": False,
+    "joint": False,
 }
 ALL_OPTIONS = (*_UNSET, "entropy")
-_FLAGS = ("symmetric", "nested")  # written 0 or 1
+_FLAGS = ("symmetric", "nested", "joint")  # written 0 or 1
 _WRITTEN = ("ratio", "bits")  # even where they say nothing new
 
 _RANGES = (
@@ -82,6 +83,7 @@ _RULES: Mapping[str, _Rule] = {
             "sender": ("dense", "separable"),
             "bits": range(2, 9),
             "nested": (0, 1),
+            "joint": (0, 1),
         },
         defaults={"ratio": 8, "bits": 8},
         entropy=True,

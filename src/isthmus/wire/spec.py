@@ -95,6 +95,8 @@ class CodecSpec:
         symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
         format: Of the codec ``float``, a name in `isthmus.wire.formats.FORMATS`.
         nested: Whether a bottleneck may cross at narrower widths too, see `isthmus.wire.nested`.
+        joint: Whether a bottleneck narrows all float tensors together, as one of all channels, so
+            that what a skip has in common with the rest crosses once.
         entropy: Whether the symbols of floats are coded by how often they come; ``+entropy``.
         measured_bytes: Mean payload seen on calibration data, for a codec of variable rate.
         measured_spread_bytes: Standard deviation of the same.
@@ -116,6 +118,7 @@ class CodecSpec:
     symmetric: bool = False
     format: str = ""
     nested: bool = False
+    joint: bool = False
     entropy: bool = False
     measured_bytes: float | None = None
     measured_spread_bytes: float | None = None
@@ -141,8 +144,20 @@ class CodecSpec:
         """For each tensor of the crossing its symbols, then the scales that go with them."""
         return tuple(
             (_wire_tensor(self, shape, dtype), *_scales(self, shape, dtype))
-            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+            for shape, dtype in self.carried
         )
+
+    @property
+    def carried(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Shape and dtype of what the halves carry; of a joint codec all floats as one, first."""
+        pairs = tuple(zip(self.shapes, self.dtypes, strict=True))
+        floats = [pair for pair in pairs if pair[1] in FLOATS]
+        if not self.joint or len(floats) < 2:
+            return pairs
+        shape, dtype = floats[0]
+        joined = list(shape)
+        joined[channel_dim(shape)] = sum(num_channels(each) for each, _ in floats)
+        return ((tuple(joined), dtype), *(pair for pair in pairs if pair[1] not in FLOATS))
 
     @property
     def payload_bytes(self) -> float:
@@ -161,10 +176,10 @@ class CodecSpec:
     @property
     def coded(self) -> tuple[bool, ...]:
         """Whether the entropy stage codes each of the wire tensors; scales go as they are."""
-        pairs = zip(self.wire_groups, self.dtypes, strict=True)
+        pairs = zip(self.wire_groups, self.carried, strict=True)
         return tuple(
             self.entropy and dtype in FLOATS and tensor is group[0]
-            for group, dtype in pairs
+            for group, (_, dtype) in pairs
             for tensor in group
         )
 
@@ -216,8 +231,7 @@ class CodecSpec:
     @property
     def _channels(self) -> tuple[int, ...]:
         """C of every float tensor; 1 for a scalar."""
-        pairs = zip(self.shapes, self.dtypes, strict=True)
-        return tuple(num_channels(shape) for shape, dtype in pairs if dtype in FLOATS)
+        return tuple(num_channels(shape) for shape, dtype in self.carried if dtype in FLOATS)
 
     @property
     def narrowed(self) -> tuple[tuple[int, int], ...]:
@@ -237,14 +251,13 @@ class CodecSpec:
         """Symbols that are floats until they are rounded, and again after they arrive."""
         if self.name in ("raw", "label"):
             return 0
-        pairs = zip(self.wire_groups, self.dtypes, strict=True)
-        return sum(t.num_elements for group, dtype in pairs if dtype in FLOATS for t in group)
+        pairs = zip(self.wire_groups, self.carried, strict=True)
+        return sum(t.num_elements for group, (_, dtype) in pairs if dtype in FLOATS for t in group)
 
     @property
     def _narrowings(self) -> tuple[tuple[tuple[int, ...], int, int], ...]:
         """Shape, C and N of every float tensor."""
-        pairs = zip(self.shapes, self.dtypes, strict=True)
-        floats = (shape for shape, dtype in pairs if dtype in FLOATS)
+        floats = (shape for shape, dtype in self.carried if dtype in FLOATS)
         return tuple((shape, *pair) for shape, pair in zip(floats, self.narrowed, strict=True))
 
     def _sender_layers(
@@ -386,7 +399,10 @@ def _image_problem(spec: CodecSpec) -> str:
 
 
 def _narrow_problem(spec: CodecSpec) -> str:
-    for shape, dtype in zip(spec.shapes, spec.dtypes, strict=True):
+    floats = [pair for pair in zip(spec.shapes, spec.dtypes, strict=True) if pair[1] in FLOATS]
+    if spec.joint and len({(*_places(shape), dtype) for shape, dtype in floats}) > 1:
+        return f"found {_found(spec)} and joint=1, expected floats that differ in channels alone"
+    for shape, dtype in spec.carried:
         if dtype not in FLOATS:
             continue
         if len(shape) not in _NARROWED_DIMS:
@@ -399,6 +415,13 @@ def _narrow_problem(spec: CodecSpec) -> str:
     if spec.sender == "separable" and spec.stride == 1:
         return "found sender=separable and stride=1, whose 1x1 is as cheap; use sender=dense"
     return ""
+
+
+def _places(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its channels; how many sizes it has counts, too."""
+    rest = list(shape)
+    del rest[channel_dim(shape) : channel_dim(shape) + 1]
+    return (len(shape), *rest)
 
 
 def _found(spec: CodecSpec) -> str:
