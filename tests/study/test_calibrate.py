@@ -10,12 +10,16 @@ from isthmus.errors import InputError
 from isthmus.files import write_json
 from isthmus.graph import capture, cuts, find_cut, fingerprint
 from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
-from isthmus.models import reference
+from isthmus.models import reference, resnet
 from isthmus.plan import partition
+from isthmus.plan.choices import find_choices
 from isthmus.platform import load_platform
-from isthmus.study.accuracy import accuracy_table, promising_cuts, trained_rows
+from isthmus.study.accuracy import accuracy_table, promising_cuts
 from isthmus.study.calibrate import POST_HOC_CODECS, post_hoc_accuracy
-from isthmus.train import FitConfig, FitRecord, accuracy, calibrate, split_with_codecs
+from isthmus.study.grid import Cell
+from isthmus.study.records import StudyRecord, write_records
+from isthmus.study.trained import trained_rows
+from isthmus.train import FitConfig, FitRecord, Rung, accuracy, calibrate, split_with_codecs
 from isthmus.train.fitted import SCHEMA
 
 DATA = load_data("digits")
@@ -68,12 +72,13 @@ def plan(graph):
     return partition(graph, load_platform("two-mcu-spi"), codec="uniform:bits=3", cut=cut)
 
 
-def write_fit(folder, graph, plan, *, whole=0.95, split=0.94):
+def write_fit(folder, graph, plan, *, whole=0.95, split=0.94, ladder=(), wanted_bytes=None):
     record = FitRecord(
         model=reference("digits-resnet"),
         data="digits",
         plan=plan,
-        config=FitConfig(),
+        config=FitConfig(wanted_bytes=wanted_bytes),
+        ladder=ladder,
         phases=(),
         accuracy_whole=whole,
         accuracy_split=split,
@@ -162,6 +167,63 @@ def test_a_fit_fills_the_trained_column(tmp_path, graph, plan):
     (row,) = trained_rows([write_fit(tmp_path / "fit", graph, plan)], graph)
     assert (row.cut, row.codec) == (plan.crossings[0].cut, "uniform:bits=3")
     assert (row.accuracy, row.whole, row.origin) == (0.94, 0.95, "trained")
+
+
+def test_of_a_fit_with_a_ladder_the_held_out_figures_count(tmp_path, graph, plan):
+    rungs = [
+        Rung(wanted_bytes=200.0, payload_bytes=size, accuracy=reached, drop=100 * (0.9 - reached))
+        for size, reached in ((190.0, 0.89), (150.0, 0.88), (120.0, 0.8))
+    ]
+    folder = write_fit(tmp_path / "fit", graph, plan, ladder=tuple(rungs), wanted_bytes=150.0)
+    (row,) = trained_rows([folder], graph)
+    assert row.accuracy == 0.88
+    assert row.whole == pytest.approx(0.9)
+
+
+def study_record(ratio, reached, *, placement="cut", depth=18, seed=0, judged="test"):
+    cell = Cell(
+        depth=depth, width=4, placement=placement, ratio=ratio, data="cifar100", epochs=8,
+        seed=seed, judged=judged,
+    )  # fmt: skip
+    return StudyRecord(
+        key=cell.key, cell=cell, config={}, figures={"accuracy": reached}, machine="",
+        versions={}, revision=None, seconds=1.0, attempts=1,
+    )  # fmt: skip
+
+
+def test_a_study_of_the_same_network_fills_the_trained_column(tmp_path):
+    network = resnet(18, width=4, num_classes=10).eval()
+    graph = capture(network, (torch.zeros(2, 3, 8, 8),))
+    records = [
+        study_record(1, 0.60, placement="block"),
+        study_record(1, 0.62, placement="block", seed=1),
+        study_record(4, 0.50),
+        study_record(4, 0.52, seed=1),
+        study_record(4, 0.40, placement="block"),  # narrows no crossing
+        study_record(2, 0.55),
+        study_record(2, 0.57, judged="held-out"),
+        study_record(1, 0.58, judged="held-out"),
+        study_record(4, 0.99, depth=34),  # another network
+    ]
+    write_records(tmp_path / "records.jsonl", records)
+    rows = trained_rows([tmp_path], graph)
+    stages = [find_cut(graph, f"layer{k}").index for k in (1, 2, 3)]
+    found = {(row.cut, row.codec): (row.accuracy, row.whole) for row in rows}
+    assert found == {
+        (cut, f"bottleneck:ratio={ratio},bits=8"): pytest.approx(figures)
+        for cut in stages
+        for ratio, figures in ((4, (0.51, 0.61)), (2, (0.57, 0.58)))  # held-out where there is
+    }
+    table = accuracy_table(network, graph, load_platform("two-mcu-spi"), None, fits=[tmp_path])
+    assert table.drop(stages[1], "bottleneck:ratio=4,bits=8") == pytest.approx(0.1)
+    codecs = {c.codec for c in find_choices(graph, codec=None, png_bytes=None, accuracy=table).all}
+    assert "bottleneck:ratio=4,bits=8" in codecs
+
+
+def test_a_study_of_another_network_is_refused(tmp_path, graph):
+    write_records(tmp_path / "records.jsonl", [study_record(4, 0.5)])
+    with pytest.raises(InputError, match="found a study of resnet18 of width 4, expected one of"):
+        trained_rows([tmp_path], graph)
 
 
 def test_a_fit_of_another_model_or_of_two_lossy_crossings_is_refused(tmp_path, graph, plan):

@@ -12,7 +12,8 @@ from isthmus.models import load_weights, read_weights, resnet
 from isthmus.study import cells
 from isthmus.study.grid import Cell
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
-from isthmus.study.source import RECORDS_FILE, run_named, run_study
+from isthmus.study.records import RECORDS_FILE
+from isthmus.study.source import run_named, run_study
 from isthmus.train.images import evaluate_images
 
 PLAIN = Cell(

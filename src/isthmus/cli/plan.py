@@ -65,7 +65,10 @@ def plan(
     download: Download = False,
     fits: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder that `isthmus fit` made, whose accuracy counts. Repeat."),
+        typer.Option(
+            help="A folder that `isthmus fit` or `isthmus study` made, whose accuracy counts. "
+            "Repeat."
+        ),
     ] = None,
     method: Annotated[
         str,

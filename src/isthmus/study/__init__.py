@@ -1,6 +1,6 @@
 """The same chain, once or many times."""
 
-from isthmus.study.accuracy import accuracy_table, trained_rows
+from isthmus.study.accuracy import accuracy_table
 from isthmus.study.calibrate import post_hoc_accuracy
 from isthmus.study.evaluate import Record, evaluate, export_fitted, fit_plan, make_plan
 from isthmus.study.front import (
@@ -14,6 +14,7 @@ from isthmus.study.front import (
 )
 from isthmus.study.measure import measure_nodes
 from isthmus.study.recipes import Recipe, demo
+from isthmus.study.trained import trained_rows
 
 __all__ = [
     "Balanced",

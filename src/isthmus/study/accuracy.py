@@ -7,16 +7,13 @@ from torch import nn
 
 from isthmus.data import Dataset
 from isthmus.errors import InfeasibleError, InputError
-from isthmus.files import read_json
 from isthmus.graph import Graph, cuts, fingerprint
-from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.plan import Plan, partition
-from isthmus.plan.accuracy import LOSSLESS, AccuracyRow, AccuracyTable, merge
+from isthmus.plan.accuracy import AccuracyTable, merge
 from isthmus.platform import Platform
 from isthmus.progress import Report, silent
 from isthmus.study.calibrate import POST_HOC_CODECS, post_hoc_accuracy
-from isthmus.train import FitRecord
-from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE, SCHEMA
+from isthmus.study.trained import trained_rows
 
 
 def accuracy_table(
@@ -41,7 +38,7 @@ def accuracy_table(
         objective: As for `isthmus.plan.partition`.
         codec: Measure this one alone.
         cut: Measure at this one alone.
-        fits: Folders of earlier fits of this model, see `trained_rows`.
+        fits: Folders of earlier fits and studies of this model, see `trained_rows`.
         report: Told of every batch.
 
     Returns:
@@ -88,53 +85,6 @@ def promising_cuts(graph: Graph, plan: Plan, *, most: int = 6) -> tuple[int, ...
     first, others = ([k for k in dict.fromkeys(each) if k in inner] for each in (named, ends))
     wanted = dict.fromkeys([*first[: most - most // 3], *others, *first])
     return tuple(sorted((0, *list(wanted)[:most])))
-
-
-def trained_rows(folders: Sequence[Path], graph: Graph) -> tuple[AccuracyRow, ...]:
-    """Read what earlier fits reached.
-
-    The accuracies are those of the record: of the split model and of the whole one, both on the
-    test set. Who chooses a plan by them has used that set for the choice. A record does not say
-    how many samples that are; the rows have 0.
-
-    Args:
-        folders: What ``isthmus fit`` left.
-        graph: Of the model that is planned for.
-
-    Returns:
-        A row for each fit in which a crossing loses something.
-
-    Raises:
-        InputError: Not a fit, a fit of another model, or one in which several crossings lose
-            something, so that no figure belongs to one of them.
-    """
-    rows = []
-    for folder in folders:
-        record = read_json(folder / RECORD_FILE, FitRecord, schema=SCHEMA)
-        fitted = fingerprint(read_json(folder / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA))
-        if fitted != fingerprint(graph):
-            raise InputError(
-                f"{folder}: found a fit of graph {fitted}, expected {fingerprint(graph)}; "
-                "leave it out, it is of another model"
-            )
-        lossy = {(c.cut, c.codec) for c in record.plan.crossings if c.codec not in LOSSLESS}
-        if len(lossy) > 1:
-            raise InputError(
-                f"{folder}: found {len(lossy)} crossings that lose something, expected one, "
-                "as their losses cannot be told apart; leave it out"
-            )
-        rows += [
-            AccuracyRow(
-                cut=cut,
-                codec=codec,
-                accuracy=record.accuracy_split,
-                samples=0,
-                origin="trained",
-                whole=record.accuracy_whole,
-            )
-            for cut, codec in lossy
-        ]
-    return tuple(rows)
 
 
 def _plan(graph: Graph, platform: Platform, *, objective: str, codec: str | None) -> Plan:

@@ -17,6 +17,8 @@ from isthmus.errors import InputError
 from isthmus.files import from_json, write_bytes
 from isthmus.study.grid import SCHEMA, Cell
 
+RECORDS_FILE = "records.jsonl"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:

@@ -24,7 +24,7 @@ from isthmus.study.cells import (
 from isthmus.study.front import Point, front
 from isthmus.study.grid import Cell, Grid
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
-from isthmus.study.records import StudyRecord, write_records
+from isthmus.study.records import RECORDS_FILE, StudyRecord, write_records
 from isthmus.study.store import (
     Summary,
     add_cells,
@@ -37,7 +37,6 @@ from isthmus.study.transfer import METERS, Transfer, measure_transfer
 from isthmus.study.workers import run_workers
 
 DATABASE_FILE = "study.db"
-RECORDS_FILE = "records.jsonl"
 TRANSFER_FILE = "transfer.json"
 TRANSFER_SCHEMA = "isthmus.transfer/1"
 
