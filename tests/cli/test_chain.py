@@ -160,6 +160,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--throttle",
                 "--no-throttle",
                 "--port",
+                "--width",
                 "--out",
                 "--json",
             },
