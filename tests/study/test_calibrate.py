@@ -109,6 +109,18 @@ def test_many_bits_lose_next_to_nothing_and_two_lose_much(graph, table):
     assert table.drop(cut, "uniform:bits=2") > table.drop(cut, "uniform:bits=4")
 
 
+def test_what_an_entropy_code_takes_is_measured_for_the_plan(graph, table):
+    cut = find_cut(graph, "first").index
+    row = table.row(cut, "uniform:bits=4+entropy")
+    assert 0 < row.payload_bytes < 16 * 8 * 8 / 2
+    assert row.payload_spread_bytes > 0
+    assert table.row(cut, "uniform:bits=4").payload_bytes is None
+    assert row.accuracy == table.row(cut, "uniform:bits=4").accuracy
+    places = find_choices(graph, codec=None, png_bytes=None, accuracy=table).all
+    chosen = next(c for c in places if (c.cut.index, c.codec) == (cut, row.codec))
+    assert chosen.spec.payload_bytes == row.payload_bytes
+
+
 def test_every_codec_and_the_default_one_are_measured_inside_and_pixels_at_the_input(graph, table):
     cut = find_cut(graph, "first").index
     alone = {text for text in POST_HOC_CODECS if "joint=1" not in text}  # one tensor crosses here

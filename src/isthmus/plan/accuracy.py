@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -28,9 +29,11 @@ class AccuracyRow:
         origin: Whether the crossing was fitted, or its codec only calibrated.
         whole: Accuracy of the whole model on the same samples, 0..1; None where the samples are
             those of the table.
+        payload_bytes: Mean payload, of a codec of variable rate; None where nothing was coded.
+        payload_spread_bytes: Standard deviation of the same.
 
     Raises:
-        InputError: An accuracy is not in 0..1.
+        InputError: An accuracy is not in 0..1, or a payload is negative.
     """
 
     cut: int
@@ -39,8 +42,14 @@ class AccuracyRow:
     samples: int
     origin: Origin
     whole: float | None = None
+    payload_bytes: float | None = None
+    payload_spread_bytes: float | None = None
 
     def __post_init__(self) -> None:
+        for size in (self.payload_bytes, self.payload_spread_bytes):
+            if size is not None and not 0 <= size < inf:
+                where = f"cut {self.cut}, {self.codec}: payload"
+                raise InputError(f"{where}: found {size}, expected 0 bytes or more")
         _check_share(f"cut {self.cut}, {self.codec}: accuracy", self.accuracy)
         if self.whole is not None:
             _check_share(f"cut {self.cut}, {self.codec}: accuracy of the whole", self.whole)

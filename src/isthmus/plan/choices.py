@@ -187,11 +187,15 @@ def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
 
 
 def known(choice: Choice, table: AccuracyTable | None) -> Choice:
-    """Add what is known of the accuracy."""
+    """Add what is known of the accuracy, and of the payload where that varies."""
     row = table.row(choice.cut.index, choice.codec) if table else None
     if table is not None and row is not None:
         drop = table.drop(choice.cut.index, choice.codec)
-        return replace(choice, accuracy=row.accuracy, origin=row.origin, drop=drop)
+        spec = choice.spec
+        if row.payload_bytes is not None and not spec.fixed_rate:
+            size, spread = row.payload_bytes, row.payload_spread_bytes
+            spec = replace(spec, measured_bytes=size, measured_spread_bytes=spread)
+        return replace(choice, spec=spec, accuracy=row.accuracy, origin=row.origin, drop=drop)
     if choice.codec in LOSSLESS:
         whole = table.whole if table else None
         return replace(choice, accuracy=whole, origin="lossless", drop=0.0)

@@ -32,6 +32,7 @@ from isthmus.wire.spec import codec_text, default_codec_text
 
 POST_HOC_CODECS = (
     *(f"uniform:bits={bits}" for bits in (8, 6, 4, 3, 2)),
+    *(f"uniform:bits={bits}+entropy" for bits in (4, 3)),
     "bottleneck:ratio=2,bits=8",
     "bottleneck:ratio=4,bits=8",
     "bottleneck:ratio=4,bits=8,joint=1",
@@ -76,7 +77,8 @@ def post_hoc_accuracy(
         report: Told of every batch.
 
     Returns:
-        The accuracies, and that of the whole model on the same samples.
+        The accuracies, and that of the whole model on the same samples; for an entropy code also
+        the mean payload, of a quarter of the calibration's samples that its tables do not count.
 
     Raises:
         InputError: Model, graph and data do not belong together, or a cut or codec is unknown.
@@ -95,10 +97,20 @@ def post_hoc_accuracy(
             report(f"calibrate codecs, after {stop.cut.after}", 0, 1)
             for codec in stop.codecs.values():
                 codec.calibrate(tensors)
+                codec.fit_tables(tensors)
         correct = _count_correct(stops, data, held_N, report)
+    specs = {
+        (stop.cut.index, text): codec.spec for stop in stops for text, codec in stop.codecs.items()
+    }
     rows = (
         AccuracyRow(
-            cut=cut, codec=text, accuracy=n / len(held_N), samples=len(held_N), origin="post-hoc"
+            cut=cut,
+            codec=text,
+            accuracy=n / len(held_N),
+            samples=len(held_N),
+            origin="post-hoc",
+            payload_bytes=specs[cut, text].measured_bytes,
+            payload_spread_bytes=specs[cut, text].measured_spread_bytes,
         )
         for (cut, text), n in correct.items()
     )

@@ -66,7 +66,11 @@ def _of_fit(folder: Path, graph: Graph) -> Iterator[AccuracyRow]:
             f"{folder}: found a fit of graph {fitted}, expected {fingerprint(graph)}; "
             "leave it out, it is of another model"
         )
-    lossy = {(c.cut, c.codec) for c in record.plan.crossings if c.codec not in LOSSLESS}
+    lossy = {
+        (c.cut, c.codec): None if c.fixed_rate else c.payload_bytes
+        for c in record.plan.crossings
+        if c.codec not in LOSSLESS
+    }
     if len(lossy) > 1:
         raise InputError(
             f"{folder}: found {len(lossy)} crossings that lose something, expected one, "
@@ -76,8 +80,11 @@ def _of_fit(folder: Path, graph: Graph) -> Iterator[AccuracyRow]:
     for rung in record.ladder:
         if rung.payload_bytes == record.config.wanted_bytes:
             reached, whole = rung.accuracy, rung.accuracy + rung.drop / 100
-    for cut, codec in lossy:
-        yield _row(cut, codec, reached, whole)
+    for (cut, codec), payload in lossy.items():
+        row = _row(cut, codec, reached, whole)
+        if payload is not None:
+            row = replace(row, payload_bytes=payload)
+        yield row
 
 
 def _row(cut: int, codec: str, reached: float, whole: float) -> AccuracyRow:
