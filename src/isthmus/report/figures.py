@@ -146,15 +146,13 @@ def accuracy_figure(
     crossing = widest(plan)
     assert crossing is not None
     before, after = raw_bytes(crossing), crossing.payload_bytes
+    if run is not None:
+        after = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
     across = accuracy_across(fit, run)
     points = [
         _Point(name="uncut, fp32", payload_bytes=before, accuracy=fit.accuracy_whole, color=INK),
         _Point(
-            name="Isthmus",
-            payload_bytes=after,
-            accuracy=across,
-            color=ORANGE,
-            symbol="diamond",
+            name="Isthmus", payload_bytes=after, accuracy=across, color=ORANGE, symbol="diamond"
         ),
     ]
     points += [
@@ -162,7 +160,12 @@ def accuracy_figure(
         for r in rivals
     ]
     chart = go.Figure()
-    for point in points:
+    look = {"color": ORANGE, "symbol": "circle-open"}
+    nested = [
+        _Point(name=str(r.width), payload_bytes=r.payload_bytes, accuracy=r.accuracy, **look)
+        for r in fit.widths
+    ]
+    for point in (*nested, *points):
         chart.add_scatter(
             x=[point.payload_bytes],
             y=[100 * point.accuracy],
@@ -183,7 +186,8 @@ def accuracy_figure(
         title=f"{num_bytes(after)} bytes instead of {num_bytes(before)}, for {change}",
         text="Each point is one way of getting the answer across the widest crossing. Upper left "
         "is best. A way that leaves the network whole (the input or the label crosses) needs a "
-        "device that can hold all of it; the table says which can.",
+        "device that can hold all of it; the table says which can."
+        + (" Open circles: the widths of the nested link." if fit.widths else ""),
         chart=styled(chart, height=430),
     )
 
