@@ -44,6 +44,24 @@ def branching():
             return x * 2 if x.sum() > 0 else x
 
     return Branching()
+
+
+def looping():
+    class Looping(nn.Module):
+        def forward(self, x):
+            while x.norm() < 10:
+                x = x * 3
+            return x
+
+    return Looping()
+
+
+def selecting():
+    class Selecting(nn.Module):
+        def forward(self, x):
+            return x[x > 0]
+
+    return Selecting()
 """
 
 

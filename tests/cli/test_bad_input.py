@@ -36,6 +36,30 @@ def one_line(result, *words):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("name: pair", "name: &x [*x]", ["alias *x", "plain values"]),
+        (
+            "latency: 1 ms",
+            "duplex: one-way}\n  - {between: [b, a], bandwidth: 1 Mbit/s",
+            ["between [b, a]", "expected one link", "remove one"],
+        ),
+        ("between: [a, b]", "duplex: one-way, between: [b, a]", ["no way from a to b", "turn"]),
+        (
+            "links:\n  - {between: [a, b], bandwidth: 1 Mbit/s, latency: 1 ms}\n",
+            "",
+            ["devices.b", "no way from a", "add one or remove the device"],
+        ),
+        (
+            "links:",
+            "  c: {compute: {fp32: 1 MMAC/s}}\n  d: {compute: {fp32: 1 MMAC/s}}\nlinks:\n"
+            "  - {between: [c, d], bandwidth: 1 Mbit/s}",
+            ["devices.c", "no way from a", "add one or remove the device"],
+        ),
+        ("fp32: 1 MMAC/s", "fp32: 0 MMAC/s", ["devices.a.compute.fp32", "more than 0 MAC/s"]),
+        ("weights: 1 MiB", "weights: 0 MiB", ["devices.a.memory.weights", "at least 1 byte"]),
+        ("weights: 1 MiB", "weights: -1 MiB", ["devices.a.memory.weights", "at least 1 byte"]),
+        ("weights: 1 MiB", "weights: 1e400 MiB", ["a.memory.weights", "finite number of byte"]),
+        ("weights: 1 MiB", "weights: 1 MiB, shared: 1 MiB", ["a.memory", "one figure or two"]),
+        ("bandwidth: 1 Mbit/s", "bandwidth: -1 Mbit/s", ["bandwidth", "at least"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 1 MHz", ["bandwidth", "1 MHz", "byte/s"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 125000", ["bandwidth", "125000"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 0 Mbit/s", ["bandwidth", "0 Mbit/s"]),
@@ -62,6 +86,18 @@ def test_platform_files(isthmus, mine, old, new, words):
     assert not (mine / "plan.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{fp32: ", "{int8: ", ["fp32 arithmetic", "give its fp32 rate under compute"]),
+        ("MMAC/s}", "MMAC/s}, codecs: [zip]", ["device a: codecs: no codec 'zip'; there are raw"]),
+    ],
+)
+def test_platforms_whose_devices_can_do_nothing_of_use(isthmus, mine, old, new, words):
+    (mine / "mine.yaml").write_text(PLATFORM.replace(old, new))
+    one_line(isthmus("plan", "digits-resnet", "mine.yaml"), *words)
+
+
 def test_the_good_platform_file_is_good(isthmus, mine):
     (mine / "mine.yaml").write_text(PLATFORM)
     assert isthmus("plan", "digits-resnet", "mine.yaml").code == 0
@@ -71,6 +107,24 @@ def test_the_good_platform_file_is_good(isthmus, mine):
     ("arguments", "words"),
     [
         (("plan", "net.py:branching", "two-mcu-spi", "--input", "1x4"), ["traced", "torch.where"]),
+        (("plan", "net.py:looping", "two-mcu-spi", "--input", "1x4"), ["while", "cut this part"]),
+        (
+            ("plan", "net.py:selecting", "two-mcu-spi", "--input", "1x4"),
+            ["index", "use torch.where"],
+        ),
+        (("plan", "digits-resnet", "two-mcu-spi", "--limit", "latency=-1s"), ["more than 0"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--limit", "bytes=0byte"), ["more than 0"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--limit", "drop=-1"), ["0 or more"]),
+        (("plan", "digits-resnet", "two-mcu-spi", "--limit", "latency=1us"), ["; allow 8"]),
+        (
+            ("plan", "digits-resnet", "two-mcu-spi", "--cut", "layer2", "--limit", "bytes=1byte"),
+            ["payload needs 64 B, has 1 B; allow 64 bytes"],
+        ),
+        (
+            ("plan", "digits-resnet", "two-mcu-spi", "--cut", "layer2", "--method", "cpsat"),
+            ["takes no cuts; use method chain"],
+        ),
+        (("plan", "digits-resnet", "two-mcu-spi", "--codec", "float:format=fp7"), ["fp8-e4m3"]),
         (("plan", "net.py:absent", "two-mcu-spi", "--input", "1x4"), ["no function 'absent'"]),
         (("plan", "resnet19", "two-mcu-spi"), ["resnet19", "resnet18"]),
         (("plan", "net.py:make", "two-mcu-spi"), ["--input"]),
@@ -92,6 +146,16 @@ def test_arguments(isthmus, mine, arguments, words):
     before = sorted(mine.iterdir())
     one_line(isthmus(*arguments), *words)
     assert sorted(mine.iterdir()) == before
+
+
+def test_limits_that_cannot_be_kept_together_are_a_line_each_with_a_remedy(isthmus, mine):
+    limits = ("--limit", "latency=1us", "--limit", "energy=1nJ")
+    result = isthmus("plan", "digits-resnet", "two-mcu-spi", *limits)
+    assert result.code == 1
+    head, *lines = result.err.splitlines()
+    assert head == "isthmus: no plan fits:"
+    assert [line.split()[1] for line in lines] == ["latency", "energy"]
+    assert all("; allow " in line for line in lines)
 
 
 def test_a_network_that_fits_nowhere_says_what_is_missing(isthmus, mine):

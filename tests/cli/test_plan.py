@@ -56,6 +56,8 @@ def test_a_measured_table_is_planned_with_and_refused_for_another_model(isthmus,
     shown = isthmus("plan", "digits-resnet", str(file))
     assert "measured" in shown.out
     refused = isthmus("plan", "resnet18", str(file))
+    assert refused.code == 1
+    assert len(refused.err.splitlines()) == 1
     assert "profile MODEL --measure" in refused.err
 
 

@@ -35,9 +35,9 @@ def main() -> None:
     try:
         app()
     except InfeasibleError as error:
-        print("isthmus: no plan fits:", file=sys.stderr)
-        for violation in error.violations:
-            print(f"  {violation}", file=sys.stderr)
+        one = len(error.violations) == 1
+        lines = [str(error)] if one else ["no plan fits:", *map(str, error.violations)]
+        print("isthmus:", "\n  ".join(lines), file=sys.stderr)
         sys.exit(1)
     except IsthmusError as error:
         print(f"isthmus: {' '.join(str(error).split())}", file=sys.stderr)

@@ -26,6 +26,7 @@ _LIMITS = {
     "bytes": ("link_bytes", "byte"),
     "drop": ("drop", ""),
 }
+_FREE = ("price", "drop")  # that may be kept at nothing
 
 
 def plan(
@@ -183,6 +184,9 @@ def _limits(texts: Sequence[str]) -> Any:
             ) from error
         except InputError as error:
             raise InputError(f"--limit {text!r}: {error}") from error
+        if not (values[field] > 0 or (values[field] == 0 and name in _FREE)):
+            least = "0 or more" if name in _FREE else "more than 0"
+            raise InputError(f"--limit {text!r}: found {bound}, expected {least}")
     return Limits(**values)
 
 

@@ -19,6 +19,7 @@ from isthmus.plan.table import Problem, make_problem, restricted
 from isthmus.plan.weigh import Scope, make_costs, overflow
 from isthmus.platform import Platform, path
 from isthmus.units import format_quantity
+from isthmus.wire.options import option_names
 
 _OBJECTIVE_OF = {
     "latency_s": "latency",
@@ -75,8 +76,15 @@ def list_choices(
     """List what links may carry, dominated choices and those over a limit included.
 
     Raises:
-        InputError: The accuracies are of another model, or nothing can cross a link at all.
+        InputError: The accuracies are of another model, a device names a codec that there is
+            not, or nothing can cross a link at all.
     """
+    for device in platform.devices:
+        for name in device.codecs or ():
+            try:
+                option_names(name)
+            except InputError as error:
+                raise InputError(f"device {device.name}: codecs: {error}") from error
     if accuracy is not None:
         accuracy.check(fingerprint(graph))
     choices = find_choices(
