@@ -1,6 +1,6 @@
 """What planners of other kinds would predict for the same networks on the same platforms.
 
-    python benchmarks/planner_rivals.py [--out benchmarks/results]
+    python benchmarks/planner_rivals.py [--out benchmarks/results] [--cpsat-s 10]
 
 Six networks on six presets and three platforms drawn at random by seed. Every division is costed
 by the same model (`isthmus.plan.estimate`), so that only the choice differs:
@@ -9,8 +9,11 @@ by the same model (`isthmus.plan.estimate`), so that only the choice differs:
   way from input to output, tensors sent as they are;
 * torch: `torch.fx.experimental.accelerator_partitioner`, by size and by cost, given each device's
   memory; tensors sent as they are;
+* greedy: our baseline, by steepest descent, the codec chosen too;
 * ours without narrowing: cut and devices chosen, inner crossings sent as they are;
-* ours: the codec chosen too.
+* ours: the codec chosen too (method `chain`);
+* cpsat: every operation placed by itself, the codec chosen too, with some seconds for each pair.
+  It can be below ours where branches go to different devices, and is no walk then.
 
 A division that overflows a memory counts as one that does not fit.
 """
@@ -44,7 +47,7 @@ from torch.nn import functional as F
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, capture
-from isthmus.machine import describe_machine, library_versions
+from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import load_model
 from isthmus.plan import partition
 from isthmus.plan.estimate import make_site
@@ -62,14 +65,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--hardware", default="2core-x86")
+    parser.add_argument("--cpsat-s", type=float, default=10.0)
+    parser.add_argument("--networks", nargs="+", default=None)
+    parser.add_argument("--platforms", nargs="+", default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     platforms = [*map(load_platform, PRESETS), *map(random_platform, SEEDS)]
     rows = []
-    for name, graph in networks().items():
+    for name, graph in networks(arguments.networks).items():
         for platform in platforms:
-            rows += rows_of(name, graph, platform)
-            print(name, platform.name, flush=True)
+            if arguments.platforms is None or platform.name in arguments.platforms:
+                rows += rows_of(name, graph, platform, arguments.cpsat_s)
+                print(name, platform.name, flush=True)
     stem = f"planner_rivals_{arguments.hardware}_{date.today():%Y-%m}"
     with (arguments.out / f"{stem}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -79,8 +86,8 @@ def main() -> None:
     print(text(rows, stem))
 
 
-def networks() -> dict[str, Graph]:
-    """Return six networks of different kinds, captured."""
+def networks(chosen: Sequence[str] | None) -> dict[str, Graph]:
+    """Return six networks of different kinds, or those chosen, captured."""
     image = torch.zeros(1, 3, 32, 32)
     made: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
         "digits-resnet": (load_model("digits-resnet"), (torch.zeros(1, 1, 8, 8),)),
@@ -90,7 +97,11 @@ def networks() -> dict[str, Graph]:
         "inverted residuals, 96 px": (inverted_residuals(), (torch.zeros(1, 3, 96, 96),)),
         "transformer, 64 tokens": (Encoder(), (torch.zeros(1, 64, dtype=torch.int64),)),
     }
-    return {name: capture(model.eval(), example) for name, (model, example) in made.items()}
+    return {
+        name: capture(model.eval(), example)
+        for name, (model, example) in made.items()
+        if chosen is None or name in chosen
+    }
 
 
 class UNet(nn.Module):
@@ -196,7 +207,9 @@ def random_platform(seed: int) -> Platform:
     )
 
 
-def rows_of(network: str, graph: Graph, platform: Platform) -> list[dict[str, Any]]:
+def rows_of(
+    network: str, graph: Graph, platform: Platform, cpsat_s: float
+) -> list[dict[str, Any]]:
     cuts = {
         "equal weights": [equal(graph, platform, lambda node: node.weight_bytes)],
         "equal MACs": [equal(graph, platform, lambda node: node.macs or 0)],
@@ -211,12 +224,17 @@ def rows_of(network: str, graph: Graph, platform: Platform) -> list[dict[str, An
         }
         for rival, asked in cuts.items():
             row[rival] = min((forced(graph, platform, objective, c) for c in asked), default=inf)
-        for mine, codec in (("ours, as it is", "raw"), ("ours", None)):
+        for mine, options in (
+            ("greedy", {"method": "greedy"}),
+            ("ours, as it is", {"codec": "raw"}),
+            ("ours", {}),
+            ("cpsat", {"method": "cpsat", "time_limit_s": cpsat_s}),
+        ):
             try:
-                plan = partition(graph, platform, objective=objective, codec=codec)
-                row[mine] = getattr(plan.predicted, figure)
-            except InfeasibleError:
-                row[mine] = inf
+                plan = partition(graph, platform, objective=objective, **options)
+                row[mine], row["cpsat gap"] = getattr(plan.predicted, figure), plan.gap
+            except (InfeasibleError, InputError) as error:  # or no plan in time
+                row[mine], row["cpsat gap"] = inf, 0.0 if isinstance(error, InfeasibleError) else 1
         rows.append(row)
     return rows
 
@@ -310,38 +328,77 @@ def room(device: Device) -> float:
 
 
 def text(rows: list[dict[str, Any]], name: str) -> str:
-    rivals = ("equal weights", "equal MACs", "torch", "ours, as it is")
+    rivals = ("equal weights", "equal MACs", "torch", "greedy", "ours, as it is")
     lines = [
         f"# {name}", "", *(__doc__ or "").splitlines()[4:], "",
         "- command: `python benchmarks/planner_rivals.py`",
-        f"- machine: {describe_machine()}",
+        f"- machine: {describe_machine()}; other programs were running",
         f"- versions: {', '.join(f'{n} {v}' for n, v in library_versions().items())}",
+        f"- revision: {git_revision()}",
         "",
         "Predicted cost of each rival over ours: median (least .. most) over the pairs where both",
         "fit, and on how many of all pairs the rival fits at all.",
         "",
-        "| objective | " + " | ".join(rivals) + " | ours fits |",
-        "| --- | " + " | ".join("---:" for _ in rivals) + " | ---: |",
+        "| objective | " + " | ".join((*rivals, "cpsat")) + " | ours fits |",
+        "| --- | " + " | ".join("---:" for _ in (*rivals, "cpsat")) + " | ---: |",
     ]  # fmt: skip
     for objective in OBJECTIVES:
         chosen = [row for row in rows if row["objective"] == objective]
         fits = sum(not isinf(row["ours"]) for row in chosen)
-        cells = [ratios(chosen, rival) for rival in rivals]
+        cells = [ratios(chosen, rival) for rival in (*rivals, "cpsat")]
         lines.append(f"| {objective} | {' | '.join(cells)} | {fits} of {len(chosen)} |")
     worse = [row for row in rows for rival in rivals if row[rival] < row["ours"] * (1 - 1e-9)]
-    lines += ["", f"Ours is worse than a rival in {len(worse)} of {len(rows)} rows.", ""]
-    lines += ["## Every pair, latency", "", "| network | platform | " + " | ".join(rivals)]
-    lines[-1] += " | ours | narrowing alone |"
-    lines.append("| --- | --- | " + " | ".join("---:" for _ in rivals) + " | ---: | ---: |")
+    lower = [row for row in rows if row["cpsat"] < row["ours"] * (1 - 1e-9)]
+    proven = sum((row["cpsat gap"] or 0.0) < 1e-6 for row in rows if row["cpsat gap"] is not None)
+    lines += [
+        "",
+        f"Ours is worse than a rival in {len(worse)} of {len(rows)} rows. Method cpsat proved its",
+        f"answer in {proven} of them, and is below ours, or fits alone, in {len(lower)}.",
+        "",
+        *narrowing(rows),
+        "## Every pair, latency",
+        "",
+        "| network | platform | " + " | ".join(rivals) + " | ours | cpsat | narrowing alone |",
+        "| --- | --- | " + " | ".join("---:" for _ in rivals) + " | ---: | ---: | ---: |",
+    ]
     for row in rows:
         if row["objective"] == "latency":
-            cells = [written(row[rival]) for rival in (*rivals, "ours")]
+            cells = [written(row[rival]) for rival in (*rivals, "ours", "cpsat")]
             gain = row["ours, as it is"] / row["ours"] if not isinf(row["ours"]) else inf
             share = "-" if isinf(gain) else f"{gain:.2f} x"
             lines.append(
                 f"| {row['network']} | {row['platform']} | {' | '.join(cells)} | {share} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def narrowing(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the table of what the narrowing alone brings."""
+    lines = [
+        "## The narrowing's share",
+        "",
+        "Our planner without narrowing over our planner, on the pairs where both fit: everything",
+        "else is chosen as well as it can be.",
+        "",
+        "| objective | median | most | better by over 1 % | fits with narrowing only |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for objective in OBJECTIVES:
+        mine = [row for row in rows if row["objective"] == objective and row["ours"] < inf]
+        gains = [row["ours, as it is"] / row["ours"] for row in mine]
+        both = [gain for gain in gains if gain < inf]
+        if both:
+            most = max(both)
+            where = next(
+                f"{row['network']}, {row['platform']}"
+                for row, gain in zip(mine, gains, strict=True)
+                if gain == most
+            )
+            lines.append(
+                f"| {objective} | {statistics.median(both):.2f} x | {most:.2f} x ({where}) | "
+                f"{sum(gain > 1.01 for gain in both)} of {len(both)} | {len(gains) - len(both)} |"
+            )
+    return [*lines, ""]
 
 
 def ratios(rows: list[dict[str, Any]], rival: str) -> str:
