@@ -20,12 +20,12 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
     """
     last = _last_reads(graph)
     names = _places(graph)
-    made = [*((tensor, -1) for tensor in graph.inputs)]
-    made += [(tensor, k) for k, node in enumerate(graph.nodes) for tensor in node.outputs]
-    return tuple(
-        _cut(k, names[k], [t for t, at in made if at < k <= last.get(t.name, -1)])
-        for k in range(len(graph.nodes) + 1)
-    )
+    alive, found = list(graph.inputs), []
+    for k, name in enumerate(names):
+        alive = [tensor for tensor in alive if k <= last.get(tensor.name, -1)]
+        found.append(_cut(k, name, alive))
+        alive += graph.nodes[k].outputs if k < len(graph.nodes) else ()
+    return tuple(found)
 
 
 def find_cut(graph: Graph, after: str) -> Cut:
