@@ -4,11 +4,16 @@ import fcntl
 import os
 import tempfile
 
+import hypothesis
 import pytest
 
 # One OpenMP thread per process, before torch or onnxruntime load: tests start worker processes,
 # and spinning barriers make busy processes crawl on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, no more.
+hypothesis.settings.register_profile("isthmus", deadline=None)
+hypothesis.settings.load_profile("isthmus")
 
 
 def pytest_addoption(parser):
