@@ -5,12 +5,13 @@
 ResNet-152 at 224 px is captured once. Then each run plans for another platform drawn by seed, so
 that nothing is known from the run before: 8 devices that all differ, every two with a link, in any
 order; 8 such devices between two more at the ends; and 16 on a line, in the order of the file. All
-codecs are open. One thread; wall time counts what other programs on the machine took, CPU time
-does not.
+codecs are open. One thread; wall time counts what other programs on the machine took. CPU time does
+not count that, but grows where they share the caches: see the load, which is 1 on a quiet machine.
 """
 
 import argparse
 import csv
+import os
 import random
 import statistics
 import time
@@ -116,7 +117,8 @@ def text(rows: list[dict[str, Any]], name: str, nodes: int) -> str:
     lines = [
         f"# {name}", "", *(__doc__ or "").splitlines()[4:], "",
         "- command: `python benchmarks/planner.py`",
-        f"- machine: {describe_machine()}; other programs were running",
+        f"- machine: {describe_machine()}",
+        f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {versions}",
         f"- revision: {git_revision()}",
         f"- nodes: {nodes}",
