@@ -3,10 +3,11 @@
     python benchmarks/planner.py [--out benchmarks/results]
 
 ResNet-152 at 224 px is captured once. Then each run plans for another platform drawn by seed, so
-that nothing is known from the run before: 8 devices that all differ, every two with a link, in any
-order; 8 such devices between two more at the ends; and 16 on a line, in the order of the file. All
-codecs are open. One thread; wall time counts what other programs on the machine took. CPU time does
-not count that, but grows where they share the caches: see the load, which is 1 on a quiet machine.
+that nothing is known from the run before: 8 devices that all differ, every two with a link, in
+any order; 8 such devices between two more at the ends; and 16 on a line, in the order of the
+file. All codecs are open. One thread; wall time counts what other programs on the machine took.
+CPU time does not count that, but grows where they share the caches: see the load, which is 1 on a
+quiet machine.
 """
 
 import argparse
