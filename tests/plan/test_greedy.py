@@ -7,6 +7,7 @@ import pytest
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.plan import partition
 from isthmus.plan.estimate import OBJECTIVES
+from tests.plan.nets import chain, pair
 from tests.plan.test_exact import Case
 
 NUM_CASES = 60
@@ -47,3 +48,10 @@ def test_greedy_takes_one_cut_and_no_list_of_them():
     case = Case(0)
     with pytest.raises(InputError, match="greedy: found a cut for each link, expected one"):
         partition(case.graph, case.platform, cut=(0,), method="greedy")
+
+
+def test_what_would_change_the_answer_is_said_of_exact_plans_alone():
+    graph = chain((900, 400, (8, 8, 8)), (9_000, 4_000, (10,)))
+    exact, found = (partition(graph, pair(), method=method) for method in ("chain", "greedy"))
+    assert exact.sensitivity
+    assert found.sensitivity == ()

@@ -11,21 +11,23 @@ from isthmus.plan.sensitivity import find_sensitivity
 from isthmus.plan.table import Problem
 
 
-def make_plan(problem: Problem, route: Route, *, gap: float | None, asked: bool = False) -> Plan:
+def make_plan(
+    problem: Problem, route: Route, *, gap: float | None, beatable: bool = False
+) -> Plan:
     """Write a plan down, with its runner-ups and with what would change it if it fits.
 
     Args:
         problem: What was chosen from, any cut that was asked for left aside.
         route: What was chosen.
         gap: As `Plan` says.
-        asked: Whether a cut was asked for, so that others may be better.
+        beatable: Whether others may be better: a cut was asked for, or the search is not exact.
     """
     best = make_outcome(problem, route)
     fits, platform = not best.violations, problem.platform
     runner_ups, alike = find_runner_ups(problem, best) if fits and platform.links else ((), ())
     unlimited = replace(problem.limits, link_bytes=None) == NO_LIMITS
     priced = problem.objective == "price"
-    robust = fits and platform.links and unlimited and not asked and not priced
+    robust = fits and platform.links and unlimited and not beatable and not priced
     names = {site.device.name for site in best.walk.sites}
     stages = _stages(problem, best)
     return Plan(

@@ -60,7 +60,7 @@ def plan_chain(
     if found is None:
         return _nearest(problem, states, usable, must)
     gap = (found.route.cost - found.least) / found.route.cost if found.route.cost else 0.0
-    plan = make_plan(whole, found.route, gap=gap if any_order else None, asked=cut is not None)
+    plan = make_plan(whole, found.route, gap=gap if any_order else None, beatable=cut is not None)
     order = () if any_order else ("devices compute in the order of the file: there are many",)
     return replace(plan, notes=(*plan.notes, *order, *choices.notes))
 

@@ -67,7 +67,7 @@ def plan_greedy(
     if not ends:
         raise InputError(f"cuts {must}: found no way through the platform with them; remove one")
     best = min(ends, key=lambda route: _merit(problem, costs, route))
-    plan = make_plan(whole, best, gap=None, asked=cut is not None)
+    plan = make_plan(whole, best, gap=None, beatable=True)
     note = "found by steepest descent: method chain may find a better plan"
     return replace(plan, notes=(*plan.notes, note, *choices.notes))
 
