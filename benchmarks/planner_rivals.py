@@ -22,6 +22,7 @@ import argparse
 import csv
 import random
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from itertools import accumulate, pairwise
@@ -78,12 +79,13 @@ def main() -> None:
                 rows += rows_of(name, graph, platform, arguments.cpsat_s)
                 print(name, platform.name, flush=True)
     stem = f"planner_rivals_{arguments.hardware}_{date.today():%Y-%m}"
+    written_up = text(rows, stem)  # with the revision before there are new files
     with (arguments.out / f"{stem}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_bytes(arguments.out / f"{stem}.md", text(rows, stem).encode())
-    print(text(rows, stem))
+    write_bytes(arguments.out / f"{stem}.md", written_up.encode())
+    print(written_up)
 
 
 def networks(chosen: Sequence[str] | None) -> dict[str, Graph]:
@@ -331,7 +333,7 @@ def text(rows: list[dict[str, Any]], name: str) -> str:
     rivals = ("equal weights", "equal MACs", "torch", "greedy", "ours, as it is")
     lines = [
         f"# {name}", "", *(__doc__ or "").splitlines()[4:], "",
-        "- command: `python benchmarks/planner_rivals.py`",
+        f"- command: `python {' '.join(sys.argv)}`",
         f"- machine: {describe_machine()}; other programs were running",
         f"- versions: {', '.join(f'{n} {v}' for n, v in library_versions().items())}",
         f"- revision: {git_revision()}",
