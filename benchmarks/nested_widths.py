@@ -50,7 +50,7 @@ NOTES = (
     "whole model and the labels in place of their own widest answer (58.5 %), to leave the norms "
     "as they came (57.7 %), and to tell the receiver which channels are absent (58.0 %; 61.6 "
     "instead of 60.5 % at 2 bits of the widest). None closes the gap; the simplest was kept.",
-    "Tried at the full length, also judged on the test set: to draw the most bits half of the time; "
+    "Tried at full length, also judged on the test set: to draw the most bits half of the time; "
     "63.6 % at ratio 4, 54.9 % at ratio 8 and 4 bits, but 0.1 to 0.8 points less at 2 bits.",
     "The run at ratio 8 was interrupted and resumed after its last epoch: its time is not known.",
 )
