@@ -81,9 +81,9 @@ def test_a_fit_without_labels_is_about_as_accurate_as_one_with_them(digits, isth
         ((), "no y_train, y_test (found x_test, x_train)"),
         (
             ("--unlabelled", "--loss", "decoupled,task"),
-            "npz:bare.npz: has no labels, but they are read by decoupled, task; bring",
+            "npz:bare.npz: found no labels to train on, but the loss decoupled, task reads them",
         ),
-        (("--unlabelled",), "has no labels, but they are read by training the base model"),
+        (("--unlabelled",), "found no labels to train on, but the model came without weights"),
     ],
 )
 def test_what_needs_labels_is_refused_without_them(digits, isthmus, options, message):

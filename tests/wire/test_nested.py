@@ -150,7 +150,9 @@ def test_other_codecs_have_one_width():
         pack(spec, symbols_of(spec, 6), width=Width(ratio=2, bits=8))
 
 
-@pytest.mark.parametrize("text", ["8", "ratio=8", "bits=4", "ratio=x,bits=4", "ratio=2,bits=9"])
+@pytest.mark.parametrize(
+    "text", ["8", "ratio=8", "ratio=8,ratio=4", "ratio=x,bits=4", "ratio=2,bits=4,"]
+)
 def test_a_width_is_read_as_people_write_it(text):
     assert parse_width("ratio=8,bits=4") == Width(ratio=8, bits=4)
     assert parse_width(str(Width(ratio=3, bits=2))) == Width(ratio=3, bits=2)

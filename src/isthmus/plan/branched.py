@@ -12,12 +12,10 @@ from isthmus.plan.choices import Choice, known
 from isthmus.plan.estimate import FORMAT, codec_s, needs
 from isthmus.plan.limits import (
     WHOLE,
-    faster_link,
     narrower,
-    narrower_codec,
     smaller,
     too_large,
-    unknown_drop,
+    whole_limit,
 )
 from isthmus.plan.placement import (
     Message,
@@ -139,31 +137,16 @@ def _whole(
         }
         return value(replace(setting, legs=legs))
 
-    need = value(setting)
-    if limit is None or not exceeds(1.0 if need is None else need, limit):
-        return
-    if need is None:
-        yield unknown_drop([setting.choices[m.pick] for m in placement.messages], limit)
-        return
     inner = {setting.choices[pick]: pick for pick in _inner(setting, placement)}
-    links = [link for message in placement.messages for _, link in hops(setting, message)]
-    ways = [
-        *faster_link(links, figure, limit, with_link),
-        *narrower_codec(
-            inner,
-            figure,
-            limit,
-            lambda one, other: value(_with_choice(setting, inner[one], other)),
-        ),
-    ]
-    what, unit = WHOLE[figure]
-    yield Violation(
-        where="plan",
-        what=what,
-        need=need,
-        limit=limit,
-        unit=unit,
-        remedy=", or ".join((*ways, f"allow {format_quantity(need, unit)}")),
+    yield from whole_limit(
+        value(setting),
+        figure,
+        limit,
+        choices=[setting.choices[message.pick] for message in placement.messages],
+        links=[link for message in placement.messages for _, link in hops(setting, message)],
+        inner=inner,
+        with_link=with_link,
+        with_choice=lambda one, other: value(_with_choice(setting, inner[one], other)),
     )
 
 

@@ -153,39 +153,63 @@ def _whole(
     walk: Walk, predicted: Prediction, figure: str, limit: float | None
 ) -> Iterator[Violation]:
     """Yield a limit on the whole plan that it breaks."""
-    what, unit = WHOLE[figure]
-    need = getattr(predicted, figure)
-    if limit is None or (need is not None and not exceeds(need, limit)):
-        return
-    if need is None:
-        yield unknown_drop(walk.route, limit)
-        return
 
     def with_link(link: Link, other: Link) -> float | None:
         links = tuple(other if one == link else one for one in walk.links)
         return _figure(replace(walk, links=links), figure)
 
-    inner = [choice for choice in dict.fromkeys(walk.route) if _inside(walk, choice)]
-    ways = [
-        *faster_link(walk.links, figure, limit, with_link),
-        *narrower_codec(
-            inner,
-            figure,
-            limit,
-            lambda one, other: _figure(_with_choice(walk, one, other), figure),
-        ),
-    ]
-    yield Violation(
-        where="plan",
-        what=what,
-        need=need,
-        limit=limit,
-        unit=unit,
-        remedy=", or ".join((*ways, f"allow {format_quantity(need, unit)}")),
+    yield from whole_limit(
+        getattr(predicted, figure),
+        figure,
+        limit,
+        choices=walk.route,
+        links=walk.links,
+        inner=[choice for choice in dict.fromkeys(walk.route) if _inside(walk, choice)],
+        with_link=with_link,
+        with_choice=lambda one, other: _figure(_with_choice(walk, one, other), figure),
     )
 
 
-def unknown_drop(choices: Iterable[Choice], limit: float) -> Violation:
+def whole_limit(
+    need: float | None,
+    figure: str,
+    limit: float | None,
+    *,
+    choices: Iterable[Choice],
+    links: Iterable[Link],
+    inner: Iterable[Choice],
+    with_link: Callable[[Link, Link], float | None],
+    with_choice: Callable[[Choice, Choice], float | None],
+) -> Iterator[Violation]:
+    """Yield a limit on the whole of a plan that it breaks, with what would mend it.
+
+    Args:
+        need: The figure that is limited; None where it is unknown.
+        figure: Its name, a key of `WHOLE`.
+        limit: To what; None is no limit.
+        choices: All that the plan's links carry.
+        links: Those that it uses.
+        inner: What those of its crossings carry that lie inside the network.
+        with_link: Returns the figure with another link in place of one.
+        with_choice: Returns the figure with another choice in place of one.
+    """
+    what, unit = WHOLE[figure]
+    if limit is None or (need is not None and not exceeds(need, limit)):
+        return
+    if need is None:
+        yield _unknown_drop(choices, limit)
+        return
+    ways = (
+        *_faster_link(links, figure, limit, with_link),
+        *_narrower_codec(inner, figure, limit, with_choice),
+        f"allow {format_quantity(need, unit)}",
+    )
+    yield Violation(
+        where="plan", what=what, need=need, limit=limit, unit=unit, remedy=", or ".join(ways)
+    )
+
+
+def _unknown_drop(choices: Iterable[Choice], limit: float) -> Violation:
     """Return the limit on the drop that choices break, one of which nothing is known of."""
     unknown = next(choice for choice in choices if choice.drop is None)
     what, unit = WHOLE["drop"]
@@ -204,7 +228,7 @@ def _figure(walk: Walk, figure: str) -> float | None:
     return value
 
 
-def faster_link(
+def _faster_link(
     links: Iterable[Link],
     figure: str,
     limit: float,
@@ -238,7 +262,7 @@ def faster_link(
         yield f"a rate of {format_quantity(rate, 'byte/s')} on link {name}"
 
 
-def narrower_codec(
+def _narrower_codec(
     inner: Iterable[Choice],
     figure: str,
     limit: float,

@@ -181,12 +181,15 @@ def check_labels(data: Dataset, config: FitConfig) -> None:
         InputError: Says what reads them.
     """
     reading = [name for name in config.losses if name in LABELLED]
-    if config.base_epochs:
-        reading.append("training the base model")
     if data.unlabelled and reading:
         raise InputError(
-            f"{data.name}: has no labels, but they are read by {', '.join(reading)}; bring the "
-            "trained weights of the whole model, and leave these losses out"
+            f"{data.name}: found no labels to train on, but the loss {', '.join(reading)} reads "
+            "them; leave it out (--loss hinton)"
+        )
+    if data.unlabelled and config.base_epochs:
+        raise InputError(
+            f"{data.name}: found no labels to train on, but the model came without weights; bring "
+            "its trained weights (--weights)"
         )
 
 

@@ -20,6 +20,7 @@ References:
     https://arxiv.org/abs/1402.0915 (channels in the order of what they are worth).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,12 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.errors import InputError
-from isthmus.wire.options import parse_options
 from isthmus.wire.spec import CodecSpec, WireTensor, channel_dim
 from isthmus.wire.tables import Tables
 
 MAX_HALVINGS = 15
 LEAST_BITS = 2
+
+_NUMBER = re.compile(r"(ratio|bits)=([0-9]{1,9})")
+_WIDTH = re.compile(rf"{_NUMBER.pattern},{_NUMBER.pattern}")
 
 Symbols = npt.NDArray[Any]
 
@@ -66,13 +69,10 @@ def parse_width(text: str) -> Width:
         >>> parse_width("ratio=8,bits=4")
         Width(ratio=8, bits=4)
     """
-    try:
-        _, values = parse_options(f"bottleneck:{text}")
-    except InputError as error:
-        raise InputError(f"width {text!r}: {error}") from error
-    if len(values) != 2 or "ratio=" not in text or "bits=" not in text:
+    found = dict(_NUMBER.findall(text))
+    if set(found) != {"ratio", "bits"} or not _WIDTH.fullmatch(text):
         raise InputError(f"width {text!r}: expected a ratio and bits, such as ratio=8,bits=4")
-    return Width(**values)
+    return Width(ratio=int(found["ratio"]), bits=int(found["bits"]))
 
 
 def widths(spec: CodecSpec) -> tuple[Width, ...]:
