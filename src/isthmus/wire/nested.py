@@ -75,6 +75,7 @@ def parse_width(text: str) -> Width:
     return Width(ratio=int(found["ratio"]), bits=int(found["bits"]))
 
 
+@lru_cache(maxsize=256)
 def widths(spec: CodecSpec) -> tuple[Width, ...]:
     """Return all widths of a nested codec, the widest first; none of another codec.
 
