@@ -11,6 +11,7 @@ time: where other programs take the core, the search gets the CPU time that is s
 
 import argparse
 import csv
+import os
 import random
 import time
 from datetime import date
@@ -136,7 +137,8 @@ def text(rows: list[dict[str, Any]], name: str, command: str) -> str:
     lines = [
         f"# {name}", "", *(__doc__ or "").splitlines()[4:], "",
         f"- command: `python benchmarks/{command}`",
-        f"- machine: {describe_machine()}; other programs were running",
+        f"- machine: {describe_machine()}",
+        f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {', '.join(f'{n} {v}' for n, v in versions.items())}",
         f"- revision: {git_revision()}",
         "",

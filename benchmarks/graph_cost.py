@@ -11,6 +11,7 @@ import argparse
 import csv
 import importlib.util
 import logging
+import os
 import statistics
 import time
 import warnings
@@ -215,7 +216,8 @@ def text(rows: list[dict[str, float | str]], name: str) -> str:
         "where ours runs nothing and writes down every cost.",
         "",
         "- command: `taskset -c 1 python benchmarks/graph_cost.py`",
-        f"- machine: {describe_machine()}; other work ran on it at the same time",
+        f"- machine: {describe_machine()}",
+        f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {versions}",
         "",
         f"Capture and costs of ResNet-152 at 224 px: {deep['median_s']} s of at most {LIMIT_S:g} s"

@@ -20,6 +20,7 @@ A division that overflows a memory counts as one that does not fit.
 
 import argparse
 import csv
+import os
 import random
 import statistics
 import sys
@@ -334,7 +335,8 @@ def text(rows: list[dict[str, Any]], name: str) -> str:
     lines = [
         f"# {name}", "", *(__doc__ or "").splitlines()[4:], "",
         f"- command: `python {' '.join(sys.argv)}`",
-        f"- machine: {describe_machine()}; other programs were running",
+        f"- machine: {describe_machine()}",
+        f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {', '.join(f'{n} {v}' for n, v in library_versions().items())}",
         f"- revision: {git_revision()}",
         "",

@@ -10,6 +10,7 @@ that both meet the same machine.
 
 import argparse
 import csv
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -207,7 +208,8 @@ def text(rows: list[dict[str, object]], name: str) -> str:
         "short runs its models that search from there.",
         "",
         "- command: `python benchmarks/wire_speed.py`",
-        f"- machine: {describe_machine()}; other work ran on it at the same time",
+        f"- machine: {describe_machine()}",
+        f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {', '.join(f'{key} {value}' for key, value in versions.items())}",
         f"- revision: {git_revision()}",
         "",
