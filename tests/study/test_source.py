@@ -183,17 +183,17 @@ def test_a_search_goes_beyond_the_grid_and_leaves_every_layer_a_channel(name):
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
-def test_every_named_study_has_ratio_1_once_and_both_placements_elsewhere(name):
+def test_every_named_study_has_ratio_1_once_and_its_placements_elsewhere(name):
     recipe = STUDIES[name]()
     grid = grid_of(recipe, trained=recipe.candidates[0])
-    per_network = 1 + 2 * (len(recipe.ratios) - 1)
+    per_network = 1 + len(recipe.placements) * (len(recipe.ratios) - 1)
     assert len(grid) == per_network * len(recipe.depths) * len(recipe.seeds)
     assert len({cell.key for cell in grid}) == len(grid)
     assert {cell.recipe for cell in recipe.candidates} <= set(cells.RECIPES)
 
 
 def test_an_unknown_study_lists_what_there_is(tmp_path):
-    with pytest.raises(InputError, match="there are base, paper, small, digits, transfer"):
+    with pytest.raises(InputError, match="there are base, paper, small, depth, digits, transfer"):
         run_named("large", tmp_path)
     with pytest.raises(InputError, match="add --storage"):
         run_named("digits", tmp_path, join=True)

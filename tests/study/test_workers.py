@@ -157,6 +157,18 @@ def test_workers_whose_launcher_is_killed_put_their_cells_back(sqlite, tmp_path,
     assert run_worker(sqlite, "tiny", computes.count, folder=tmp_path / "cells") == 1
 
 
+def test_a_worker_that_nobody_listens_to_leaves_every_cell_waiting(sqlite, tmp_path):
+    create_study(grid(2), sqlite)
+
+    def gone(*_):
+        raise KeyboardInterrupt  # as when the launcher died before the first report
+
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(sqlite, "tiny", computes.never, folder=tmp_path, report=gone)
+    with open_study(sqlite, "tiny") as study:
+        assert (summarize(study).waiting, summarize(study).running) == (2, 0)
+
+
 def test_an_interruption_puts_the_cell_back_and_goes_on(sqlite, tmp_path):
     create_study(grid(2), sqlite)
 

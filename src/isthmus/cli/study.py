@@ -14,8 +14,8 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="digits (3 minutes), small (2 cores), paper, base (GPU: the plain networks' "
-            "weights), or transfer."
+            help="digits (3 minutes), small or depth (2 cores), paper, base (GPU: the plain "
+            "networks' weights), or transfer."
         ),
     ] = "digits",
     *,

@@ -47,6 +47,8 @@ RECIPES: dict[str, ImageRecipe] = {
     "fast": fast_recipe(24),
     "small": small_recipe(),
     "small-lower-rate": replace(small_recipe(), learning_rate=0.05),
+    "small-32": replace(small_recipe(), precision="32-true"),
+    "small-32-lower-rate": replace(small_recipe(), precision="32-true", learning_rate=0.05),
     "standard": standard_recipe(),
     "standard-smooth": replace(
         standard_recipe(), nesterov=True, schedule="cosine", label_smoothing=0.1

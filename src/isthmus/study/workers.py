@@ -150,18 +150,25 @@ def run_worker(
     handed_in = 0
     shown = -1
     with open_study(url, name, heartbeat=heartbeat) as study:
-        while True:
-            claimed = _patiently(lambda: claim(study), report)
+
+        def tell() -> Summary:
+            nonlocal shown
             summary = _patiently(lambda: summarize(study), report)
             if summary.finished != shown:
                 shown = summary.finished
                 report(f"study {name}", summary.finished, summary.total)
+            return summary
+
+        while True:
+            tell()  # may end this worker, so not between claiming a cell and working on it
+            claimed = _patiently(lambda: claim(study), report)
             if claimed is not None:
                 handed_in += _work(study, claimed, compute, folder, label, report)
-            elif summary.waiting + summary.running == 0:
+                continue
+            summary = tell()
+            if summary.waiting + summary.running == 0:
                 return handed_in
-            else:
-                time.sleep(study.heartbeat.interval_s)
+            time.sleep(study.heartbeat.interval_s)
 
 
 def cell_folder(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Path:
