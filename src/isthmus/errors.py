@@ -8,11 +8,13 @@
   + InfeasibleError    no plan satisfies the platform; carries the violations
   + BundleError        an exported bundle is damaged or of another version
   + RunError           a worker died or a link timed out; carries the device's name
+    - RequestError     a service has no result for a request; carries the reason
 
 A message is one line: where, what was found, what was expected, what to do.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 
 class IsthmusError(Exception):
@@ -64,3 +66,22 @@ class RunError(IsthmusError):
     def __init__(self, message: str, *, device: str = "") -> None:
         super().__init__(message)
         self.device = device
+
+
+Reason = Literal["busy", "deadline", "failed", "refused"]
+
+
+class RequestError(RunError):
+    """A service has no result for one request; it stays up.
+
+    Args:
+        message: One line.
+        reason: ``"busy"``: as many requests wait as may, or it is being stopped, so ask later;
+            ``"deadline"``: the time was up; ``"failed"``: a device could not compute it;
+            ``"refused"``: the input is wrong.
+        device: The device that is at fault, where one is.
+    """
+
+    def __init__(self, message: str, *, reason: Reason, device: str = "") -> None:
+        super().__init__(message, device=device)
+        self.reason = reason

@@ -38,6 +38,10 @@ def relay(session, source, target, alter):
     )
 
 
+def taken(receiver, count):
+    return [frame.request for _ in range(count) if (frame := receiver.receive(5.0))]
+
+
 def test_three_thousand_frames_reach_a_slow_reader_in_order_within_bounded_memory():
     count, size = 3000, 64 << 10
     with open_session() as session:
@@ -59,7 +63,7 @@ def test_three_thousand_frames_reach_a_slow_reader_in_order_within_bounded_memor
     assert seen["grown_kib"] < 48 << 10
 
 
-def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once_and_in_order():
+def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once():
     seen = {"frame": 0, "ack": 0}
 
     def alter(kind, data):
@@ -85,7 +89,7 @@ def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once_and_in_o
             assert receiver.receive(0.2) is None
         for subscriber in passing:
             subscriber.undeclare()
-    assert frames == [(request, b"%d" % request) for request in range(32)]
+    assert sorted(frames) == [(request, b"%d" % request) for request in range(32)]
     assert receiver.damaged > 0
     assert sender.retries > 0
 
@@ -95,10 +99,11 @@ def test_a_receiver_holds_no_more_frames_than_its_window():
         receiver = Receiver(far, "hop", TERMS)
         with Sender(near, "hop", crossing=0, timeout_s=5.0) as sender:
             sender.agree(TERMS)
-        for request in range(WINDOW - 2, WINDOW + 50):
+        for request in range(WINDOW + 50):
             near.put("hop/frame", encode_frame(request, 0, b"x"))
         time.sleep(0.3)
-        assert len(receiver._frames) == 2
+        assert len(receiver._frames) == WINDOW
+        assert taken(receiver, WINDOW) == list(range(WINDOW))
         assert receiver.receive(0.1) is None
 
 
@@ -116,10 +121,49 @@ def test_a_sender_without_acknowledgements_stops_after_its_window_and_then_says_
             sender.send(WINDOW, b"x")
 
 
+def test_a_frame_that_is_lost_is_sent_again_when_a_later_one_is_acknowledged():
+    seen = {"frame": 0}
+
+    def alter(kind, data):
+        seen["frame"] += kind == "frame"
+        return [] if kind == "frame" and seen["frame"] == 1 else [data]
+
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "b", TERMS)
+        passing = relay(far, "a", "b", alter)
+        with Sender(near, "a", crossing=0, timeout_s=10.0, resend_s=60.0) as sender:
+            sender.send(0, b"0")
+            sender.send(1, b"1")
+            found = [receiver.receive(10.0), receiver.receive(10.0)]
+        for subscriber in passing:
+            subscriber.undeclare()
+    assert [frame.request for frame in found if frame] == [1, 0]
+    assert sender.retries == 1
+
+
+def test_a_receiver_that_is_another_process_gets_what_the_first_did_not_acknowledge():
+    with (
+        two_sessions() as (near, far),
+        Sender(near, "hop", crossing=0, timeout_s=5.0, resend_s=60.0) as sender,
+    ):
+        first = Receiver(far, "hop", TERMS)
+        sender.agree(TERMS)
+        for request in range(100, 104):
+            sender.send(request, b"x")
+        assert taken(first, 1) == [100]
+        time.sleep(0.2)
+        first.close()
+        second = Receiver(far, "hop", TERMS)
+        sender.agree(TERMS)
+        sender.send_again()
+        assert sorted(taken(second, 3)) == [101, 102, 103]
+        assert second.receive(0.1) is None
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (replace(TERMS, protocol=2), "sender has protocol 2, the receiver 1"),
+        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 2"),
         (replace(TERMS, bundle="another"), "sender has bundle 'another', the receiver 'b'"),
         (replace(TERMS, codec="raw"), "sender has codec 'raw', the receiver 'c'"),
     ],

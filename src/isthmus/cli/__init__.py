@@ -7,6 +7,7 @@ import typer
 
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
 from isthmus.cli.plan import plan
+from isthmus.cli.serve import ask, serve
 from isthmus.cli.study import report, study
 from isthmus.errors import InfeasibleError, IsthmusError
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fit a neural network onto chips joined by narrow links.",
 )
-for command in (demo, profile, platforms, plan, fit, export, run, study, report):
+for command in (demo, profile, platforms, plan, fit, export, run, serve, ask, study, report):
     app.command()(command)
 
 _EXTRAS = {

@@ -63,7 +63,7 @@ def image_folder(
         )
     x = np.empty((len(files), 3, size, size), np.uint8)
     for index, (path, _) in enumerate(files):
-        x[index] = _read(path, size)
+        x[index] = read_image(path, size)
         search.progress(f"read images, {part}", index + 1, len(files))
     y = np.array([label for _, label in files], np.int64)
     return Images(x=x, y=y, num_classes=len(classes), classes=classes)
@@ -118,8 +118,12 @@ def _images(place: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, size: int) -> np.ndarray:
-    """Return one image as (3, size, size)."""
+def read_image(path: Path, size: int) -> np.ndarray:
+    """Read one image as (3, size, size), uint8; see `image_folder`.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # some 90 megapixels

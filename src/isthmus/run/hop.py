@@ -1,17 +1,20 @@
-"""The reliable hop: every frame arrives once, in order, with bounded memory, or an error says so.
+"""The reliable hop: every frame arrives once, with bounded memory, or an error says so.
 
 .. code-block:: none
 
     Sender                                             Receiver
       ask for the terms  ------------------------->      protocol, bundle, codec: equal or refuse
-      frame n (reliable, blocks when congested) --->     checksum wrong, or out of the window: drop
+      frame n (reliable, blocks when congested) --->     checksum wrong, or no room: drop
       up to WINDOW frames without an ack                 known already: drop, acknowledge again
-      sent again after a while without an ack            taken in order by the reader
-      forget frames up to n  <---------------------      ack n
+      sent again after a while without an ack,           taken by the reader, oldest arrival first
+      or when a later one is acknowledged
+      forget frame n  <----------------------------      ack n
 
 zenoh drops under congestion unless told to block, and acknowledges nothing from end to end, so the
-credits, the acknowledgements and the repetitions are here. zenoh's threads call back into this
-process; they only fill a dictionary and never block, so that a slow stage cannot stall a session.
+credits, the acknowledgements and the repetitions are here. Frames are told apart by the number of
+their request alone, so that either end may be another process than before. zenoh's threads call
+back into this process; they only fill a dictionary and never block, so that a slow stage cannot
+stall a session.
 """
 
 import json
@@ -19,7 +22,10 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import zenoh
@@ -29,11 +35,13 @@ from isthmus.files import from_json, to_json
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import Frame, decode_frame, encode_frame
 
-PROTOCOL = 1
+PROTOCOL = 2
 WINDOW = 16  # over what a chain of eight devices has in flight
+_SPAN = 256  # how many frames may overtake one that is not acknowledged
 MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
 _JOIN_S = 1.0
 _RESEND_S = 1.0
+_LONGEST_RESEND_S = 4.0
 _POLL_S = 0.01
 _REQUEST = struct.Struct("<I")
 _TERMS_SCHEMA = "isthmus.terms/1"
@@ -73,27 +81,39 @@ class Passage:
 
 @dataclass(slots=True, kw_only=True)
 class _Parcel:
+    """A frame until it is acknowledged; times are those of `time.monotonic`."""
+
     request: int
     frame: bytes
-    handed_over_s: float
-    release_s: float
-    asked_s: float
+    turn: int
+    handed_over_s: float = 0.0
+    release_s: float = 0.0
+    asked_s: float = 0.0
+    times: int = 0  # that it was given to the transport
+    put: int = 0  # when it was last given to the transport, counted in frames; 0 while it waits
 
 
-def open_session(*, listen: str = "tcp/127.0.0.1:0", connect: str = "") -> zenoh.Session:
+def open_session(
+    *,
+    listen: str = "tcp/127.0.0.1:0",
+    connect: str = "",
+    more: Mapping[str, object] = MappingProxyType({}),
+    config: Path | None = None,
+) -> zenoh.Session:
     """Open a zenoh peer on loopback TCP that finds other peers by gossip alone.
 
     Args:
-        listen: Where to listen; port 0 lets the system choose.
+        listen: Where to listen; port 0 lets the system choose, empty is nowhere.
         connect: A peer that must be there; empty for the first one.
+        more: Other settings of zenoh; they go before those of here.
+        config: A file of zenoh's settings that are taken as they are, in place of all these.
 
     Raises:
-        RunError: The port is taken, or the peer does not answer.
+        RunError: The port is taken, the peer does not answer, or zenoh refuses a setting.
     """
-    config = zenoh.Config()
     settings = {
         "mode": "peer",
-        "listen/endpoints": [listen],
+        "listen/endpoints": [listen] if listen else [],
         "connect/endpoints": [connect] if connect else [],
         "connect/exit_on_failure": True,
         "connect/timeout_ms": 5000,
@@ -101,15 +121,20 @@ def open_session(*, listen: str = "tcp/127.0.0.1:0", connect: str = "") -> zenoh
         "scouting/gossip/autoconnect_strategy": "greater-zid",  # one connection for each pair
         "transport/shared_memory/enabled": False,  # a link is TCP, also on one machine
         "adminspace/enabled": True,  # tells which port the system chose
+        **more,
     }
-    for key, value in settings.items():
-        config.insert_json5(key, json.dumps(value))
     try:
-        return zenoh.open(config)
+        if config is not None:
+            return zenoh.open(zenoh.Config.from_file(str(config)))
+        found = zenoh.Config()
+        for key, value in settings.items():
+            found.insert_json5(key, json.dumps(value))
+        return zenoh.open(found)
     except zenoh.ZError as error:
         if "in use" in str(error):
             raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
         where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
+        where = where if config is None else f"by {config}"
         raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
 
 
@@ -135,8 +160,8 @@ class Receiver:
         self._session = session
         self._ack_key = f"{key}/ack"
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._next = 0
-        self._frames: dict[int, Frame] = {}
+        self._frames: dict[int, Frame] = {}  # not yet taken, oldest arrival first
+        self._taken: dict[int, None] = {}  # requests, oldest first
         self._arrived = threading.Condition()
         self._acks = _publisher(session, self._ack_key)
         self._subscriber = session.declare_subscriber(f"{key}/frame", self._on_frame)
@@ -144,14 +169,26 @@ class Receiver:
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
 
     def receive(self, timeout_s: float) -> Frame | None:
-        """Take the next frame in order and acknowledge it; None if there is none in time."""
+        """Take the next frame and acknowledge it; None if there is none in time.
+
+        Frames come in the order in which they were sent, but for those that were lost on the way
+        and sent again.
+        """
         with self._arrived:
-            if not self._arrived.wait_for(lambda: self._next in self._frames, timeout_s):
+            if not self._arrived.wait_for(lambda: self._frames, timeout_s):
                 return None
-            frame = self._frames.pop(self._next)
-            self._next += 1
-        self._acks.put(_REQUEST.pack(frame.request))
+            request, frame = next(iter(self._frames.items()))
+            del self._frames[request]
+            self._taken[request] = None
+            if len(self._taken) > _SPAN + WINDOW:
+                del self._taken[next(iter(self._taken))]
+        self._acks.put(_REQUEST.pack(request))
         return frame
+
+    def close(self) -> None:
+        """Take no more frames; what was not taken is not acknowledged."""
+        self._subscriber.undeclare()
+        self._queryable.undeclare()
 
     def _on_frame(self, sample: zenoh.Sample) -> None:
         try:
@@ -160,14 +197,14 @@ class Receiver:
             self.damaged += 1  # not acknowledged, so it comes again
             return
         with self._arrived:
-            taken = frame.request < self._next
-            if self._next <= frame.request < self._next + WINDOW:
-                self._frames[frame.request] = frame
+            taken = frame.request in self._taken
+            if not taken and len(self._frames) < WINDOW:
+                self._frames.setdefault(frame.request, frame)
                 self._arrived.notify()
         if taken:  # its ack was lost; a callback must not block, and this one may be lost again
             self._session.put(
                 self._ack_key,
-                _REQUEST.pack(self._next - 1),
+                _REQUEST.pack(frame.request),
                 congestion_control=zenoh.CongestionControl.DROP,
                 express=True,
             )
@@ -186,7 +223,8 @@ class Sender:
         key: Of the hop.
         crossing: Number that its frames carry.
         timeout_s: Longest wait for an acknowledgement.
-        resend_s: First wait before a frame is sent again; doubles until something is acknowledged.
+        resend_s: First wait before a frame is sent again; doubles until something is
+            acknowledged, up to 4 s.
     """
 
     def __init__(
@@ -206,9 +244,10 @@ class Sender:
         self._crossing = crossing
         self._timeout_s = timeout_s
         self._resend_s = self._patience_s = resend_s
-        self._parcels: deque[_Parcel] = deque()  # not yet acknowledged, oldest first
-        self._num_sent = 0  # how many of them have been given to the transport
+        self._parcels: dict[int, _Parcel] = {}  # not yet acknowledged, oldest first
+        self._unsent: deque[_Parcel] = deque()  # those to give to the transport
         self._resend_at_s = 0.0
+        self._num_turns = self._num_puts = 0  # frames handed over, and given to the transport
         self._closed = False
         self._changed = threading.Condition()
         self._publisher = _publisher(session, f"{key}/frame")
@@ -253,13 +292,19 @@ class Sender:
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._parcels) < WINDOW, timeout_s) or None
+            return self._changed.wait_for(self._has_room, timeout_s) or None
+
+    def _has_room(self) -> bool:
+        oldest = next(iter(self._parcels.values()), None)
+        return len(self._parcels) < WINDOW and (
+            oldest is None or self._num_turns - oldest.turn < _SPAN
+        )
 
     def send(self, request: int, payload: bytes) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
 
         Args:
-            request: The previous request plus one; 0 at first.
+            request: A number that no frame of this hop had lately.
             payload: What the frame carries.
 
         Returns:
@@ -270,31 +315,44 @@ class Sender:
         """
         frame = encode_frame(request, self._crossing, payload)
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: len(self._parcels) < WINDOW, timeout=self._timeout_s
-            ):
+            if not self._changed.wait_for(self._has_room, timeout=self._timeout_s):
                 raise RunError(
-                    f"hop {self._crossing}: request {self._parcels[0].request} has no "
+                    f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
                     f"acknowledgement after {self._timeout_s:g} s"
                 )
-            self._parcels.append(self._parcel(request, frame))
+            parcel = _Parcel(request=request, frame=frame, turn=self._num_turns)
+            self._num_turns += 1
+            self._schedule(parcel)
+            self._parcels[request] = parcel
+            self._unsent.append(parcel)
             self._changed.notify_all()
         return len(frame)
 
-    def _parcel(self, request: int, frame: bytes) -> _Parcel:
+    def send_again(self) -> None:
+        """Send what is not acknowledged at once, as to a receiver that is another process now."""
+        with self._changed:
+            self._repeat(list(self._parcels.values()))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until every frame is acknowledged; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._parcels, timeout_s)
+
+    def _repeat(self, parcels: Sequence[_Parcel]) -> None:
+        for parcel in parcels:
+            if parcel.put:
+                parcel.put = 0
+                self._unsent.append(parcel)
+                self.retries += 1
+        self._patience_s = self._resend_s
+        self._changed.notify_all()
+
+    def _schedule(self, parcel: _Parcel) -> None:
         """Give a frame its span on the link."""
-        now_s = time.monotonic()
-        asked_s, release_s = 0.0, now_s
+        parcel.handed_over_s = parcel.release_s = time.monotonic()
         if self.throttle is not None:
-            asked_s = self.throttle.link.transfer_s(len(frame))
-            release_s = self.throttle.reserve(len(frame))
-        return _Parcel(
-            request=request,
-            frame=frame,
-            handed_over_s=now_s,
-            release_s=release_s,
-            asked_s=asked_s,
-        )
+            parcel.asked_s = self.throttle.link.transfer_s(len(parcel.frame))
+            parcel.release_s = self.throttle.reserve(len(parcel.frame))
 
     def _work(self) -> None:
         while (parcel := self._next_parcel()) is not None:
@@ -312,23 +370,33 @@ class Sender:
                 return  # the session is closed: the process is on its way out
 
     def _next_parcel(self) -> _Parcel | None:
-        """Wait for a frame to release: a new one, or the oldest again when its ack is overdue."""
+        """Wait for a frame to release: a new one, one that was lost, or the oldest if overdue."""
         with self._changed:
             while not self._closed:
                 now_s = time.monotonic()
-                if self._num_sent < len(self._parcels):
-                    parcel = self._parcels[self._num_sent]
-                    self._num_sent += 1
-                    self._resend_at_s = parcel.release_s + self._patience_s
-                    return parcel
-                if self._parcels and now_s >= self._resend_at_s:
-                    self._patience_s *= 2
+                if self._unsent:
+                    parcel = self._unsent.popleft()
+                    if parcel.request in self._parcels:
+                        return self._released(parcel)
+                elif not self._parcels:
+                    self._changed.wait()
+                elif now_s < self._resend_at_s:
+                    self._changed.wait(self._resend_at_s - now_s)
+                else:
+                    self._patience_s = min(2 * self._patience_s, _LONGEST_RESEND_S)
                     self.retries += 1
-                    parcel = self._parcel(self._parcels[0].request, self._parcels[0].frame)
-                    self._resend_at_s = parcel.release_s + self._patience_s
-                    return parcel
-                self._changed.wait(max(0.0, self._resend_at_s - now_s) if self._parcels else None)
+                    return self._released(next(iter(self._parcels.values())))
         return None
+
+    def _released(self, parcel: _Parcel) -> _Parcel:
+        """Note that a frame goes to the transport next; a second time, it takes its span again."""
+        if parcel.times:
+            self._schedule(parcel)
+        parcel.times += 1
+        self._num_puts += 1
+        parcel.put = self._num_puts
+        self._resend_at_s = parcel.release_s + self._patience_s
+        return parcel
 
     def _on_ack(self, sample: zenoh.Sample) -> None:
         data = sample.payload.to_bytes()
@@ -336,13 +404,18 @@ class Sender:
             return
         (request,) = _REQUEST.unpack(data)
         with self._changed:
-            was_full = len(self._parcels) >= WINDOW
-            while self._num_sent and self._parcels[0].request <= request:
-                self._parcels.popleft()
-                self._num_sent -= 1
-                self._patience_s = self._resend_s
-                self._resend_at_s = time.monotonic() + self._patience_s
-            if was_full:
+            had_room = self._has_room()
+            parcel = self._parcels.pop(request, None)
+            if parcel is None:
+                return
+            self._patience_s = self._resend_s
+            self._resend_at_s = time.monotonic() + self._patience_s
+            # Frames arrive in the order in which they are sent, unless they are lost. Of a frame
+            # that was sent twice it is not known which of the two is acknowledged.
+            lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
+            if lost and parcel.times == 1:
+                self._repeat(lost)
+            elif not had_room or not self._parcels:
                 self._changed.notify_all()
 
 

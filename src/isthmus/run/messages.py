@@ -6,17 +6,27 @@
     launcher --query--> worker           status | timings | throttle on | throttle off |
                                          width ratio=8,bits=4
     launcher <--reply-- worker           Status | Timings
+
+    client --query--> first device       the input, with an Ask | nothing
+    client <--reply-- first device       the outputs, or a Refusal | About
+    device --put--> first device         Failure
 """
 
 from dataclasses import dataclass
 
-from isthmus.bundle import Bundle
+from isthmus.bundle import Bundle, TensorEntry
+from isthmus.errors import Reason
 from isthmus.platform.platform import Link
-from isthmus.run.hop import Passage
+from isthmus.run.hop import PROTOCOL, Passage
 
 JOB_SCHEMA = "isthmus.job/1"
 STATUS_SCHEMA = "isthmus.status/1"
 TIMINGS_SCHEMA = "isthmus.timings/1"
+
+ASK_SCHEMA = "isthmus.ask/1"
+FAILURE_SCHEMA = "isthmus.failure/1"
+REFUSAL_SCHEMA = "isthmus.refusal/1"
+ABOUT_SCHEMA = "isthmus.about/1"
 
 STATUS = "status"
 TIMINGS = "timings"
@@ -101,6 +111,94 @@ class Timings:
     retries: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What goes with the input of a request to a service.
+
+    Attributes:
+        id: What the client calls it; asked again, it is the same request.
+        deadline_s: How long it may take, in seconds.
+        priority: Higher goes first.
+    """
+
+    id: str
+    deadline_s: float
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a device says that could not compute a request.
+
+    Attributes:
+        request: Its number.
+        device: Index of the device.
+        message: One line.
+    """
+
+    request: int
+    device: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a service has no result for a request; see `isthmus.errors.RequestError`."""
+
+    reason: Reason
+    message: str
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a service is, and how it is.
+
+    Attributes:
+        bundle: Id of its bundle.
+        version: The Isthmus that serves it.
+        devices: Their names, in the order in which a sample visits them.
+        away: Those that are not there.
+        inputs: What it takes.
+        outputs: What it returns.
+        waiting: Requests that are not sent yet.
+        in_flight: Requests that are under way.
+        ended: Requests that ended, in whichever way, since it started.
+        retries: Requests that were sent once more, since it started.
+    """
+
+    bundle: str
+    version: str
+    devices: tuple[str, ...]
+    away: tuple[str, ...]
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    waiting: int
+    in_flight: int
+    ended: int
+    retries: int
+
+
+def infer_key(service: str) -> str:
+    """Return the key under which a service takes requests."""
+    return f"isthmus/{service}/infer"
+
+
+def about_key(service: str) -> str:
+    """Return the key under which a service says what it is."""
+    return f"isthmus/{service}/about"
+
+
+def alive_key(service: str, device: int | str, token: str) -> str:
+    """Return the key of the token that a device holds while it serves."""
+    return f"isthmus/{service}/alive/{device}/{token}"
+
+
+def run_of(service: str, bundle: str) -> str:
+    """Return the id under which those devices of a service find each other that agree."""
+    return f"{service}/{PROTOCOL}-{bundle[:16]}"
+
+
 def hop_key(run: str, hop: int) -> str:
     """Return the key of a hop: 0 from the client to the first device, the last one back."""
     return f"isthmus/{run}/hop/{hop}"
@@ -109,6 +207,11 @@ def hop_key(run: str, hop: int) -> str:
 def device_key(run: str, device: int) -> str:
     """Return the key under which a worker answers queries."""
     return f"isthmus/{run}/device/{device}"
+
+
+def error_key(run: str) -> str:
+    """Return the key on which a device says that it could not compute a request."""
+    return f"isthmus/{run}/error"
 
 
 def hop_codec(bundle: Bundle, hop: int) -> str:

@@ -1,0 +1,124 @@
+"""The commands for several hosts: serve a device, ask a service."""
+
+import json
+import signal
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isthmus.cli.options import Json, print_parts
+from isthmus.errors import InputError, RequestError, RunError
+
+ServiceName = Annotated[
+    str, typer.Option("--service", help="Its name, where one network has several.")
+]
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="The folder that `isthmus export` made.")],
+    *,
+    device: Annotated[str, typer.Option(help="Which of the bundle's devices this host is.")],
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE=HOST[:PORT]",
+            help="Where a device is, the same on every host; repeat for each. Loopback, at port "
+            "7447 and the following in the bundle's order, if left out.",
+        ),
+    ] = None,
+    service: ServiceName = "main",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
+    ] = None,
+) -> None:
+    """Serve one device of a bundle until stopped; one such command on each host.
+
+    They may start in any order, and each may stop and start again: requests wait as long as their
+    deadline allows. SIGTERM and Ctrl-C let it finish what is under way.
+
+    Example: `isthmus serve bundle --device hub --at camera=10.0.0.5 --at hub=10.0.0.6`
+    """
+    from isthmus.run.service import Site, open_service
+
+    addresses = {}
+    for each in at or ():
+        name, equals, place = each.partition("=")
+        if not (name and equals and place):
+            raise InputError(f"--at {each!r}: expected DEVICE=HOST or DEVICE=HOST:PORT")
+        addresses[name] = place
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def say(words: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
+
+    site = Site(addresses=addresses, service=service, config=config)
+    with open_service(bundle, device, site=site, say=say) as served:
+        say(f"serves {bundle} at {served.place}")
+        served.work(stop)
+    say("stopped")
+
+
+def ask(
+    host: Annotated[str, typer.Argument(help="The first device: HOST or HOST:PORT.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help=".npy files (a sample, or samples along axis 0), images, folders."),
+    ] = None,
+    *,
+    deadline: Annotated[
+        str, typer.Option(help="How long each may take, such as 500ms or 10s.")
+    ] = "10s",
+    priority: Annotated[int, typer.Option(help="Higher goes before others' requests.")] = 0,
+    service: ServiceName = "main",
+    json_: Json = False,
+) -> None:
+    """Send inputs to a service and print the results; without inputs, print how it is.
+
+    Example: `isthmus ask 10.0.0.5 images/ --deadline 2s`
+    """
+    from isthmus.data.inputs import read_inputs
+    from isthmus.files import to_json
+    from isthmus.report.ask_table import Answer, about_table, answers_table
+    from isthmus.run.client import Client
+    from isthmus.run.messages import ABOUT_SCHEMA
+    from isthmus.units import parse_quantity
+
+    with Client(host, service=service, deadline_s=parse_quantity(deadline, "s")) as client:
+        about = client.about()
+        if not inputs and json_:
+            print(to_json(about, schema=ABOUT_SCHEMA))
+        elif not inputs:
+            print_parts(about_table(about, client.host))
+        if not inputs:
+            return
+        if len(about.inputs) != 1:
+            raise InputError(
+                f"{client.host}: takes {len(about.inputs)} inputs; ask it from Python, by "
+                "isthmus.run.Client"
+            )
+        tensor = about.inputs[0]
+        answers = []
+        for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
+            start_s = time.perf_counter()
+            try:
+                outputs = client.ask(sample, priority=priority)
+                answer = Answer(name=name, outputs=outputs, seconds=time.perf_counter() - start_s)
+            except RequestError as error:
+                seconds = time.perf_counter() - start_s
+                answer = Answer(name=name, error=str(error), reason=error.reason, seconds=seconds)
+            answers.append(answer)
+            if json_:
+                values = [each.tolist() for each in answer.outputs]
+                print(json.dumps({**asdict(answer), "outputs": values}), flush=True)
+    if not json_:
+        print_parts(answers_table(answers, about))
+    num_failed = sum(bool(answer.error) for answer in answers)
+    if num_failed:
+        raise RunError(f"{num_failed} of {len(answers)} inputs have no result; see above")

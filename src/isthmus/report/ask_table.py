@@ -1,0 +1,73 @@
+"""What a service answered, and how it is, for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from isthmus.bundle import TensorEntry
+from isthmus.report.tables import add_row, new_table
+from isthmus.report.words import quantity
+from isthmus.run.messages import About
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of one input.
+
+    Attributes:
+        name: Of the input.
+        outputs: The model's outputs; empty where there are none.
+        error: Why there are none, in one line; else empty.
+        reason: The same in one word.
+        seconds: From asking to the answer.
+    """
+
+    name: str
+    outputs: tuple[npt.NDArray[Any], ...] = ()
+    error: str = ""
+    reason: str = ""
+    seconds: float
+
+
+def answers_table(answers: Sequence[Answer], about: About) -> Table:
+    """Return a row for each input: where the first output is largest, or why there is none."""
+    title = f"{' -> '.join(about.devices)}, bundle {about.bundle[:12]}"
+    table = new_table(title, ("input", "l"), ("largest", "l"), ("value", "r"), ("time", "r"))
+    for answer in answers:
+        seconds = quantity(answer.seconds, "s")
+        if answer.error:
+            add_row(table, answer.name, answer.error, answer.reason, seconds)
+            continue
+        first = answer.outputs[0]
+        place = np.unravel_index(int(np.argmax(first)), first.shape)
+        where = ", ".join(str(int(index)) for index in place)
+        add_row(table, answer.name, where, f"{first[place]:.4g}", seconds)
+    return table
+
+
+def about_table(about: About, host: str) -> Table:
+    """Return what a service is and how it is: devices, tensors, queues."""
+    table = new_table(f"Service at {host}", ("what", "l"), ("is", "l"))
+    devices = [
+        f"{name} (away)" if name in about.away else f"{name} (here)" for name in about.devices
+    ]
+    rows = {
+        "bundle": about.bundle[:12],
+        "Isthmus": about.version,
+        "devices": " -> ".join(devices),
+        "takes": _tensors(about.inputs),
+        "returns": _tensors(about.outputs),
+        "requests": f"{about.waiting} waiting, {about.in_flight} in flight, {about.ended} ended, "
+        f"{about.retries} sent once more",
+    }
+    for name, value in rows.items():
+        add_row(table, name, value)
+    return table
+
+
+def _tensors(tensors: Sequence[TensorEntry]) -> str:
+    return "; ".join(f"{each.name} {each.dtype}{list(each.shape)}" for each in tensors)

@@ -1,0 +1,187 @@
+"""Ask a service from anywhere that reaches its first device."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from isthmus.errors import InputError, RequestError, RunError
+from isthmus.files import from_json, to_json
+from isthmus.run import border
+from isthmus.run.hop import open_session
+from isthmus.run.messages import (
+    ABOUT_SCHEMA,
+    ASK_SCHEMA,
+    REFUSAL_SCHEMA,
+    About,
+    Ask,
+    Refusal,
+    about_key,
+    infer_key,
+)
+from isthmus.run.service import PORT, SERVICE, address
+
+Array = npt.NDArray[Any]
+
+PARALLEL = 16  # requests of one client at a time
+_SLACK_S = 0.5  # the service's answer that the time is up may take so long to arrive
+_PAUSE_S = 0.02
+
+
+class Client:
+    """A connection to a service, which may start later, or start again; close it after use.
+
+    Args:
+        host: Address of the first device, ``HOST`` or ``HOST:PORT``.
+        service: Its name, where one network has several.
+        deadline_s: How long a request may take, in seconds, where it does not say.
+        settings: Of zenoh, beyond those of here.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        service: str = SERVICE,
+        deadline_s: float = 10.0,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        self.host = address(host, PORT)
+        self.deadline_s = deadline_s
+        self._service = service
+        self._about: About | None = None
+        more = {
+            "connect/endpoints": [f"tcp/{self.host}"],
+            "connect/exit_on_failure": False,
+            "connect/timeout_ms": -1,
+            "connect/retry": {"period_init_ms": 50, "period_max_ms": 500},
+            "scouting/gossip/enabled": False,
+            "adminspace/enabled": False,
+            **settings,
+        }
+        self._session = open_session(listen="", more=more)
+        self._threads = ThreadPoolExecutor(PARALLEL, "isthmus-client")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; requests under way end with an error."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._session.close()
+
+    def about(self, *, deadline_s: float | None = None) -> About:
+        """Return what the service is, and how it is.
+
+        Raises:
+            RequestError: Nobody answers in time.
+        """
+        data = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
+        self._about = from_json(data, About, schema=ABOUT_SCHEMA, where=self.host)
+        return self._about
+
+    def ask(
+        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
+    ) -> tuple[Array, ...]:
+        """Run one sample through the service.
+
+        Args:
+            sample: One array for each input of the model, without a batch.
+            deadline_s: How long it may take, in seconds.
+            priority: Higher goes first.
+
+        Returns:
+            The model's outputs, one sample.
+
+        Raises:
+            RequestError: It has no result; says why.
+        """
+        deadline_s = deadline_s or self.deadline_s
+        start_s = time.monotonic()
+        about = self._about or self.about(deadline_s=deadline_s)
+        try:
+            payload = border.to_bytes(sample, about.inputs)
+        except RunError as error:
+            raise RequestError(str(error), reason="refused") from error
+        left_s = deadline_s - (time.monotonic() - start_s)
+        data = self._ask(infer_key(self._service), payload, uuid.uuid4().hex, left_s, priority)
+        return border.from_bytes(data, about.outputs)
+
+    def submit(
+        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
+    ) -> Future[tuple[Array, ...]]:
+        """Do as `ask`, in the background."""
+        return self._threads.submit(self.ask, *sample, deadline_s=deadline_s, priority=priority)
+
+    async def ask_async(
+        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
+    ) -> tuple[Array, ...]:
+        """Do as `ask`, for asyncio."""
+        future = self.submit(*sample, deadline_s=deadline_s, priority=priority)
+        return await asyncio.wrap_future(future)
+
+    def ask_all(
+        self,
+        samples: Iterable[Sequence[Array]],
+        *,
+        deadline_s: float | None = None,
+        priority: int = 0,
+    ) -> Iterator[tuple[Array, ...] | RequestError]:
+        """Run many samples through the service, several at a time.
+
+        Yields:
+            Of each sample, in their order, the outputs or why there are none.
+        """
+        waiting: deque[Future[tuple[Array, ...]]] = deque()
+        for sample in samples:
+            waiting.append(self.submit(*sample, deadline_s=deadline_s, priority=priority))
+            if len(waiting) >= PARALLEL:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
+    def _ask(
+        self, key: str, payload: bytes | None, id_: str | None, limit_s: float, priority: int = 0
+    ) -> bytes:
+        """Put a question, again and again if need be: who answers may be starting, or again."""
+        end_s = time.monotonic() + limit_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority)
+            for reply in self._session.get(
+                key,
+                payload=payload,
+                attachment=to_json(ask, schema=ASK_SCHEMA),
+                timeout=left_s + _SLACK_S,
+            ):
+                if reply.ok is not None:
+                    return reply.ok.payload.to_bytes()
+                if reply.err is not None:
+                    self._refuse(reply.err.payload.to_bytes())
+            time.sleep(_PAUSE_S)
+        raise RequestError(
+            f"{self.host}: nobody answers within {limit_s:.3g} s; is `isthmus serve` running "
+            "there?",
+            reason="deadline",
+        )
+
+    def _refuse(self, data: bytes) -> None:
+        """Raise what a service says; an error of the transport is none, and is tried again."""
+        try:
+            said = from_json(data, Refusal, schema=REFUSAL_SCHEMA, where=self.host)
+        except InputError:
+            return
+        raise RequestError(said.message, reason=said.reason, device=said.device)
+
+
+def _result(future: Future[tuple[Array, ...]]) -> tuple[Array, ...] | RequestError:
+    error = future.exception()
+    return error if isinstance(error, RequestError) else future.result()

@@ -1,0 +1,305 @@
+"""The way in: every request ends once, in a result or in a typed error, by its deadline.
+
+.. code-block:: none
+
+    submit --> waiting --> in flight --> result            the first one that comes
+      |         ^  |          |   |----> failed            a device says so
+      busy      |  deadline   |   '----> deadline
+      refused   '-------------'
+                 a device is back: what was under way may be lost, so it is sent again
+
+Requests wait in the order of their priority, then of their arrival. Each is known by its number,
+and has another each time that it is sent; a number that is not known any more is ignored, so a
+request never has two results. Both queues are bounded.
+"""
+
+import heapq
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import zenoh
+
+from isthmus.bundle import Bundle
+from isthmus.errors import InputError, RequestError, RunError
+from isthmus.files import from_json
+from isthmus.run import border
+from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
+from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key
+
+Array = npt.NDArray[Any]
+
+MAX_WAITING = 256
+MAX_DEADLINE_S = 3600.0
+_ROOM_S = 0.05
+_RECEIVE_S = 0.2
+_NUMBERS = 1 << 32
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Request:
+    """One request until it ends.
+
+    Attributes:
+        id: What its client calls it.
+        payload: Its input.
+        deadline_s: When it ends at the latest, in seconds of `time.monotonic`.
+        limit_s: How long that was, for people.
+        priority: Higher goes first.
+        future: What its result is told to.
+        numbers: Under which it was sent.
+        waits: Whether it is to be sent.
+    """
+
+    id: bytes
+    payload: bytes
+    deadline_s: float
+    limit_s: float
+    priority: int
+    future: Future[bytes]
+    numbers: list[int] = field(default_factory=list)
+    waits: bool = False
+
+
+class Ingress:
+    """Takes requests for a chain of devices; owns two threads. Use it as a context manager.
+
+    Args:
+        bundle: What the devices run.
+        identity: Its id.
+        session: Of this process.
+        run: Id of the service, part of every key.
+        depth: How many requests may be in flight; None is one for each device and crossing.
+        max_waiting: How many more may wait.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        identity: str,
+        session: zenoh.Session,
+        run: str,
+        *,
+        depth: int | None = None,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.away: Callable[[], Sequence[str]] = tuple  # names of devices that are not there
+        self.retries = 0
+        self.num_ended = 0
+        last = len(bundle.devices)
+        self._bundle = bundle
+        self._depth = min(2 * last - 1 if depth is None else depth, WINDOW)
+        self._max_waiting = max_waiting
+        self._waiting: list[tuple[int, int, _Request]] = []  # a heap
+        self._in_flight: dict[int, _Request] = {}
+        self._known: dict[bytes, _Request] = {}
+        self._turn = 0
+        self._number = random.randrange(_NUMBERS)  # so that none is known from an earlier life
+        self._open, self._closed = True, False
+        self._changed = threading.Condition()
+        self._sender = Sender(session, hop_key(run, 0), crossing=0, timeout_s=MAX_DEADLINE_S)
+        self._receiver = Receiver(
+            session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))
+        )
+        self._errors = session.declare_subscriber(error_key(run), self._on_error)
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._feed, self._collect)
+        ]
+
+    def __enter__(self) -> Self:
+        self._sender.__enter__()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._open, self._closed = False, True
+            requests = list(self._known.values())
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for request in requests:
+            self._end(request, RequestError("the service was stopped", reason="busy"))
+        self._errors.undeclare()
+        self._receiver.close()
+        self._sender.__exit__()
+
+    def submit(
+        self, payload: bytes, *, deadline_s: float, priority: int = 0, id_: bytes = b""
+    ) -> Future[bytes]:
+        """Take one request.
+
+        Args:
+            payload: The bundle's inputs, as `isthmus.run.border.to_bytes` joins them.
+            deadline_s: How long it may take, in seconds.
+            priority: Higher goes first.
+            id_: What the client calls it: asked again under the same name while it is under way,
+                it is the same request. Empty for one that is asked once.
+
+        Returns:
+            What becomes the outputs, joined likewise, or a `RequestError`, by the deadline.
+
+        Raises:
+            RequestError: The input is wrong, or as many requests wait as may.
+        """
+        self._check(payload, deadline_s)
+        with self._changed:
+            if id_ and id_ in self._known:
+                return self._known[id_].future
+            if not self._open:
+                raise RequestError("the service is being stopped; ask again later", reason="busy")
+            if len(self._waiting) >= self._max_waiting:
+                raise RequestError(
+                    f"{self._max_waiting} requests wait already; ask again later", reason="busy"
+                )
+            request = _Request(
+                id=id_ or self._turn.to_bytes(8, "little"),
+                payload=payload,
+                deadline_s=time.monotonic() + deadline_s,
+                limit_s=deadline_s,
+                priority=priority,
+                future=Future(),
+            )
+            request.future.set_running_or_notify_cancel()  # so that nobody can cancel it
+            self._known[request.id] = request
+            self._wait(request)
+        return request.future
+
+    def send_again(self) -> None:
+        """Send all that is in flight once more: a device came back, and what it had is lost."""
+        with self._changed:
+            for request in {id(each): each for each in self._in_flight.values()}.values():
+                if not request.waits:
+                    self.retries += 1
+                    self._wait(request, first=True)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, and wait until those that are known have ended."""
+        with self._changed:
+            self._open = False
+            return self._changed.wait_for(lambda: not self._known, timeout_s)
+
+    def depth(self) -> tuple[int, int]:
+        """Return how many requests wait, and how many are in flight."""
+        with self._changed:
+            return len(self._waiting), len(self._known) - len(self._waiting)
+
+    def _check(self, payload: bytes, deadline_s: float) -> None:
+        if not 0 < deadline_s <= MAX_DEADLINE_S:
+            raise RequestError(
+                f"deadline: found {deadline_s:g} s, expected over 0 and at most 3600 s",
+                reason="refused",
+            )
+        try:
+            arrays = border.from_bytes(payload, self._bundle.inputs)
+        except RunError as error:
+            raise RequestError(str(error), reason="refused") from error
+        for tensor, array in zip(self._bundle.inputs, arrays, strict=True):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RequestError(
+                    f"input {tensor.name}: found NaN or infinity, expected finite numbers",
+                    reason="refused",
+                )
+
+    def _wait(self, request: _Request, *, first: bool = False) -> None:
+        rank = -(1 << 62) if first else -request.priority
+        request.waits = True
+        heapq.heappush(self._waiting, (rank, self._turn, request))
+        self._turn += 1
+        self._changed.notify_all()
+
+    def _feed(self) -> None:
+        """Send what waits, as long as there is room, and end what is late."""
+        while not self._closed:
+            self._end_late()
+            with self._changed:
+                found = self._take()
+                if found is None:
+                    self._changed.wait(self._left_s())
+                    continue
+            number, request = found
+            while not self._sender.wait_for_room(_ROOM_S):
+                self._end_late()
+                if self._given_up(request):
+                    break
+            else:
+                self._sender.send(number, request.payload)
+
+    def _given_up(self, request: _Request) -> bool:
+        return self._closed or request.future.done()
+
+    def _take(self) -> tuple[int, _Request] | None:
+        """Give the next request a number; None if none waits, or none may go."""
+        if not self._waiting or len(self._known) - len(self._waiting) >= self._depth:
+            return None
+        request = heapq.heappop(self._waiting)[2]
+        request.waits = False
+        number = self._number
+        self._number = (number + 1) % _NUMBERS
+        self._in_flight[number] = request
+        request.numbers.append(number)
+        return number, request
+
+    def _left_s(self) -> float | None:
+        """Return how long it is to the next deadline; None without one."""
+        if not self._known:
+            return None
+        soonest_s = min(each.deadline_s for each in self._known.values())
+        return max(0.0, soonest_s - time.monotonic())
+
+    def _end_late(self) -> None:
+        with self._changed:
+            now_s = time.monotonic()
+            late = [each for each in self._known.values() if each.deadline_s <= now_s]
+        for request in late:
+            away = self.away()
+            why = f"; {', '.join(away)} {'is' if len(away) == 1 else 'are'} away" if away else ""
+            message = f"no result within {request.limit_s:.3g} s{why}"
+            device = away[0] if away else ""
+            self._end(request, RequestError(message, reason="deadline", device=device))
+
+    def _collect(self) -> None:
+        while not self._closed:
+            frame = self._receiver.receive(_RECEIVE_S)
+            if frame is not None:
+                self._end_number(frame.request, bytes(frame.payload))
+
+    def _on_error(self, sample: zenoh.Sample) -> None:
+        with suppress(InputError, IndexError):  # what is not ours is not answered
+            said = from_json(
+                sample.payload.to_bytes(), Failure, schema=FAILURE_SCHEMA, where="failure"
+            )
+            device = self._bundle.devices[said.device].name
+            message = f"device {device}: {said.message}"
+            self._end_number(said.request, RequestError(message, reason="failed", device=device))
+
+    def _end_number(self, number: int, result: bytes | RequestError) -> None:
+        with self._changed:
+            request = self._in_flight.get(number)
+        if request is not None:
+            self._end(request, result)
+
+    def _end(self, request: _Request, result: bytes | RequestError) -> None:
+        """Tell the result, once, and forget the request."""
+        with self._changed:
+            if self._known.pop(request.id, None) is None:
+                return
+            for number in request.numbers:
+                self._in_flight.pop(number, None)
+            if request.waits:
+                self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+                heapq.heapify(self._waiting)
+            self.num_ended += 1
+            self._changed.notify_all()
+        if isinstance(result, RequestError):
+            request.future.set_exception(result)
+        else:
+            request.future.set_result(result)

@@ -1,0 +1,423 @@
+"""One device of a service: a stage of a bundle that answers for as long as it is wanted.
+
+.. code-block:: none
+
+    client --query--> ingress -> stage 0 --hop--> stage 1 --hop--> ... stage N-1
+                         ^        (the first device's process)            |
+                         '---------------------- hop N -------------------'
+
+Devices start in any order, and find each other by a token that each holds while it serves. Those
+with another bundle or another version never hear each other, and both sides say so. A device
+that ends takes what it was computing with it: when it is back, the hop before it sends again what
+was not acknowledged, and the ingress what was in flight.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import zenoh
+
+from isthmus import __version__
+from isthmus.bundle import Bundle, bundle_id, read_bundle
+from isthmus.errors import InputError, IsthmusError, RequestError
+from isthmus.files import from_json, to_json
+from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms, open_session
+from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
+from isthmus.run.messages import (
+    ABOUT_SCHEMA,
+    ASK_SCHEMA,
+    FAILURE_SCHEMA,
+    REFUSAL_SCHEMA,
+    About,
+    Ask,
+    Failure,
+    Refusal,
+    about_key,
+    alive_key,
+    error_key,
+    hop_codec,
+    hop_key,
+    infer_key,
+    run_of,
+)
+from isthmus.run.stage import Stage, apply_stage, load_stage
+
+PORT = 7447  # of the first device; the next ones have the next ports
+SERVICE = "main"
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_IDLE_S = 0.1
+_GRACE_S = 5.0  # of what is under way when the service is asked to stop
+_RECONNECT_MS = {"period_init_ms": 50, "period_max_ms": 1000, "period_increase_factor": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where the devices of a service are.
+
+    Attributes:
+        addresses: ``HOST:PORT`` or ``HOST`` of devices by name; those left out are on this
+            machine's loopback, at port 7447 and the following in the bundle's order.
+        service: Its name, where one network has several.
+        settings: Of zenoh, beyond those of here; such as those of `isthmus.run.keys`.
+        config: A file of zenoh's settings that are taken as they are, in place of all these.
+    """
+
+    addresses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    service: str = SERVICE
+    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    config: Path | None = None
+
+
+class Service:
+    """One device at work; made by `open_service`.
+
+    Args:
+        bundle: What it serves.
+        identity: Id of the bundle.
+        index: Of the device.
+        stage: What it computes.
+        session: Of this process.
+        receiver: From the device before.
+        sender: To the next one.
+        ingress: On the first device, None on the others.
+        watch: Says who else is there.
+        run: Id of the service, part of every key.
+        place: Where it listens, for people.
+    """
+
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        identity: str,
+        index: int,
+        stage: Stage,
+        session: zenoh.Session,
+        receiver: Receiver,
+        sender: Sender,
+        ingress: Ingress | None,
+        watch: "Watch",
+        run: str,
+        place: str,
+    ) -> None:
+        self.place = place
+        self.bundle = bundle
+        self.ingress = ingress
+        self.watch = watch
+        self._identity = identity
+        self._index = index
+        self._stage = stage
+        self._session = session
+        self._receiver = receiver
+        self._sender = sender
+        self._run = run
+
+    def work(self, stop: threading.Event) -> None:
+        """Compute what arrives until told to stop; then finish what is under way."""
+        while not stop.is_set():
+            self._turn()
+        end_s = time.monotonic() + _GRACE_S
+        if self.ingress is not None:
+            while not self.ingress.drain(0.0) and time.monotonic() < end_s:
+                self._turn()
+        self._receiver.close()
+        self._sender.flush(max(0.0, end_s - time.monotonic()))
+
+    def about(self) -> About:
+        """Say what the service is, and how it is; asked of the first device."""
+        assert self.ingress is not None
+        waiting, in_flight = self.ingress.depth()
+        return About(
+            bundle=self._identity,
+            version=__version__,
+            devices=tuple(device.name for device in self.bundle.devices),
+            away=self.watch.away(),
+            inputs=self.bundle.inputs,
+            outputs=self.bundle.outputs,
+            waiting=waiting,
+            in_flight=in_flight,
+            ended=self.ingress.num_ended,
+            retries=self.ingress.retries,
+        )
+
+    def _turn(self) -> None:
+        """Compute one frame, if one comes, and hand it on as soon as there is room."""
+        frame = self._receiver.receive(_IDLE_S)
+        if frame is None:
+            return
+        try:
+            payload, _ = apply_stage(self._stage, frame, None)
+        except IsthmusError as error:
+            message = " ".join(str(error).split())
+            failure = Failure(request=frame.request, device=self._index, message=message)
+            self._session.put(
+                error_key(self._run),
+                to_json(failure, schema=FAILURE_SCHEMA),
+                congestion_control=zenoh.CongestionControl.BLOCK,
+            )
+            return
+        end_s = time.monotonic() + MAX_DEADLINE_S
+        while not self._sender.wait_for_room(_IDLE_S) and time.monotonic() < end_s:
+            pass
+        self._sender.send(frame.request, payload)
+
+
+class Watch:
+    """Knows which devices of a service are there.
+
+    Args:
+        session: Of this process.
+        service: Its name.
+        names: Of its devices.
+        index: Of this one.
+        token: What a device that agrees with this one holds.
+        say: Told in words what changes.
+        came: Called with the index of a device that came, or came back.
+    """
+
+    def __init__(
+        self,
+        session: zenoh.Session,
+        service: str,
+        names: tuple[str, ...],
+        index: int,
+        token: str,
+        *,
+        say: Callable[[str], None],
+        came: Callable[[int], None],
+    ) -> None:
+        self._names = names
+        self._index = index
+        self._token = token
+        self._say = say
+        self._came = came
+        self._there: dict[int, set[str]] = {}
+        self._lock = threading.Lock()
+        mine = alive_key(service, index, f"{token}/{session.zid()}")
+        self._held = session.liveliness().declare_token(mine)
+        self._subscriber = session.liveliness().declare_subscriber(
+            alive_key(service, "*", "**"), self._on_change, history=True
+        )
+
+    def away(self) -> tuple[str, ...]:
+        """Return the names of devices that are not there."""
+        with self._lock:
+            return tuple(
+                name
+                for index, name in enumerate(self._names)
+                if index != self._index and not self._there.get(index)
+            )
+
+    def _on_change(self, sample: zenoh.Sample) -> None:
+        parts = str(sample.key_expr).split("/")
+        *_, device, token, zid = parts
+        if not device.isdecimal() or int(device) >= len(self._names):
+            return
+        index, put = int(device), sample.kind == zenoh.SampleKind.PUT
+        if index == self._index:
+            return
+        name = self._names[index]
+        if token != self._token:
+            if put:
+                self._say(
+                    f"device {name}: serves bundle and protocol {token}, this one {self._token}; "
+                    "it is not heard: give both the same bundle and the same Isthmus"
+                )
+            return
+        with self._lock:
+            there = self._there.setdefault(index, set())
+            before = bool(there)
+            (there.add if put else there.discard)(zid)
+            after = bool(there)
+        if before != after:
+            self._say(f"device {name} is {'here' if after else 'away'}")
+        if put:
+            self._came(index)
+
+
+@contextmanager
+def open_service(
+    path: Path,
+    device: str,
+    *,
+    site: Site | None = None,
+    say: Callable[[str], None] = lambda words: None,
+) -> Iterator[Service]:
+    """Begin to serve one device of a bundle; see `Service.work`.
+
+    Args:
+        path: The bundle.
+        device: The device's name.
+        site: Where the devices are; all on loopback if None.
+        say: Told in words who comes and goes.
+
+    Yields:
+        The device, heard by the others.
+
+    Raises:
+        InputError: The bundle has no such device, or an address is none.
+        BundleError: The bundle is damaged.
+        RunError: The program cannot be loaded, or the port is taken.
+    """
+    site = site or Site()
+    bundle, identity = read_bundle(path), bundle_id(path)
+    names = tuple(entry.name for entry in bundle.devices)
+    if device not in names:
+        raise InputError(f"{path}: has no device {device!r}; there are {', '.join(names)}")
+    index = names.index(device)
+    stage = load_stage(path, bundle, index)
+    run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
+    with ExitStack() as stack:
+        session = stack.enter_context(_session(site, names, index))
+        receiver = Receiver(session, hop_key(run, index), _terms(bundle, identity, index))
+        sender = Sender(
+            session, hop_key(run, index + 1), crossing=index + 1, timeout_s=MAX_DEADLINE_S
+        )
+        stack.enter_context(sender)
+        ingress = None
+        if index == 0:
+            ingress = Ingress(bundle, identity, session, run)
+            stack.enter_context(ingress)
+
+        def came(other: int) -> None:
+            if other == (index + 1) % len(names):
+                sender.send_again()
+            if ingress is not None:
+                ingress.send_again()
+
+        watch = Watch(session, site.service, names, index, token, say=say, came=came)
+        if ingress is not None:
+            ingress.away = watch.away
+        service = Service(
+            bundle=bundle,
+            identity=identity,
+            index=index,
+            stage=stage,
+            session=session,
+            receiver=receiver,
+            sender=sender,
+            ingress=ingress,
+            watch=watch,
+            run=run,
+            place=_place(site, names, index),
+        )
+        if ingress is not None:
+            for key, answer in (
+                (infer_key(site.service), _inferring(ingress, infer_key(site.service))),
+                (about_key(site.service), _telling(service, about_key(site.service))),
+            ):
+                stack.callback(session.declare_queryable(key, answer).undeclare)
+        yield service
+
+
+def address(text: str, port: int) -> str:
+    """Return ``HOST:PORT`` for ``HOST:PORT`` or ``HOST``, with brackets around IPv6.
+
+    Raises:
+        InputError: It is neither.
+    """
+    host, colon, number = text.rpartition(":")
+    if not colon or text.endswith("]") or (host.count(":") and not host.endswith("]")):
+        host, number = text, str(port)  # no port: a name, or IPv6 without one
+    if not host or not number.isdecimal() or not 0 < int(number) < 1 << 16 or " " in host:
+        raise InputError(f"address {text!r}: expected HOST or HOST:PORT, such as 10.0.0.5:7447")
+    if host.count(":") and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host}:{number}"
+
+
+def _place(site: Site, names: tuple[str, ...], index: int) -> str:
+    if site.config is not None:
+        return f"the addresses of {site.config}"
+    place = _places(site, names)[index]
+    return place if site.settings else f"{place} (this machine only: there are no keys)"
+
+
+def _places(site: Site, names: tuple[str, ...]) -> list[str]:
+    return [
+        address(site.addresses.get(name, "127.0.0.1"), PORT + place)
+        for place, name in enumerate(names)
+    ]
+
+
+def _session(site: Site, names: tuple[str, ...], index: int) -> zenoh.Session:
+    """Listen at this device's address, and connect to those before it, whenever they come."""
+    unknown = sorted(set(site.addresses) - set(names))
+    if unknown:
+        raise InputError(
+            f"address of {unknown[0]!r}: the bundle has no such device; there are "
+            f"{', '.join(names)}"
+        )
+    places = _places(site, names)
+    if site.config is not None:
+        return open_session(config=site.config)
+    own = places[index].rpartition(":")[0]
+    if not (own in _LOOPBACK or site.settings):
+        raise InputError(
+            f"device {names[index]}: found address {own}, expected 127.0.0.1, as without keys "
+            "everybody could use it; make some with `isthmus keys init`, or give your own --config"
+        )
+    more = {
+        "connect/endpoints": [f"tcp/{place}" for place in places[:index]],
+        "connect/exit_on_failure": False,
+        "connect/timeout_ms": -1,
+        "connect/retry": _RECONNECT_MS,
+        "adminspace/enabled": False,
+        **site.settings,
+    }
+    return open_session(listen=f"tcp/{places[index]}", more=more)
+
+
+def _terms(bundle: Bundle, identity: str, hop: int) -> Terms:
+    return Terms(bundle=identity, codec=hop_codec(bundle, hop))
+
+
+def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:
+    """Return what takes a client's request, and answers it when it has ended."""
+
+    def answer(query: zenoh.Query) -> None:
+        def refuse(error: IsthmusError) -> None:
+            reason = error.reason if isinstance(error, RequestError) else "refused"
+            device = error.device if isinstance(error, RequestError) else ""
+            refusal = Refusal(reason=reason, message=str(error), device=device)
+            with query:
+                query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
+
+        def reply(future: Future[bytes]) -> None:
+            error = future.exception()
+            if isinstance(error, RequestError):
+                refuse(error)
+            else:
+                with query:
+                    query.reply(key, future.result())
+
+        try:
+            attachment = query.attachment.to_bytes() if query.attachment else b""
+            ask = from_json(attachment, Ask, schema=ASK_SCHEMA, where="request")
+            future = ingress.submit(
+                query.payload.to_bytes() if query.payload else b"",
+                deadline_s=ask.deadline_s,
+                priority=ask.priority,
+                id_=ask.id.encode(),
+            )
+        except IsthmusError as error:
+            refuse(error)
+        else:
+            future.add_done_callback(reply)
+
+    return answer
+
+
+def _telling(service: Service, key: str) -> Callable[[zenoh.Query], None]:
+    def answer(query: zenoh.Query) -> None:
+        with query:
+            query.reply(key, to_json(service.about(), schema=ABOUT_SCHEMA))
+
+    return answer

@@ -1,0 +1,107 @@
+"""What one device does with a payload: unpack, compute, pack."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.bundle import Bundle
+from isthmus.run import border
+from isthmus.run.backends import Program, load_program
+from isthmus.run.messages import Work
+from isthmus.wire import CodecSpec, Frame, pack, parse_codec, unpack
+from isthmus.wire.nested import Width
+from isthmus.wire.pack import read_tables
+from isthmus.wire.tables import Tables
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Codec:
+    """What makes symbols of a payload, and a payload of symbols."""
+
+    spec: CodecSpec
+    tables: tuple[Tables, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What turns a payload into the next one.
+
+    Attributes:
+        bundle: Says what passes its border.
+        program: None where the device passes payloads on.
+        before: The codec of what arrives; None for the model's inputs.
+        after: The codec of what leaves; None for the model's outputs.
+    """
+
+    bundle: Bundle
+    program: Program | None
+    before: _Codec | None
+    after: _Codec | None
+
+
+def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
+    """Load what one device of a bundle runs.
+
+    Args:
+        path: The bundle.
+        bundle: What `isthmus.bundle.read_bundle` says of it.
+        index: Of the device.
+
+    Raises:
+        IsthmusError: A program or a table is damaged, or there is no such backend.
+    """
+    device = bundle.devices[index]
+    return Stage(
+        bundle=bundle,
+        program=None
+        if device.program is None
+        else load_program(path / device.program, backend=device.backend, threads=device.threads),
+        before=_codec(path, bundle, index - 1) if index > 0 else None,
+        after=_codec(path, bundle, index) if index < len(bundle.crossings) else None,
+    )
+
+
+def apply_stage(stage: Stage, frame: Frame, width: Width | None) -> tuple[bytes, Work]:
+    """Return the payload that leaves for one that arrived, and what that cost."""
+    start_s = decoded_s = computed_s = time.perf_counter()
+    if stage.program is None:
+        payload = bytes(frame.payload)
+    else:
+        inputs = _unpack(stage, frame.payload)
+        decoded_s = time.perf_counter()
+        outputs = stage.program([array[np.newaxis] for array in inputs])
+        computed_s = time.perf_counter()
+        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs], width)
+    return payload, Work(
+        request=frame.request,
+        decode_s=decoded_s - start_s,
+        compute_s=computed_s - decoded_s,
+        encode_s=time.perf_counter() - computed_s,
+        payload_bytes=len(payload),
+    )
+
+
+def _unpack(stage: Stage, payload: memoryview) -> tuple[Array, ...]:
+    if stage.before is None:
+        return border.from_bytes(payload, stage.bundle.inputs)
+    return unpack(stage.before.spec, payload, stage.before.tables)
+
+
+def _pack(stage: Stage, outputs: list[Array], width: Width | None) -> bytes:
+    if stage.after is None:
+        return border.to_bytes(outputs, stage.bundle.outputs)
+    spec = stage.after.spec
+    return pack(spec, outputs, stage.after.tables, width=width if spec.nested else None)
+
+
+def _codec(path: Path, bundle: Bundle, index: int) -> _Codec:
+    crossing = bundle.crossings[index]
+    spec = parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+    tables = () if crossing.tables is None else read_tables(path / crossing.tables, spec)
+    return _Codec(spec=spec, tables=tables)

@@ -1,0 +1,263 @@
+"""Devices that serve a bundle: they find each other, come back, and every request ends once."""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from isthmus.errors import InputError, RequestError
+from isthmus.run.client import PARALLEL
+from isthmus.run.service import Site, address, open_service
+from tests.run.bundles import FAST, logits, samples, write_chain
+from tests.run.services import LONG_S, devices
+
+X = samples(64)
+Y = logits(X)
+TWO = ("near", "far")
+MIDDLE = (replace(FAST, between=("near", "hub")), replace(FAST, between=("hub", "far")))
+THREE = ("near", "hub", "far")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A client of two devices that are there all the time."""
+    folder = tmp_path_factory.mktemp("service") / "bundle"
+    write_chain(folder, FAST)
+    with devices(folder, TWO) as hosts:
+        for name in TWO:
+            hosts.start(name)
+        with hosts.client() as client:
+            client.ask(X[0])
+            yield hosts, client
+
+
+def test_the_answers_are_those_of_the_whole_network_however_they_are_asked_for(served):
+    _, client = served
+    for x, y in zip(X[:8], Y, strict=False):
+        assert np.array_equal(client.ask(x)[0], y)
+    assert np.array_equal(client.submit(X[9]).result(LONG_S)[0], Y[9])
+
+    async def several():
+        return await asyncio.gather(*(client.ask_async(x) for x in X[:8]))
+
+    found = asyncio.run(several())
+    assert all(np.array_equal(outputs[0], y) for outputs, y in zip(found, Y, strict=False))
+
+
+def test_many_samples_come_back_in_order(served):
+    _, client = served
+    found = list(client.ask_all([[x] for x in X]))
+    assert len(X) > 2 * PARALLEL
+    assert np.array_equal(np.stack([outputs[0] for outputs in found]), Y)
+
+
+def test_a_service_says_what_it_is_and_how_it_is(served):
+    _, client = served
+    about = client.about()
+    assert (about.devices, about.away) == (TWO, ())
+    assert [(each.shape, each.dtype) for each in about.inputs] == [((8,), "float32")]
+    assert [(each.shape, each.dtype) for each in about.outputs] == [((3,), "float32")]
+    assert (about.waiting, about.in_flight) == (0, 0)
+    assert about.ended >= 1
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (np.zeros(7, np.float32), r"found \[\(\(7,\), 'float32'\)\], expected \[\(\(8,\),"),
+        (np.zeros(8, np.int64), r"'int64'\)\], expected"),
+        (np.full(8, np.nan, np.float32), "input x: found NaN or infinity, expected finite"),
+        (np.full(8, -np.inf, np.float32), "input x: found NaN or infinity"),
+    ],
+)
+def test_an_input_that_the_model_does_not_take_is_refused_and_the_service_stays_up(
+    served, sample, said
+):
+    _, client = served
+    with pytest.raises(RequestError, match=said) as error:
+        client.ask(sample)
+    assert error.value.reason == "refused"
+    assert np.array_equal(client.ask(X[0])[0], Y[0])
+
+
+@pytest.mark.parametrize("deadline_s", [-1.0, 1e9])
+def test_a_deadline_that_is_none_is_refused(served, deadline_s):
+    _, client = served
+    with pytest.raises(RequestError) as error:
+        client.ask(X[0], deadline_s=deadline_s)
+    assert error.value.reason in ("refused", "deadline")
+    assert "\n" not in str(error.value)
+
+
+def test_devices_may_start_in_any_order_and_after_the_request(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        future = client.submit(X[0])
+        hosts.start("far")
+        hosts.wait_for_log("far", "serves")
+        hosts.start("near")
+        assert np.array_equal(future.result(LONG_S)[0], Y[0])
+        assert "far is here" in hosts.log("near")
+
+
+def test_a_request_that_nobody_computes_ends_at_its_deadline_and_names_who_is_away(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        start_s = time.monotonic()
+        with pytest.raises(RequestError, match=r"no result within 0\.\d+ s; far is away") as error:
+            client.ask(X[0], deadline_s=0.5)
+        assert (error.value.reason, error.value.device) == ("deadline", "far")
+        assert 0.4 < time.monotonic() - start_s < 5
+        hosts.start("far")
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+
+
+def test_a_service_that_is_not_there_is_one_line_in_time(tmp_path):
+    with (
+        devices(tmp_path, TWO) as hosts,
+        hosts.client(deadline_s=0.3) as client,
+        pytest.raises(
+            RequestError, match=r"nobody answers within 0\.3 s; is `isthmus serve`"
+        ) as e,
+    ):
+        client.ask(X[0])
+    assert e.value.reason == "deadline"
+
+
+def test_every_request_has_one_result_while_stages_are_killed_under_load(tmp_path):
+    write_chain(tmp_path / "bundle", *MIDDLE)
+    choose = random.Random(0)
+    with devices(tmp_path / "bundle", THREE) as hosts, hosts.client() as client:
+        for name in THREE:
+            hosts.start(name)
+        client.ask(X[0])
+        for _ in range(10):
+            victim = choose.choice(THREE)
+            futures = [client.submit(x) for x in X]
+            time.sleep(choose.uniform(0, 0.05))
+            hosts.kill(victim)
+            hosts.start(victim)
+            found = [future.result(LONG_S)[0] for future in futures]
+            assert np.array_equal(np.stack(found), Y), victim
+
+
+def test_a_device_that_is_stopped_finishes_what_is_under_way(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        for name in TWO:
+            hosts.start(name)
+        client.ask(X[0])
+        futures = [client.submit(x) for x in X]
+        hosts.processes["near"].terminate()
+        assert hosts.processes["near"].wait(LONG_S) == 0
+        hosts.processes["far"].terminate()
+        assert hosts.processes["far"].wait(LONG_S) == 0
+        assert "Traceback" not in hosts.log("near") + hosts.log("far")
+        for name in TWO:
+            hosts.start(name)
+        done = [(f.exception(LONG_S), y, f) for f, y in zip(futures, Y, strict=True)]
+        assert {getattr(e, "reason", "done") for e, _, _ in done} <= {"done", "busy"}
+        right = [np.array_equal(f.result()[0], y) for e, y, f in done if e is None]
+        assert right
+        assert all(right)
+
+
+def test_devices_of_two_bundles_never_hear_each_other_and_both_say_why(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    write_chain(tmp_path / "other", FAST, payload_spread_bytes=1.0)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        hosts.start("far", bundle=tmp_path / "other")
+        for name, other in (("near", "far"), ("far", "near")):
+            hosts.wait_for_log(name, f"device {other}: serves bundle and protocol")
+            assert "give both the same bundle" in hosts.log(name)
+        with pytest.raises(RequestError, match="far is away"):
+            client.ask(X[0], deadline_s=0.5)
+
+
+def test_a_program_that_fails_is_a_typed_error_and_the_device_stays_up(tmp_path):
+    write_chain(tmp_path / "bundle", FAST, input_dtype="int32")
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        for name in TWO:
+            hosts.start(name)
+        for _ in range(2):
+            with pytest.raises(RequestError, match=r"device near: .*onnxruntime failed") as error:
+                client.ask(X[0].astype("int32"))
+            assert (error.value.reason, error.value.device) == ("failed", "near")
+            assert "\n" not in str(error.value)
+        assert hosts.processes["near"].poll() is None
+
+
+@pytest.mark.parametrize(
+    ("device", "addresses", "said"),
+    [
+        ("middle", {}, "has no device 'middle'; there are near, far"),
+        ("near", {"hub": "127.0.0.1"}, "address of 'hub': the bundle has no such device"),
+        ("near", {"near": "127.0.0.1:0"}, "expected HOST or HOST:PORT"),
+        ("near", {"near": "10.0.0.5"}, "without keys everybody could use it; .*isthmus keys init"),
+    ],
+)
+def test_a_site_that_makes_no_sense_is_one_line(folder, device, addresses, said):
+    with (
+        pytest.raises(InputError, match=said) as error,
+        open_service(folder, device, site=Site(addresses=addresses)),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("hub", "hub:7447"),
+        ("hub:80", "hub:80"),
+        ("10.0.0.5", "10.0.0.5:7447"),
+        ("::1", "[::1]:7447"),
+        ("[::1]", "[::1]:7447"),
+        ("[::1]:80", "[::1]:80"),
+    ],
+)
+def test_an_address_has_a_port(text, found):
+    assert address(text, 7447) == found
+
+
+@pytest.mark.parametrize("text", ["", ":80", "hub:", "hub:http", "hub:70000", "a b"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(InputError, match="expected HOST or HOST:PORT"):
+        address(text, 7447)
+
+
+def test_the_command_asks_and_prints_for_people_and_for_programs(served, tmp_path):
+    hosts, _ = served
+    np.save(tmp_path / "x.npy", X[:3])
+    np.save(tmp_path / "one.npy", X[3])
+    np.save(tmp_path / "bad.npy", np.full((1, 8), np.nan, np.float32))
+
+    def ask(*arguments):
+        command = [sys.executable, "-m", "isthmus", "ask", f"127.0.0.1:{hosts.ports['near']}"]
+        return subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+
+    lines = ask("x.npy", "one.npy", "--json").stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [each["name"] for each in said] == ["x.npy[0]", "x.npy[1]", "x.npy[2]", "one.npy"]
+    assert np.array_equal([each["outputs"][0] for each in said], Y[:4])
+    assert "near (here) -> far (here)" in ask().stdout
+    assert json.loads(ask("--json").stdout)["devices"] == list(TWO)
+    bad = ask("bad.npy")
+    assert bad.returncode == 1
+    assert "NaN" in bad.stdout
+    assert bad.stderr == "isthmus: 1 of 1 inputs have no result; see above\n"
+    none = ask("none.npy")
+    assert (none.returncode, none.stderr.count("\n")) == (1, 1)
+    assert "none.npy: no such file" in none.stderr
