@@ -165,6 +165,8 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--json",
             },
         ),
+        ("serve", {"--device", "--at", "--service", "--config"}),
+        ("ask", {"--deadline", "--priority", "--service", "--json"}),
         (
             "study",
             {
