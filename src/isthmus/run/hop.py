@@ -18,11 +18,13 @@ stall a session.
 """
 
 import json
+import queue
 import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +39,7 @@ from isthmus.wire.frames import Frame, decode_frame, encode_frame
 
 PROTOCOL = 2
 WINDOW = 16  # over what a chain of eight devices has in flight
+_SLOW_S = 0.1
 _SPAN = 256  # how many frames may overtake one that is not acknowledged
 MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
 _JOIN_S = 1.0
@@ -160,35 +163,50 @@ class Receiver:
         self._session = session
         self._ack_key = f"{key}/ack"
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: dict[int, Frame] = {}  # not yet taken, oldest arrival first
-        self._taken: dict[int, None] = {}  # requests, oldest first
-        self._arrived = threading.Condition()
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()  # at most WINDOW
+        self._known: dict[int, bool] = {}  # whether taken, by request; oldest first
+        self._num_waiting = 0
+        self._lock = threading.Lock()
+        self._owed: list[int] = []  # requests that were taken and are not acknowledged
+        self._taken_s = 0.0
         self._acks = _publisher(session, self._ack_key)
         self._subscriber = session.declare_subscriber(f"{key}/frame", self._on_frame)
         self._terms_key = f"{key}/terms"
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
 
     def receive(self, timeout_s: float) -> Frame | None:
-        """Take the next frame and acknowledge it; None if there is none in time.
+        """Take the next frame; None if there is none in time.
 
         Frames come in the order in which they were sent, but for those that were lost on the way
-        and sent again.
+        and sent again. A frame is acknowledged when the next one is asked for, so that who gets
+        the result of this one does not wait for that; at once where that took long the last time.
         """
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: self._frames, timeout_s):
-                return None
-            request, frame = next(iter(self._frames.items()))
-            del self._frames[request]
-            self._taken[request] = None
-            if len(self._taken) > _SPAN + WINDOW:
-                del self._taken[next(iter(self._taken))]
-        self._acks.put(_REQUEST.pack(request))
+        slow = time.monotonic() - self._taken_s > _SLOW_S
+        if len(self._owed) >= WINDOW // 2 or self._frames.empty():
+            self._acknowledge()
+        try:
+            frame = self._frames.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        self._taken_s = time.monotonic()
+        self._owed.append(frame.request)
+        with self._lock:
+            self._known[frame.request] = True
+            self._num_waiting -= 1
+        if slow:
+            self._acknowledge()
         return frame
 
     def close(self) -> None:
         """Take no more frames; what was not taken is not acknowledged."""
         self._subscriber.undeclare()
         self._queryable.undeclare()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self._owed:
+            self._acks.put(b"".join(map(_REQUEST.pack, self._owed)))
+            self._owed.clear()
 
     def _on_frame(self, sample: zenoh.Sample) -> None:
         try:
@@ -196,11 +214,14 @@ class Receiver:
         except RunError:
             self.damaged += 1  # not acknowledged, so it comes again
             return
-        with self._arrived:
-            taken = frame.request in self._taken
-            if not taken and len(self._frames) < WINDOW:
-                self._frames.setdefault(frame.request, frame)
-                self._arrived.notify()
+        with self._lock:
+            taken = self._known.get(frame.request)
+            if taken is None and self._num_waiting < WINDOW:
+                self._known[frame.request] = False
+                self._num_waiting += 1
+                self._frames.put(frame)
+                if len(self._known) > _SPAN + 2 * WINDOW:
+                    del self._known[next(iter(self._known))]
         if taken:  # its ack was lost; a callback must not block, and this one may be lost again
             self._session.put(
                 self._ack_key,
@@ -238,7 +259,7 @@ class Sender:
     ) -> None:
         self.throttle: Throttle | None = None
         self.retries = 0
-        self.passages: deque[Passage] = deque(maxlen=MAX_TIMINGS)
+        self._passed: deque[tuple[int, int, float, float]] = deque(maxlen=MAX_TIMINGS)
         self._session = session
         self._key = key
         self._crossing = crossing
@@ -324,8 +345,14 @@ class Sender:
             self._num_turns += 1
             self._schedule(parcel)
             self._parcels[request] = parcel
-            self._unsent.append(parcel)
-            self._changed.notify_all()
+            at_once = self.throttle is None and not self._unsent
+            if at_once:
+                self._released(parcel)
+            else:
+                self._unsent.append(parcel)
+                self._changed.notify_all()
+        if at_once:
+            self._put(parcel)
         return len(frame)
 
     def send_again(self) -> None:
@@ -337,6 +364,14 @@ class Sender:
         """Wait until every frame is acknowledged; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._parcels, timeout_s)
+
+    def passages(self) -> tuple[Passage, ...]:
+        """Return every frame that was sent since the last call, repetitions included."""
+        found = [self._passed.popleft() for _ in range(len(self._passed))]
+        return tuple(
+            Passage(request=request, frame_bytes=size, asked_s=asked_s, observed_s=observed_s)
+            for request, size, asked_s, observed_s in found
+        )
 
     def _repeat(self, parcels: Sequence[_Parcel]) -> None:
         for parcel in parcels:
@@ -355,19 +390,16 @@ class Sender:
             parcel.release_s = self.throttle.reserve(len(parcel.frame))
 
     def _work(self) -> None:
-        while (parcel := self._next_parcel()) is not None:
-            wait_until(parcel.release_s)
-            passage = Passage(
-                request=parcel.request,
-                frame_bytes=len(parcel.frame),
-                asked_s=parcel.asked_s,
-                observed_s=time.monotonic() - parcel.handed_over_s if parcel.asked_s else 0.0,
-            )
-            self.passages.append(passage)
-            try:
-                self._publisher.put(parcel.frame)
-            except zenoh.ZError:
-                return  # the session is closed: the process is on its way out
+        """Give to the transport what has to wait for its link, or was there before."""
+        with suppress(zenoh.ZError):  # the session is closed: the process is on its way out
+            while (parcel := self._next_parcel()) is not None:
+                wait_until(parcel.release_s)
+                self._put(parcel)
+
+    def _put(self, parcel: _Parcel) -> None:
+        observed_s = time.monotonic() - parcel.handed_over_s if parcel.asked_s else 0.0
+        self._passed.append((parcel.request, len(parcel.frame), parcel.asked_s, observed_s))
+        self._publisher.put(parcel.frame)
 
     def _next_parcel(self) -> _Parcel | None:
         """Wait for a frame to release: a new one, one that was lost, or the oldest if overdue."""
@@ -379,7 +411,7 @@ class Sender:
                     if parcel.request in self._parcels:
                         return self._released(parcel)
                 elif not self._parcels:
-                    self._changed.wait()
+                    self._changed.wait(self._resend_s)  # nobody says that one was sent at once
                 elif now_s < self._resend_at_s:
                     self._changed.wait(self._resend_at_s - now_s)
                 else:
@@ -400,23 +432,27 @@ class Sender:
 
     def _on_ack(self, sample: zenoh.Sample) -> None:
         data = sample.payload.to_bytes()
-        if len(data) != _REQUEST.size:
+        if len(data) % _REQUEST.size:
             return
-        (request,) = _REQUEST.unpack(data)
         with self._changed:
             had_room = self._has_room()
-            parcel = self._parcels.pop(request, None)
-            if parcel is None:
-                return
-            self._patience_s = self._resend_s
-            self._resend_at_s = time.monotonic() + self._patience_s
-            # Frames arrive in the order in which they are sent, unless they are lost. Of a frame
-            # that was sent twice it is not known which of the two is acknowledged.
-            lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
-            if lost and parcel.times == 1:
-                self._repeat(lost)
-            elif not had_room or not self._parcels:
+            for (request,) in _REQUEST.iter_unpack(data):
+                self._forget(request)
+            if not (had_room and self._parcels):
                 self._changed.notify_all()
+
+    def _forget(self, request: int) -> None:
+        """Note that a frame arrived, and which frames did not that were sent before it."""
+        parcel = self._parcels.pop(request, None)
+        if parcel is None:
+            return
+        self._patience_s = self._resend_s
+        self._resend_at_s = time.monotonic() + self._patience_s
+        # Frames arrive in the order in which they are sent, unless they are lost. Of a frame that
+        # was sent twice it is not known which of the two is acknowledged.
+        lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
+        if lost and parcel.times == 1:
+            self._repeat(lost)
 
 
 def _publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:

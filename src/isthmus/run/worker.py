@@ -133,7 +133,7 @@ def _timings(done: deque[Work], sender: Sender) -> Timings:
     """Take what has been measured since the last question."""
     return Timings(
         work=tuple(done.popleft() for _ in range(len(done))),
-        passages=tuple(sender.passages.popleft() for _ in range(len(sender.passages))),
+        passages=sender.passages(),
         retries=sender.retries,
     )
 

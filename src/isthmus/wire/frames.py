@@ -4,26 +4,25 @@
 
     request u32 | crossing u16 | length u32 | checksum u32 | payload
 
-All little-endian. The checksum is the low half of XXH3-64 over what stands before it and the
-payload. All that is constant (codec, shapes, scales) is agreed once and is not repeated here.
+All little-endian. The checksum is the low half of XXH3-64 over the payload, with the first eight
+bytes of the header as its seed. All that is constant (codec, shapes, scales) is agreed once and is
+not repeated here.
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from xxhash import xxh3_64
+from xxhash import xxh3_64_intdigest
 
 from isthmus.errors import InputError, RunError
 
 HEADER_BYTES = 14
 MAX_PAYLOAD_BYTES = 64 << 20
 
-_HEAD = struct.Struct("<IHI")
-_CHECKSUM = struct.Struct("<I")
+_HEADER = struct.Struct("<IHII")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(NamedTuple):
     """A message that arrived whole.
 
     Attributes:
@@ -49,13 +48,10 @@ def encode_frame(request: int, crossing: int, payload: bytes | memoryview) -> by
             f"crossing {crossing}: found a payload of {num_bytes} bytes, expected at most "
             f"{MAX_PAYLOAD_BYTES}; choose another cut or a narrower codec"
         )
-    try:
-        head = _HEAD.pack(request, crossing, num_bytes)
-    except struct.error as error:
-        raise InputError(
-            f"request {request}, crossing {crossing}: expected 32 and 16 bits"
-        ) from error
-    return b"".join((head, _checksum(head, payload), payload))
+    if not (0 <= request < 1 << 32 and 0 <= crossing < 1 << 16):
+        raise InputError(f"request {request}, crossing {crossing}: expected 32 and 16 bits")
+    checksum = _checksum(request, crossing, num_bytes, payload)
+    return b"".join((_HEADER.pack(request, crossing, num_bytes, checksum), payload))
 
 
 def decode_frame(message: bytes | memoryview) -> Frame:
@@ -67,20 +63,19 @@ def decode_frame(message: bytes | memoryview) -> Frame:
     view = memoryview(message)
     if len(view) < HEADER_BYTES:
         raise RunError(f"frame: found {len(view)} bytes, expected at least {HEADER_BYTES}")
-    head, payload = view[: _HEAD.size], view[HEADER_BYTES:]
-    request, crossing, num_bytes = _HEAD.unpack(head)
+    request, crossing, num_bytes, checksum = _HEADER.unpack_from(view)
+    payload = view[HEADER_BYTES:]
     if len(payload) != num_bytes or num_bytes > MAX_PAYLOAD_BYTES:
         raise RunError(
             f"frame: found {len(payload)} bytes after the header, which says {num_bytes}"
         )
-    if view[_HEAD.size : HEADER_BYTES] != _checksum(head, payload):
+    if checksum != _checksum(request, crossing, num_bytes, payload):
         raise RunError(
             f"frame: wrong checksum on request {request}, crossing {crossing}; send it again"
         )
     return Frame(request=request, crossing=crossing, payload=payload)
 
 
-def _checksum(head: bytes | memoryview, payload: bytes | memoryview) -> bytes:
-    digest = xxh3_64(head)
-    digest.update(payload)
-    return _CHECKSUM.pack(digest.intdigest() & 0xFFFFFFFF)
+def _checksum(request: int, crossing: int, num_bytes: int, payload: bytes | memoryview) -> int:
+    seed = request | crossing << 32 | (num_bytes & 0xFFFF) << 48
+    return xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF
