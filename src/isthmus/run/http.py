@@ -339,7 +339,7 @@ def _listen(place: str) -> socket.socket:
             host.strip("[]"), int(port), type=socket.SOCK_STREAM
         )[0]
         listening = socket.create_server(found[:2], family=family)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers wait for acks
         return listening
     except OSError as error:
         raise RunError(
