@@ -14,6 +14,7 @@ offered on loopback only; put a proxy before it.
 """
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import oip
 from isthmus.run.metrics import count_service
 from isthmus.run.service import LOOPBACK, Service, address
+
+_LOG = logging.getLogger(__name__)
 
 PORT = 8000
 METRICS_PORT = 9100
@@ -109,7 +112,11 @@ def metrics_app(registry: CollectorRegistry) -> Starlette:
 def _app(routes: list[Route], registry: CollectorRegistry) -> Starlette:
     app = Starlette(
         routes=routes,
-        exception_handlers={RequestError: _on_request_error, HTTPException: _on_http_error},
+        exception_handlers={
+            RequestError: _on_request_error,
+            HTTPException: _on_http_error,
+            Exception: _on_fault,
+        },
     )
     app.state.registry = registry
     return app
@@ -276,6 +283,12 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
     return _say(error.status_code, error.detail, dict(error.headers or {}))
 
 
+async def _on_fault(_: Request, error: Exception) -> Response:
+    """Answer where Isthmus itself is wrong, and leave the trace in the log."""
+    _LOG.error("an answer by HTTP failed", exc_info=error)
+    return _say(500, f"the service failed by itself ({type(error).__name__}); see its log")
+
+
 def _say(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": " ".join(message.split())}, status, headers)
 
@@ -313,7 +326,7 @@ def _running(app: Starlette, place: str) -> Iterator[None]:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",
+        log_level="critical",  # what is worth a line is said by _on_fault
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_S,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import RequestError
@@ -44,6 +44,7 @@ _NUMBERS: dict[str, set[type]] = {
     "f": {int, float},
 }  # what JSON may hold for a kind of dtype; else int
 _US = 1_000_000
+_SHORT = (FailFast(), Field(max_length=1024))  # a list with a million faults has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class _InputOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
     name: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], *_SHORT]
     datatype: str
     parameters: _InputOptions = _InputOptions()
     data: Any = None
@@ -83,8 +84,8 @@ class _Options:
 class _Head:
     """The JSON of a request; what is not known is passed over."""
 
-    inputs: tuple[_Input, ...]
-    outputs: tuple[_Output, ...] = ()
+    inputs: Annotated[tuple[_Input, ...], *_SHORT]
+    outputs: Annotated[tuple[_Output, ...], *_SHORT] = ()
     id: str | None = None
     parameters: _Options = _Options()
 
