@@ -32,12 +32,12 @@ class Devices:
     options: tuple[str, ...] = ()
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, *, bundle: Path | None = None) -> None:
+    def start(self, name: str, *more: str, bundle: Path | None = None) -> None:
         at = [f"--at={each}=127.0.0.1:{port}" for each, port in self.ports.items()]
         with (self.bundle.parent / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "isthmus", "serve", bundle or self.bundle,
-                 f"--device={name}", *at, *self.options],
+                 f"--device={name}", *at, *self.options, *more],
                 stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 

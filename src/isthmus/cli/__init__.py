@@ -26,7 +26,7 @@ _EXTRAS = {
     "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
-    "filelock": "study",
+    "filelock": "study", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,20 @@ def serve(
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Where the first device speaks the Open Inference Protocol, and /metrics.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Where a device offers /metrics alone; loopback if no HOST.",
+        ),
+    ] = None,
 ) -> None:
     """Serve one device of a bundle until stopped; one such command on each host.
 
@@ -44,6 +59,9 @@ def serve(
     Example: `isthmus serve bundle --device hub --at camera=10.0.0.5 --at hub=10.0.0.6`
     """
     from isthmus.run.service import Site, open_service
+
+    if http is not None or metrics is not None:
+        from isthmus.run.http import open_http  # needs the extra `serve`
 
     addresses = {}
     for each in at or ():
@@ -59,8 +77,11 @@ def serve(
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
     site = Site(addresses=addresses, service=service, config=config)
-    with open_service(bundle, device, site=site, say=say) as served:
-        say(f"serves {bundle} at {served.place}")
+    with open_service(bundle, device, site=site, say=say) as served, ExitStack() as stack:
+        places = [served.place]
+        if http is not None or metrics is not None:
+            places += stack.enter_context(open_http(served, http=http, metrics=metrics))
+        say(f"serves {bundle} at {', '.join(places)}")
         served.work(stop)
     say("stopped")
 

@@ -71,6 +71,9 @@ class _Request:
 class Ingress:
     """Takes requests for a chain of devices; owns two threads. Use it as a context manager.
 
+    ``on_end`` is told of each request how it ended, ``"done"`` or a `RequestError`'s reason, and
+    after how many seconds; by whichever thread ends it.
+
     Args:
         bundle: What the devices run.
         identity: Its id.
@@ -91,6 +94,7 @@ class Ingress:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.away: Callable[[], Sequence[str]] = tuple  # names of devices that are not there
+        self.on_end: Callable[[str, float], None] = lambda outcome, seconds: None
         self.retries = 0
         self.num_ended = 0
         last = len(bundle.devices)
@@ -122,12 +126,10 @@ class Ingress:
     def __exit__(self, *_: object) -> None:
         with self._changed:
             self._open, self._closed = False, True
-            requests = list(self._known.values())
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for request in requests:
-            self._end(request, RequestError("the service was stopped", reason="busy"))
+        self.stop()
         self._errors.undeclare()
         self._receiver.close()
         self._sender.__exit__()
@@ -150,28 +152,13 @@ class Ingress:
         Raises:
             RequestError: The input is wrong, or as many requests wait as may.
         """
-        self._check(payload, deadline_s)
-        with self._changed:
-            if id_ and id_ in self._known:
-                return self._known[id_].future
-            if not self._open:
-                raise RequestError("the service is being stopped; ask again later", reason="busy")
-            if len(self._waiting) >= self._max_waiting:
-                raise RequestError(
-                    f"{self._max_waiting} requests wait already; ask again later", reason="busy"
-                )
-            request = _Request(
-                id=id_ or self._turn.to_bytes(8, "little"),
-                payload=payload,
-                deadline_s=time.monotonic() + deadline_s,
-                limit_s=deadline_s,
-                priority=priority,
-                future=Future(),
-            )
-            request.future.set_running_or_notify_cancel()  # so that nobody can cancel it
-            self._known[request.id] = request
-            self._wait(request)
-        return request.future
+        return self._submit([payload], deadline_s, priority, id_)[0]
+
+    def submit_all(
+        self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0
+    ) -> list[Future[bytes]]:
+        """Do as `submit` for several requests: all of them are taken, or none."""
+        return self._submit(payloads, deadline_s, priority, b"")
 
     def send_again(self) -> None:
         """Send all that is in flight once more: a device came back, and what it had is lost."""
@@ -181,16 +168,75 @@ class Ingress:
                     self.retries += 1
                     self._wait(request, first=True)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are taken."""
+        return self._open
+
     def drain(self, timeout_s: float) -> bool:
         """Take no more requests, and wait until those that are known have ended."""
         with self._changed:
             self._open = False
             return self._changed.wait_for(lambda: not self._known, timeout_s)
 
+    def stop(self) -> None:
+        """Take no more requests, and end those that are known."""
+        with self._changed:
+            self._open = False
+            requests = list(self._known.values())
+        for request in requests:
+            self._end(request, RequestError("the service was stopped", reason="busy"))
+
+    def hop_faults(self) -> tuple[int, int]:
+        """Return how many frames were sent again, and how many arrived damaged."""
+        return self._sender.retries, self._receiver.damaged
+
     def depth(self) -> tuple[int, int]:
         """Return how many requests wait, and how many are in flight."""
         with self._changed:
             return len(self._waiting), len(self._known) - len(self._waiting)
+
+    def _submit(
+        self, payloads: Sequence[bytes], deadline_s: float, priority: int, id_: bytes
+    ) -> list[Future[bytes]]:
+        try:
+            for payload in payloads:
+                self._check(payload, deadline_s)
+            with self._changed:
+                if id_ in self._known:
+                    return [self._known[id_].future]
+                self._check_room(len(payloads))
+                return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
+        except RequestError as error:
+            for _ in payloads:
+                self.on_end(error.reason, 0.0)
+            raise
+
+    def _check_room(self, count: int) -> None:
+        if not self._open:
+            raise RequestError("the service is being stopped; ask again later", reason="busy")
+        if len(self._waiting) + count > self._max_waiting:
+            raise RequestError(
+                f"{len(self._waiting)} requests wait already, of {self._max_waiting} that may; "
+                "ask again later",
+                reason="busy",
+            )
+
+    def _take_in(
+        self, payload: bytes, deadline_s: float, priority: int, id_: bytes
+    ) -> Future[bytes]:
+        request = _Request(
+            id=id_ or self._turn.to_bytes(8, "little"),
+            payload=payload,
+            deadline_s=time.monotonic() + deadline_s,
+            limit_s=deadline_s,
+            priority=priority,
+            future=Future(),
+        )
+        request.future.set_running_or_notify_cancel()  # so that nobody can cancel it
+        self._known[request.id] = request
+        self._wait(request)
+        return request.future
 
     def _check(self, payload: bytes, deadline_s: float) -> None:
         if not 0 < deadline_s <= MAX_DEADLINE_S:
@@ -299,6 +345,8 @@ class Ingress:
                 heapq.heapify(self._waiting)
             self.num_ended += 1
             self._changed.notify_all()
+        outcome = result.reason if isinstance(result, RequestError) else "done"
+        self.on_end(outcome, time.monotonic() - request.deadline_s + request.limit_s)
         if isinstance(result, RequestError):
             request.future.set_exception(result)
         else:

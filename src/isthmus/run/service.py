@@ -38,6 +38,7 @@ from isthmus.run.messages import (
     Ask,
     Failure,
     Refusal,
+    Work,
     about_key,
     alive_key,
     error_key,
@@ -51,7 +52,7 @@ from isthmus.run.stage import Stage, apply_stage, load_stage
 PORT = 7447  # of the first device; the next ones have the next ports
 SERVICE = "main"
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _IDLE_S = 0.1
 _GRACE_S = 5.0  # of what is under way when the service is asked to stop
 _RECONNECT_MS = {"period_init_ms": 50, "period_max_ms": 1000, "period_increase_factor": 2}
@@ -78,6 +79,8 @@ class Site:
 class Service:
     """One device at work; made by `open_service`.
 
+    ``on_frame`` is told of each frame what it cost; None where it could not be computed.
+
     Args:
         bundle: What it serves.
         identity: Id of the bundle.
@@ -89,6 +92,7 @@ class Service:
         ingress: On the first device, None on the others.
         watch: Says who else is there.
         run: Id of the service, part of every key.
+        name: Of the service.
         place: Where it listens, for people.
     """
 
@@ -105,13 +109,17 @@ class Service:
         ingress: Ingress | None,
         watch: "Watch",
         run: str,
+        name: str,
         place: str,
     ) -> None:
+        self.on_frame: Callable[[Work | None], None] = lambda work: None
+        self.name = name
+        self.device = bundle.devices[index].name
+        self.identity = identity
         self.place = place
         self.bundle = bundle
         self.ingress = ingress
         self.watch = watch
-        self._identity = identity
         self._index = index
         self._stage = stage
         self._session = session
@@ -127,6 +135,7 @@ class Service:
         if self.ingress is not None:
             while not self.ingress.drain(0.0) and time.monotonic() < end_s:
                 self._turn()
+            self.ingress.stop()
         self._receiver.close()
         self._sender.flush(max(0.0, end_s - time.monotonic()))
 
@@ -135,7 +144,7 @@ class Service:
         assert self.ingress is not None
         waiting, in_flight = self.ingress.depth()
         return About(
-            bundle=self._identity,
+            bundle=self.identity,
             version=__version__,
             devices=tuple(device.name for device in self.bundle.devices),
             away=self.watch.away(),
@@ -147,14 +156,23 @@ class Service:
             retries=self.ingress.retries,
         )
 
+    def hop_faults(self) -> tuple[int, int]:
+        """Return how many frames this process sent again, and how many reached it damaged."""
+        retries, damaged = self._sender.retries, self._receiver.damaged
+        if self.ingress is not None:
+            more_retries, more_damaged = self.ingress.hop_faults()
+            return retries + more_retries, damaged + more_damaged
+        return retries, damaged
+
     def _turn(self) -> None:
         """Compute one frame, if one comes, and hand it on as soon as there is room."""
         frame = self._receiver.receive(_IDLE_S)
         if frame is None:
             return
         try:
-            payload, _ = apply_stage(self._stage, frame, None)
+            payload, work = apply_stage(self._stage, frame, None)
         except IsthmusError as error:
+            self.on_frame(None)
             message = " ".join(str(error).split())
             failure = Failure(request=frame.request, device=self._index, message=message)
             self._session.put(
@@ -163,6 +181,7 @@ class Service:
                 congestion_control=zenoh.CongestionControl.BLOCK,
             )
             return
+        self.on_frame(work)
         end_s = time.monotonic() + MAX_DEADLINE_S
         while not self._sender.wait_for_room(_IDLE_S) and time.monotonic() < end_s:
             pass
@@ -306,6 +325,7 @@ def open_service(
             ingress=ingress,
             watch=watch,
             run=run,
+            name=site.service,
             place=_place(site, names, index),
         )
         if ingress is not None:
@@ -359,7 +379,7 @@ def _session(site: Site, names: tuple[str, ...], index: int) -> zenoh.Session:
     if site.config is not None:
         return open_session(config=site.config)
     own = places[index].rpartition(":")[0]
-    if not (own in _LOOPBACK or site.settings):
+    if not (own in LOOPBACK or site.settings):
         raise InputError(
             f"device {names[index]}: found address {own}, expected 127.0.0.1, as without keys "
             "everybody could use it; make some with `isthmus keys init`, or give your own --config"
