@@ -6,6 +6,7 @@ import sys
 import typer
 
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
+from isthmus.cli.keys import keys
 from isthmus.cli.plan import plan
 from isthmus.cli.study import report, study
 from isthmus.errors import InfeasibleError, IsthmusError
@@ -19,13 +20,14 @@ app = typer.Typer(
 )
 for command in (demo, profile, platforms, plan, fit, export, run, study, report):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 _EXTRAS = {
     "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
     "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
-    "filelock": "study",
+    "filelock": "study", "cryptography": "serve",
 }  # fmt: skip
 
 
