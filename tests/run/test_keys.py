@@ -142,6 +142,10 @@ class TestWhoIsLetIn:
                 assert stranger.info.peers_zid() == []
         assert set(messages) == {("hub", "mine")}
 
+    def test_nothing_is_said_without_tls_by_mistake(self, keys):
+        with pytest.raises(zenoh.ZError, match="tcp"):
+            opened(tls_settings(keys / "hub"), listen="tcp/127.0.0.1:0")
+
     @pytest.mark.skipif(sys.platform != "linux", reason="needs another address of this machine")
     def test_a_good_certificate_for_another_address_is_not_believed(self, keys):
         here = "tls/127.0.0.2:0"
@@ -277,7 +281,7 @@ def allowed(keys, name):
 def service(keys):
     """Three devices and a client, each with its own settings, all of them connected."""
     with ExitStack() as stack:
-        sessions = []
+        sessions: list[zenoh.Session] = []
         for name in (*DEVICES, "laptop"):
             connect = locator(sessions[0]) if sessions else ""
             sessions.append(stack.enter_context(opened(allowed(keys, name), connect=connect)))

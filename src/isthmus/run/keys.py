@@ -147,8 +147,8 @@ def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:
         raise InputError(
             f"{folder / CERTIFICATE}: is not signed by {CA} beside it; {again}"
         ) from error
-    for file, each in ((CA, ca), (CERTIFICATE, certificate)):
-        _check_time(folder / file, each, again)
+    _check_time(folder / CA, ca, "make a new authority with `isthmus keys init --out`")
+    _check_time(folder / CERTIFICATE, certificate, again)
     found = _name(certificate)
     if name not in ("", found):
         raise InputError(
