@@ -23,8 +23,13 @@ from isthmus.errors import InputError
 T = TypeVar("T")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file under a temporary name, then rename it: readers see all of it or nothing.
+
+    Args:
+        path: Where; folders around it are made.
+        data: What it shall hold.
+        mode: Who may read and write it, less what the umask forbids.
 
     Raises:
         InputError: It cannot be written there; nothing has changed.
@@ -41,7 +46,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             umask = os.umask(0)
             os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).chmod(mode & ~umask)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

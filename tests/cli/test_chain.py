@@ -183,6 +183,8 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
             },
         ),
         ("report", {"--out", "--json"}),
+        ("keys init", {"--out", "--json"}),
+        ("keys issue", {"--out", "--host", "--days", "--renew", "--json"}),
     ],
 )
 def test_the_flags_are_these_and_every_help_has_an_example(isthmus, command, flags):
@@ -190,12 +192,14 @@ def test_the_flags_are_these_and_every_help_has_an_example(isthmus, command, fla
 
     from isthmus.cli import app
 
-    group: Any = typer.main.get_command(app)
+    found_command: Any = typer.main.get_command(app)
+    for word in command.split():
+        found_command = found_command.commands[word]
     found = {
         name
-        for parameter in group.commands[command].params
+        for parameter in found_command.params
         if parameter.param_type_name == "option"
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     assert found - {"--help"} == flags
-    assert "Example" in isthmus(command, "--help").out
+    assert "Example" in isthmus(*command.split(), "--help").out

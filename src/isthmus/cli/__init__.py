@@ -6,6 +6,7 @@ import sys
 import typer
 
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
+from isthmus.cli.keys import keys
 from isthmus.cli.plan import plan
 from isthmus.cli.serve import ask, serve
 from isthmus.cli.study import report, study
@@ -20,13 +21,15 @@ app = typer.Typer(
 )
 for command in (demo, profile, platforms, plan, fit, export, run, serve, ask, study, report):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 _EXTRAS = {
     "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
     "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
-    "filelock": "study", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
+    "filelock": "study", "cryptography": "serve", "prometheus_client": "serve",
+    "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
 
 

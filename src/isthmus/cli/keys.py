@@ -1,0 +1,66 @@
+"""The commands that make certificates for devices and clients of a service."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isthmus.cli.options import Json, print_json
+
+keys = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Make the certificates by which the devices and clients of a service know each other.\n\n"
+    "Example: `isthmus keys init`, then `isthmus keys issue camera --host 10.0.0.5`",
+)
+Folder = Annotated[
+    Path, typer.Option("--out", help="Folder of the authority; ca-key.pem never leaves it.")
+]
+
+
+@keys.command()
+def init(*, out: Folder = Path("keys"), json_: Json = False) -> None:
+    """Make a certificate authority, once for all devices and clients.
+
+    Example: `isthmus keys init --out keys`
+    """
+    from isthmus.run.keys import CA, init_keys
+
+    init_keys(out)
+    if json_:
+        print_json({"authority": str(out / CA)})
+    else:
+        print(out / CA)
+
+
+@keys.command()
+def issue(
+    name: Annotated[
+        str, typer.Argument(help="A device of the bundle, or a client by a name of its own.")
+    ],
+    *,
+    out: Folder = Path("keys"),
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name or address at which others reach it, besides localhost. Repeat."
+        ),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="How long it is good.")] = 365,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Replace what it has; hosts stay if none are given."),
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Make a key and a certificate for a device or a client: a folder to copy to its machine.
+
+    Example: `isthmus keys issue camera --host camera.local --host 10.0.0.5`
+    """
+    from isthmus.run.keys import issue_key
+
+    place = issue_key(out, name, days=days, hosts=host or (), renew=renew)
+    if json_:
+        print_json({"name": name, "folder": str(place)})
+    else:
+        print(place)

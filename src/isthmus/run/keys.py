@@ -1,0 +1,298 @@
+"""Who may take part in a service: certificates for mutual TLS.
+
+.. code-block:: none
+
+    keys/ca.pem          the certificate of the authority
+    keys/ca-key.pem      its private key; signs, and leaves the machine never
+    keys/NAME/cert.pem   says who NAME is: a device of the bundle, or a client
+    keys/NAME/key.pem    proves it; for the machine of NAME alone
+    keys/NAME/ca.pem     a copy of the first, which tells NAME whom to believe
+
+The folder ``NAME`` goes to its machine. There `tls_settings` makes zenoh talk only to those whose
+certificate the authority signed. What each of them may say is in `isthmus.run.access`.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from isthmus.errors import InputError
+from isthmus.files import write_bytes
+
+CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
+_CA_DAYS = 3650
+_EARLIER = timedelta(days=1)  # the clock of a device may be behind
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as of a device in a platform file
+_HOST = re.compile(r"(?!(?:.*\.)?\d+$)[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_HERE = ("localhost", "127.0.0.1")
+
+
+def init_keys(folder: Path) -> None:
+    """Make a certificate authority: ``ca.pem``, and ``ca-key.pem`` for the owner's eyes alone.
+
+    Args:
+        folder: Where; made if it is not there.
+
+    Raises:
+        InputError: There is one already, or nothing can be written there.
+    """
+    for path in (folder / CA, folder / CA_KEY):
+        if path.exists():
+            raise InputError(
+                f"{path}: exists, and without it all that it signed is worth nothing; use it "
+                "with `isthmus keys issue`, or name another --out"
+            )
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _common_name("Isthmus CA")
+    unsigned = (
+        _certificate(name, key, until=datetime.now(UTC) + timedelta(days=_CA_DAYS))
+        .issuer_name(name)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+    )
+    _write_key(folder / CA_KEY, key)
+    _write_certificate(folder / CA, unsigned.sign(key, hashes.SHA256()))
+
+
+def issue_key(
+    folder: Path, name: str, *, days: int = 365, hosts: Iterable[str] = (), renew: bool = False
+) -> Path:
+    """Make a key and a certificate for a device or a client.
+
+    Args:
+        folder: Of the authority; see `init_keys`.
+        name: Of a device in the bundle, or of a client.
+        days: How long it is good from now on.
+        hosts: Names and addresses at which others reach it, besides localhost and 127.0.0.1.
+        renew: Replace those that it has; without ``hosts``, the hosts stay as they are.
+
+    Returns:
+        The folder for its machine: ``cert.pem``, ``key.pem`` and ``ca.pem``.
+
+    Raises:
+        InputError: No authority there, one that has ended, a name or a host that is none, or the
+            name has a certificate already.
+    """
+    place = folder / name
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"name {name!r}: expected that of a device or a client, up to 64 letters, digits, "
+            "'-', '_' or '.'"
+        )
+    if (place / CERTIFICATE).exists():
+        if not renew:
+            raise InputError(f"{place}: exists; add --renew to replace its key and certificate")
+        hosts = tuple(hosts) or _hosts(_read_certificate(place / CERTIFICATE))
+    ca, ca_key = _read_authority(folder)
+    until = datetime.now(UTC) + timedelta(days=days)
+    if not 0 < days <= (ca.not_valid_after_utc - datetime.now(UTC)).days:
+        raise InputError(
+            f"--days {days}: expected 1 or more, and an end before that of {folder / CA}, "
+            f"{_day(ca.not_valid_after_utc)}"
+        )
+    key = ec.generate_private_key(ec.SECP256R1())
+    alternatives = [_alternative(host) for host in dict.fromkeys((*_HERE, *hosts))]
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    unsigned = (
+        _certificate(_common_name(name), key, until=until)
+        .issuer_name(ca.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    )
+    _write_key(place / KEY, key)
+    _write_certificate(place / CA, ca)
+    _write_certificate(place / CERTIFICATE, unsigned.sign(ca_key, hashes.SHA256()))
+    return place
+
+
+def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:
+    """Return what makes zenoh listen and connect by mutual TLS alone.
+
+    The address of who is connected to must be a host of its certificate, so that nobody poses as
+    another by his address; a link is closed when the other's certificate ends.
+
+    Args:
+        folder: As `issue_key` returns it.
+        name: Whose the certificate must be; anybody's if left out.
+
+    Returns:
+        zenoh's settings, for ``Config.insert_json5``.
+
+    Raises:
+        InputError: A file is missing or others may read the key; the certificate has ended, is
+            not signed by ``ca.pem`` or is another's; or the key is not that of the certificate.
+    """
+    again = "issue it anew with `isthmus keys issue --renew`"
+    ca = _read_certificate(folder / CA)
+    certificate = _read_certificate(folder / CERTIFICATE)
+    key = _read_key(folder / KEY)
+    if key.public_key() != certificate.public_key():
+        raise InputError(f"{folder / KEY}: is not the key of {CERTIFICATE} beside it; {again}")
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder / CERTIFICATE}: is not signed by {CA} beside it; {again}"
+        ) from error
+    _check_time(folder / CA, ca, "make a new authority with `isthmus keys init --out`")
+    _check_time(folder / CERTIFICATE, certificate, again)
+    found = _name(certificate)
+    if name not in ("", found):
+        raise InputError(
+            f"{folder / CERTIFICATE}: found the name {found}, expected {name}; "
+            f"give the folder that `isthmus keys issue {name}` made"
+        )
+    own = {
+        f"transport/link/tls/{way}_{what}": str((folder / file).resolve())
+        for way in ("listen", "connect")
+        for what, file in (("certificate", CERTIFICATE), ("private_key", KEY))
+    }
+    return {
+        "transport/link/protocols": ["tls"],
+        "transport/link/tls/enable_mtls": True,
+        "transport/link/tls/root_ca_certificate": str((folder / CA).resolve()),
+        **own,
+        "transport/link/tls/verify_name_on_connect": True,
+        "transport/link/tls/close_link_on_expiration": True,
+    }
+
+
+def _certificate(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, until: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - _EARLIER)
+        .not_valid_after(until)
+    )
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        if not _HOST.fullmatch(host):
+            raise InputError(
+                f"--host {host!r}: expected a name or an address without a port, "
+                "like hub.local or 10.0.0.5"
+            ) from None
+        return x509.DNSName(host)
+
+
+def _hosts(certificate: x509.Certificate) -> tuple[str, ...]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def _check_time(path: Path, certificate: x509.Certificate, remedy: str) -> None:
+    now = datetime.now(UTC)
+    if certificate.not_valid_after_utc < now:
+        raise InputError(f"{path}: ended on {_day(certificate.not_valid_after_utc)}; {remedy}")
+    if certificate.not_valid_before_utc > now:
+        raise InputError(
+            f"{path}: begins on {_day(certificate.not_valid_before_utc)}, and by this machine's "
+            f"clock it is {_day(now)}; set the clock"
+        )
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    if not (folder / CA_KEY).exists():
+        raise InputError(f"{folder}: no {CA_KEY}; make an authority with `isthmus keys init`")
+    ca, key = _read_certificate(folder / CA), _read_key(folder / CA_KEY)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
+        raise InputError(
+            f"{folder / CA_KEY}: is not the key of {CA} beside it; expected both "
+            "as `isthmus keys init` made them"
+        )
+    return ca, key
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(_read(path))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: no certificate in PEM; expected one of `isthmus keys`"
+        ) from error
+
+
+def _read_key(path: Path) -> PrivateKeyTypes:
+    data = _read(path)
+    mode = path.stat().st_mode & 0o777
+    if os.name == "posix" and mode & 0o077:
+        raise InputError(
+            f"{path}: others may read or write it (mode {mode:04o}), expected 0600; "
+            f"`chmod 600 {path}`, and `isthmus keys issue --renew` if somebody has"
+        )
+    try:
+        return serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(
+            f"{path}: no private key in PEM without a password; expected one of `isthmus keys`"
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected a file of `isthmus keys`"
+        ) from error
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    write_bytes(path, pem, mode=0o600)
+
+
+def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    write_bytes(path, certificate.public_bytes(serialization.Encoding.PEM))
