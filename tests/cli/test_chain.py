@@ -165,8 +165,11 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--json",
             },
         ),
-        ("serve", {"--device", "--at", "--service", "--config", "--http", "--metrics"}),
-        ("ask", {"--deadline", "--priority", "--service", "--json"}),
+        (
+            "serve",
+            {"--device", "--at", "--service", "--keys", "--config", "--http", "--metrics"},
+        ),
+        ("ask", {"--deadline", "--priority", "--service", "--keys", "--json"}),
         (
             "study",
             {

@@ -48,13 +48,13 @@ class Devices:
     def log(self, name: str) -> str:
         return (self.bundle.parent / f"{name}.log").read_text()
 
-    def client(self, *, deadline_s: float = LONG_S) -> Client:
+    def client(self, *, deadline_s: float = LONG_S, keys: Path | None = None) -> Client:
         first = next(iter(self.ports))
-        return Client(f"127.0.0.1:{self.ports[first]}", deadline_s=deadline_s)
+        return Client(f"127.0.0.1:{self.ports[first]}", deadline_s=deadline_s, keys=keys)
 
-    def wait_for_log(self, name: str, words: str) -> None:
+    def wait_for_log(self, name: str, words: str, *, times: int = 1) -> None:
         end_s = time.monotonic() + LONG_S
-        while words not in self.log(name):
+        while self.log(name).count(words) < times:
             assert time.monotonic() < end_s, f"{name}.log never said {words!r}:\n{self.log(name)}"
             time.sleep(0.02)
 

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 import pytest
@@ -173,20 +172,20 @@ def test_the_latency_predicted_before_the_first_request_is_near_the_measured_one
 
 
 def test_a_tenfold_rate_moves_the_latency_by_the_predicted_amount(tmp_path):
-    """In turns, so that both links meet the same machine."""
-    write_chain(tmp_path / "slow", SLOW)
-    write_chain(tmp_path / "fast", replace(SLOW, bytes_per_s=10 * SLOW.bytes_per_s))
+    """In turns, so that both links meet the same machine; the quicker half, as it is at rest."""
+    write_chain(tmp_path / "slow", replace(SLOW, bytes_per_s=SLOW.bytes_per_s / 5))
+    write_chain(tmp_path / "fast", replace(SLOW, bytes_per_s=SLOW.bytes_per_s * 2))
     latencies_s: dict[str, list[float]] = {"slow": [], "fast": []}
     with start_workers(tmp_path / "slow") as slow, start_workers(tmp_path / "fast") as fast:
         for workers in (slow, fast):
             workers.throttle(True)
-        for x in (*X, *X):
+        for x in X:
             for name, workers in (("slow", slow), ("fast", fast)):
                 start_s = time.perf_counter()
                 assert workers.ask([x]) is not None
                 latencies_s[name].append(time.perf_counter() - start_s)
-    warm = {name: median(seconds[20:]) for name, seconds in latencies_s.items()}
-    assert warm["slow"] - warm["fast"] == pytest.approx(0.010 - 0.001, rel=0.2)
+    quick_s = {name: np.percentile(seconds, 25) for name, seconds in latencies_s.items()}
+    assert quick_s["slow"] - quick_s["fast"] == pytest.approx(0.050 - 0.005, rel=0.1)
 
 
 def test_a_full_pipeline_is_as_fast_as_its_slowest_part(slow):

@@ -199,6 +199,45 @@ def test_a_program_that_fails_is_a_typed_error_and_the_device_stays_up(tmp_path)
         assert hosts.processes["near"].poll() is None
 
 
+def test_with_keys_only_those_who_belong_are_heard(folder, tmp_path):
+    keys = pytest.importorskip("isthmus.run.keys", reason="needs cryptography")
+    for authority in ("keys", "others"):
+        keys.init_keys(tmp_path / authority)
+        for name in (*TWO, "laptop"):
+            keys.issue_key(tmp_path / authority, name)
+    mine, theirs = tmp_path / "keys", tmp_path / "others"
+    with devices(folder, TWO) as hosts, hosts.client(keys=mine / "laptop") as client:
+        for name in TWO:
+            hosts.start(name, f"--keys={mine / name}")
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+        for stranger in (None, theirs / "laptop"):
+            with (
+                hosts.client(keys=stranger, deadline_s=1.0) as other,
+                pytest.raises(RequestError, match="nobody answers"),
+            ):
+                other.ask(X[0])
+        hosts.kill("far")
+        hosts.start("far", f"--keys={theirs / 'far'}")
+        hosts.wait_for_log("far", "serves", times=2)
+        with pytest.raises(RequestError, match="far is away"):
+            client.ask(X[0], deadline_s=2.0)
+        hosts.kill("far")
+        hosts.start("far", f"--keys={mine / 'far'}")
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+        hosts.kill("far")
+        hosts.start("far", f"--keys={mine / 'near'}")
+        hosts.wait_for_log("far", "found the name near, expected far")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "*", "a b", "x" * 65])
+def test_a_service_has_a_plain_name(folder, name):
+    with (
+        pytest.raises(InputError, match="expected at most 64 letters"),
+        open_service(folder, "near", site=Site(service=name)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("device", "addresses", "said"),
     [

@@ -14,6 +14,10 @@ import typer
 from isthmus.cli.options import Json, print_parts
 from isthmus.errors import InputError, RequestError, RunError
 
+Keys = Annotated[
+    Path | None,
+    typer.Option(help="Folder of one's own certificate and key, as `isthmus keys issue` made it."),
+]
 ServiceName = Annotated[
     str, typer.Option("--service", help="Its name, where one network has several.")
 ]
@@ -32,6 +36,7 @@ def serve(
         ),
     ] = None,
     service: ServiceName = "main",
+    keys: Keys = None,
     config: Annotated[
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
@@ -76,7 +81,7 @@ def serve(
     def say(words: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
-    site = Site(addresses=addresses, service=service, config=config)
+    site = Site(addresses=addresses, service=service, keys=keys, config=config)
     with open_service(bundle, device, site=site, say=say) as served, ExitStack() as stack:
         places = [served.place]
         if http is not None or metrics is not None:
@@ -98,6 +103,7 @@ def ask(
     ] = "10s",
     priority: Annotated[int, typer.Option(help="Higher goes before others' requests.")] = 0,
     service: ServiceName = "main",
+    keys: Keys = None,
     json_: Json = False,
 ) -> None:
     """Send inputs to a service and print the results; without inputs, print how it is.
@@ -111,7 +117,8 @@ def ask(
     from isthmus.run.messages import ABOUT_SCHEMA
     from isthmus.units import parse_quantity
 
-    with Client(host, service=service, deadline_s=parse_quantity(deadline, "s")) as client:
+    deadline_s = parse_quantity(deadline, "s")
+    with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
             print(to_json(about, schema=ABOUT_SCHEMA))

@@ -4,9 +4,9 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from isthmus.run.messages import (
     about_key,
     infer_key,
 )
-from isthmus.run.service import PORT, SERVICE, address
+from isthmus.run.service import PORT, SERVICE, address, check_service
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,8 @@ class Client:
         host: Address of the first device, ``HOST`` or ``HOST:PORT``.
         service: Its name, where one network has several.
         deadline_s: How long a request may take, in seconds, where it does not say.
-        settings: Of zenoh, beyond those of here.
+        keys: The folder of this client's certificate and key, as `isthmus.run.keys` issues them,
+            for a service that has keys.
     """
 
     def __init__(
@@ -50,20 +51,26 @@ class Client:
         *,
         service: str = SERVICE,
         deadline_s: float = 10.0,
-        settings: Mapping[str, object] = MappingProxyType({}),
+        keys: Path | None = None,
     ) -> None:
         self.host = address(host, PORT)
         self.deadline_s = deadline_s
         self._service = service
         self._about: About | None = None
+        check_service(service)
+        scheme, belonging = "tcp", {}
+        if keys is not None:
+            from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
+
+            scheme, belonging = "tls", tls_settings(keys)
         more = {
-            "connect/endpoints": [f"tcp/{self.host}"],
+            "connect/endpoints": [f"{scheme}/{self.host}"],
             "connect/exit_on_failure": False,
             "connect/timeout_ms": -1,
             "connect/retry": {"period_init_ms": 50, "period_max_ms": 500},
             "scouting/gossip/enabled": False,
             "adminspace/enabled": False,
-            **settings,
+            **belonging,
         }
         self._session = open_session(listen="", more=more)
         self._threads = ThreadPoolExecutor(PARALLEL, "isthmus-client")

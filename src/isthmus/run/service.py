@@ -12,6 +12,7 @@ that ends takes what it was computing with it: when it is back, the hop before i
 was not acknowledged, and the ingress what was in flight.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from isthmus import __version__
 from isthmus.bundle import Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, IsthmusError, RequestError
 from isthmus.files import from_json, to_json
+from isthmus.run.access import access_settings
 from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms, open_session
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
@@ -66,13 +68,14 @@ class Site:
         addresses: ``HOST:PORT`` or ``HOST`` of devices by name; those left out are on this
             machine's loopback, at port 7447 and the following in the bundle's order.
         service: Its name, where one network has several.
-        settings: Of zenoh, beyond those of here; such as those of `isthmus.run.keys`.
+        keys: The folder of this device's certificate and key, as `isthmus.run.keys` issues them;
+            without one, devices are on loopback only.
         config: A file of zenoh's settings that are taken as they are, in place of all these.
     """
 
     addresses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     service: str = SERVICE
-    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    keys: Path | None = None
     config: Path | None = None
 
 
@@ -290,6 +293,7 @@ def open_service(
     names = tuple(entry.name for entry in bundle.devices)
     if device not in names:
         raise InputError(f"{path}: has no device {device!r}; there are {', '.join(names)}")
+    check_service(site.service)
     index = names.index(device)
     stage = load_stage(path, bundle, index)
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
@@ -337,6 +341,14 @@ def open_service(
         yield service
 
 
+def check_service(name: str) -> None:
+    """Raise an `InputError` unless a name can stand in a key."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        raise InputError(
+            f"service {name!r}: expected at most 64 letters, digits, dots, dashes, underscores"
+        )
+
+
 def address(text: str, port: int) -> str:
     """Return ``HOST:PORT`` for ``HOST:PORT`` or ``HOST``, with brackets around IPv6.
 
@@ -357,7 +369,7 @@ def _place(site: Site, names: tuple[str, ...], index: int) -> str:
     if site.config is not None:
         return f"the addresses of {site.config}"
     place = _places(site, names)[index]
-    return place if site.settings else f"{place} (this machine only: there are no keys)"
+    return place if site.keys else f"{place} (this machine only: there are no keys)"
 
 
 def _places(site: Site, names: tuple[str, ...]) -> list[str]:
@@ -379,20 +391,26 @@ def _session(site: Site, names: tuple[str, ...], index: int) -> zenoh.Session:
     if site.config is not None:
         return open_session(config=site.config)
     own = places[index].rpartition(":")[0]
-    if not (own in LOOPBACK or site.settings):
+    if not (own in LOOPBACK or site.keys):
         raise InputError(
             f"device {names[index]}: found address {own}, expected 127.0.0.1, as without keys "
             "everybody could use it; make some with `isthmus keys init`, or give your own --config"
         )
+    scheme, belonging = "tcp", {}
+    if site.keys is not None:
+        from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
+
+        scheme, belonging = "tls", tls_settings(site.keys, name=names[index])
+        belonging |= access_settings(site.service, names, names[index])
     more = {
-        "connect/endpoints": [f"tcp/{place}" for place in places[:index]],
+        "connect/endpoints": [f"{scheme}/{place}" for place in places[:index]],
         "connect/exit_on_failure": False,
         "connect/timeout_ms": -1,
         "connect/retry": _RECONNECT_MS,
         "adminspace/enabled": False,
-        **site.settings,
+        **belonging,
     }
-    return open_session(listen=f"tcp/{places[index]}", more=more)
+    return open_session(listen=f"{scheme}/{places[index]}", more=more)
 
 
 def _terms(bundle: Bundle, identity: str, hop: int) -> Terms:
