@@ -20,6 +20,7 @@ def main(address: str, key: str, count: str) -> None:
             time.sleep(0.002)
         grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_kib
         print(json.dumps({"in_order": in_order, "grown_kib": grown_kib}), flush=True)
+        receiver.close()
         time.sleep(0.2)  # lets the last acknowledgement leave
 
 
