@@ -1,0 +1,66 @@
+"""What does not belong is sent to a service in quantity, and it goes on."""
+
+import random
+
+import numpy as np
+import psutil
+import zenoh
+
+from isthmus.bundle import bundle_id
+from isthmus.run.hop import open_session
+from isthmus.run.messages import about_key, error_key, hop_key, infer_key, run_of
+from isthmus.wire import encode_frame
+from tests.run.bundles import FAST, logits, samples, write_chain
+from tests.run.services import devices
+
+TWO = ("near", "far")
+NUM_MALFORMED = 100_000
+X = samples(4)
+Y = logits(X)
+
+
+def malformed(generator: random.Random) -> bytes:
+    """Return noise, a frame cut short, or a whole one of which a byte is changed."""
+    kind = generator.random()
+    if kind < 0.4:
+        return generator.randbytes(generator.randrange(40))
+    frame = encode_frame(generator.randrange(1 << 32), 1, generator.randbytes(8))
+    if kind < 0.6:
+        return frame[: generator.randrange(len(frame))]
+    place = generator.randrange(len(frame))
+    changed = bytes([frame[place] ^ 1 << generator.randrange(8)])
+    return frame[:place] + changed + frame[place + 1 :]
+
+
+def test_a_hundred_thousand_malformed_frames_change_nothing(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    run = run_of("main", bundle_id(tmp_path / "bundle"))
+    generator = random.Random(0)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        for name in TWO:
+            hosts.start(name)
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+        places = [f"tcp/127.0.0.1:{port}" for port in hosts.ports.values()]
+        with open_session(listen="", more={"connect/endpoints": places}) as rogue:
+            keys = [f"{hop_key(run, hop)}/{kind}" for hop in range(3) for kind in ("frame", "ack")]
+            publishers = [
+                rogue.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK)
+                for key in (*keys, error_key(run))
+            ]
+            before = sizes(hosts)
+            for turn in range(NUM_MALFORMED):
+                publishers[turn % len(publishers)].put(malformed(generator))
+            for x, y in zip(X, Y, strict=True):
+                assert np.array_equal(client.ask(x)[0], y)
+            grown = [after - start for start, after in zip(before, sizes(hosts), strict=True)]
+            for key in (infer_key("main"), about_key("main")):
+                for payload in (b"", b"\xff" * 10, bytes(1 << 20)):
+                    list(rogue.get(key, payload=payload, attachment=payload, timeout=10.0))
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+        assert max(grown) < 32 << 20
+        assert [process.poll() for process in hosts.processes.values()] == [None, None]
+        assert "Traceback" not in hosts.log("near") + hosts.log("far")
+
+
+def sizes(hosts) -> list[int]:
+    return [psutil.Process(each.pid).memory_info().rss for each in hosts.processes.values()]
