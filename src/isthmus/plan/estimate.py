@@ -22,7 +22,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 
@@ -48,6 +48,7 @@ Indices = npt.NDArray[np.intp]
 Amount = float | Array
 Index = int | Indices
 Clock = str | tuple[str, ...]
+Cells = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,13 +159,23 @@ class Load:
 
     def at(self, row: int, column: int) -> "Load":
         """Return one load of a table of them."""
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
         return Load(
-            **{
-                name: np.broadcast_to(table, self.shape)[row, column].item()
-                for name, table in tables.items()
-            }
+            start=np.asarray(self.start)[row, 0].item(),
+            stop=np.asarray(self.stop)[0, column].item(),
+            **{name: np.asarray(getattr(self, name))[row, column].item() for name in _AMOUNTS},
         )
+
+    def part(self, cells: Cells) -> "Load":
+        """Return a block of a table of them, not copied."""
+        rows, columns = cells
+        return Load(
+            start=np.asarray(self.start)[rows],
+            stop=np.asarray(self.stop)[:, columns],
+            **{name: np.asarray(getattr(self, name))[rows, columns] for name in _AMOUNTS},
+        )
+
+
+_AMOUNTS = ("codec_macs", "codec_bytes", "weight_bytes", "peak_bytes", "node_peak_bytes")
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:

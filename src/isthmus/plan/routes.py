@@ -29,8 +29,8 @@ from itertools import product
 from math import inf
 
 import numpy as np
-import numpy.typing as npt
 
+from isthmus.plan.blocks import Table
 from isthmus.plan.estimate import Array, Indices
 
 # Ties within rounding go to the choice of least rank.
@@ -74,33 +74,12 @@ class Ends:
     last: bool
 
 
-Blocks = tuple[tuple[slice, slice], ...]
-
-_BLOCK_ROWS = 64
-
-
-def blocks_of(mask: npt.NDArray[np.bool_]) -> Blocks:
-    """Return blocks of a table that hold all of it that is, but for its last row and column.
-
-    Each is small enough for a processor's cache. Where choices are in the order of their cuts, the
-    blocks leave out what would begin after its end, or overflow a memory.
-    """
-    blocks = []
-    for start in range(0, len(mask) - 1, _BLOCK_ROWS):
-        rows = slice(start, min(start + _BLOCK_ROWS, len(mask) - 1))
-        (columns,) = np.nonzero(mask[rows, :-1].any(axis=0))
-        if columns.size:
-            blocks.append((rows, slice(int(columns[0]), int(columns[-1]) + 1)))
-    return tuple(blocks)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """What is to be made small, of D devices and K choices.
 
     Attributes:
         stages: Of each device, (K + 1, K + 1): index K stands for nothing that arrives or leaves.
-        blocks: Where each of these is finite, besides its last row and column.
         rank: Of choices that cost the same the one of least rank is taken, (K + 1,).
         hops: From device to device, (D, D, K).
         first: Of a first device that only sends the input on, (K,).
@@ -108,8 +87,7 @@ class Costs:
         most: Of two costs, whether the larger one counts and not the sum.
     """
 
-    stages: Sequence[Array]
-    blocks: Sequence[Blocks]
+    stages: Sequence[Table]
     rank: Indices
     hops: Array
     first: Array
@@ -124,22 +102,28 @@ class Costs:
     def leaving(self, device: int, arriving: Array) -> Array:
         """Return the least cost up to each choice that leaves a stage, (K + 1,)."""
         table = self.stages[device]
-        least = np.asarray(self.join(arriving[-1], table[-1]))
-        least[-1] = self.join(arriving, table[:, -1]).min()
-        for rows, columns in self.blocks[device]:
-            part = arriving[rows, None]
-            if part.min() < inf:
-                best = self.join(part, table[rows, columns]).min(axis=0)
-                np.minimum(least[columns], best, out=least[columns])
+        least = np.asarray(self.join(arriving[-1], table.first))
+        least[-1] = self.join(arriving, table.last).min()
+        start, stop = _finite(arriving[:-1])
+        for top, left, costs in table.blocks:
+            block = costs[max(start - top, 0) : max(stop - top, 0)]
+            if len(block):
+                part = arriving[max(start, top) :][: len(block), None]
+                columns = least[left : left + block.shape[1]]
+                np.minimum(columns, self.join(part, block).min(axis=0), out=columns)
         return least
 
     def following(self, device: int, leaving: Array) -> Array:
         """Return the least cost from each choice that arrives at a stage, (K,)."""
         table = self.stages[device]
-        least = np.asarray(self.join(table[:-1, -1], leaving[-1]))
-        for rows, columns in self.blocks[device]:
-            best = self.join(table[rows, columns], leaving[columns]).min(axis=1)
-            np.minimum(least[rows], best, out=least[rows])
+        least = np.asarray(self.join(table.last[:-1], leaving[-1]))
+        start, stop = _finite(leaving[:-1])
+        for top, left, costs in table.blocks:
+            block = costs[:, max(start - left, 0) : max(stop - left, 0)]
+            if block.size:
+                part = leaving[max(start, left) :][: block.shape[1]]
+                rows = least[top : top + len(block)]
+                np.minimum(rows, self.join(part, block).min(axis=1), out=rows)
         return least
 
 
@@ -322,7 +306,7 @@ def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
     num_choices, device = len(costs.first), steps.devices[state]
     arriving, ends = _arriving(steps, costs, before, state), ends_of(steps, costs)[device]
     last = np.flatnonzero(ends < inf)
-    leaving = costs.join(arriving[:, None], costs.stages[device][:, last]).min(axis=0)
+    leaving = costs.join(arriving[:, None], costs.stages[device].columns(last)).min(axis=0)
     totals = costs.join(leaving, ends[last])
     if not totals.min(initial=inf) < inf:
         return Route(cost=inf, stops=(), picks=())
@@ -364,7 +348,8 @@ def through(
         device = steps.devices[state]
         stops = (*stops, device)
         leaving = np.append(after[state], ends[device, num_choices])
-        pick = first_least(costs.join(costs.stages[device][pick], leaving), costs.rank)
+        table = costs.stages[device].rows(np.array([pick]))[0]
+        pick = first_least(costs.join(table, leaving), costs.rank)
     return Route(cost=cost, stops=stops, picks=picks)
 
 
@@ -374,7 +359,7 @@ def cost_of(costs: Costs, route: Route) -> float:
     for device, arrives, leaves in zip(
         route.stops, (-1, *route.picks), (*route.picks, -1), strict=True
     ):
-        total = costs.join(total, costs.stages[device][arrives, leaves])
+        total = costs.join(total, costs.stages[device].at(arrives, leaves))
     for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
         total = costs.join(total, costs.hops[device, other, pick])
     return float(total)
@@ -396,7 +381,8 @@ def _trace_back(
     while state:
         device, earlier = steps.devices[state], steps.before[state]
         arriving = _arriving(steps, costs, before, state)
-        pick = first_least(costs.join(arriving, costs.stages[device][:, pick]), costs.rank)
+        table = costs.stages[device].columns(np.array([pick]))[:, 0]
+        pick = first_least(costs.join(arriving, table), costs.rank)
         if pick == num_choices:
             break
         hops = costs.hops[[steps.devices[other] for other in earlier], device, pick]
@@ -411,6 +397,12 @@ def _arriving(steps: Steps, costs: Costs, before: Array, state: int) -> Array:
     hops = costs.hops[[steps.devices[other] for other in earlier], device]
     nothing = 0.0 if steps.first[state] else inf
     return np.append(costs.join(before[earlier], hops).min(axis=0, initial=inf), nothing)
+
+
+def _finite(values: Array) -> tuple[int, int]:
+    """Return the first index of all that is finite, and the one after the last."""
+    (found,) = np.nonzero(values < inf)
+    return (int(found[0]), int(found[-1]) + 1) if found.size else (0, 0)
 
 
 def ends_of(steps: Steps, costs: Costs) -> Array:

@@ -8,14 +8,17 @@ model's own input arrives, its own output leaves. So the stages of one device ma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.graph import Graph, live_bytes
+from isthmus.plan.blocks import cells_of
 from isthmus.plan.choices import Choice, can_code, preference
 from isthmus.plan.estimate import (
     Array,
+    Cells,
     Clock,
     Indices,
     Load,
@@ -25,6 +28,7 @@ from isthmus.plan.estimate import (
     halves_load,
     make_site,
     needs,
+    stage_j,
 )
 from isthmus.plan.plan import NO_LIMITS, Limits
 from isthmus.platform import Device, Link, Platform, routes, stops
@@ -39,7 +43,7 @@ class Stages:
 
     Attributes:
         site: The device, and what its nodes cost.
-        seconds: Time, where there is such a stage; 0 where the device cannot run it.
+        load: Of all stages.
         allowed: Whether there is such a stage: it has nodes, and no cut inside that a link has to
             carry; or it only sends the input or takes the output.
         possible: Whether the device also has the operations, the number format and the codecs.
@@ -47,10 +51,24 @@ class Stages:
     """
 
     site: Site
-    seconds: Array
+    load: Load
     allowed: Mask
     possible: Mask
     fits: Mask
+
+    def seconds(self, cells: Cells) -> Array:
+        """Return the time of a block of stages; 0 where the device cannot compute one."""
+        time_s = np.asarray(compute_s(self.site, self.load.part(cells)))
+        return np.where(np.isfinite(time_s), time_s, 0.0) if self.site.barred[-1] else time_s
+
+    def joules(self, cells: Cells) -> Array:
+        """Return their energy without static power."""
+        return np.asarray(stage_j(self.site, self.load.part(cells)))
+
+    def at(self, row: int, column: int) -> tuple[float, float]:
+        """Return time and energy of one stage that the device can compute."""
+        load = self.load.at(row, column)
+        return float(compute_s(self.site, load)), float(stage_j(self.site, load))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,26 +206,29 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
     """Return the problem with no other choices than those of some indices, in this order."""
     chosen = [problem.choices[pick] for pick in picks]
     which = np.append(np.asarray(picks, int), len(problem.choices))
-    cells = np.ix_(which, which)
-    tables = {name: np.asarray(getattr(problem.load, name)) for name in Load.__slots__}
-    tables["start"], tables["stop"] = tables["start"][which], tables["stop"][:, which]
-    load = {
-        name: table if name in ("start", "stop") else table[cells]
-        for name, table in tables.items()
-    }
-    allowed = problem.stages[0].allowed[cells]
+    known: dict[int, npt.NDArray[Any]] = {}
+
+    def cut(table: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Take rows and columns, of what is shared once."""
+        table = np.asarray(table)
+        if id(table) not in known:
+            rows = table.take(which, axis=0) if len(table) > 1 else table
+            known[id(table)] = rows.take(which, axis=1) if table.shape[1] > 1 else rows
+        return known[id(table)]
+
+    load = Load(**{name: cut(getattr(problem.load, name)) for name in Load.__slots__})
     return replace(
         problem,
         choices=tuple(chosen),
         rank=problem.rank[which],
-        load=Load(**load),
+        load=load,
         stages=tuple(
-            replace(
-                one,
-                seconds=one.seconds[cells],
-                allowed=allowed,
-                possible=one.possible[cells],
-                fits=one.fits[cells],
+            Stages(
+                site=one.site,
+                load=load,
+                allowed=cut(one.allowed),
+                possible=cut(one.possible),
+                fits=cut(one.fits),
             )
             for one in problem.stages
         ),
@@ -226,22 +247,31 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
 
 
 def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask) -> Stages:
-    """Work out the costs of every stage of one device."""
+    """Work out which stages one device has."""
     coded = np.array([*(can_code(site.device, choice) for choice in choices), True])
-    seconds, possible = np.asarray(compute_s(site, load)), allowed
+    possible = allowed
     if site.barred[-1] or not coded.all():
-        possible = allowed & np.isfinite(seconds) & coded[:, None] & coded
-        seconds = np.where(possible, seconds, 0.0)
-    stages = Stages(site=site, seconds=seconds, allowed=allowed, possible=possible, fits=possible)
-    return _with_memory(stages, site.device, load)
+        able = site.barred[load.stop] <= site.barred[load.start]
+        possible = allowed & able & coded[:, None] & coded
+    stages = Stages(site=site, load=load, allowed=allowed, possible=possible, fits=possible)
+    return _with_memory(stages, site.device)
 
 
-def _with_memory(stages: Stages, device: Device, load: Load) -> Stages:
-    fits = stages.possible
-    for _, need, room in needs(device, load):
-        if room is not None:
-            fits = fits & (need <= room)
-    return replace(stages, site=replace(stages.site, device=device), fits=fits)
+def _with_memory(stages: Stages, device: Device) -> Stages:
+    stages = replace(stages, site=replace(stages.site, device=device), fits=stages.possible)
+    if all(room is None for *_, room in needs(device, stages.load.part(_NONE))):
+        return stages
+    fits = np.full(stages.possible.shape, False)
+    for cells in cells_of(stages.possible):
+        enough = stages.possible[cells]
+        for _, need, room in needs(device, stages.load.part(cells)):
+            if room is not None:
+                enough = enough & (need <= room)
+        fits[cells] = enough
+    return replace(stages, fits=fits)
+
+
+_NONE = (slice(0, 0), slice(0, 0))
 
 
 def changed(problem: Problem, owner: Device | Link) -> Problem:
@@ -268,12 +298,11 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
         devices = tuple(owner if d.name == owner.name else d for d in platform.devices)
         platform = replace(platform, devices=devices)
         if replace(owner, memory=old.site.device.memory) == old.site.device:
-            stages[index] = _with_memory(old, owner, problem.load)
+            stages[index] = _with_memory(old, owner)
             relays = (ends for ends, leg in problem.legs.items() if index in leg.devices[1:-1])
             ways = {ends: ways[ends] for ends in relays}
         else:
-            site = old.site.at_rate(owner)
-            stages[index] = make_stages(site, problem.choices, problem.load, old.allowed)
+            stages[index] = replace(old, site=old.site.at_rate(owner))
             ways = {}
     legs = {**problem.legs, **_legs(platform, problem.sizes, ways)}
     return replace(problem, platform=platform, stages=tuple(stages), legs=legs)

@@ -15,9 +15,10 @@ from math import inf
 
 import numpy as np
 
-from isthmus.plan.estimate import Array, Clock, excess_bytes, stage_j
+from isthmus.plan.blocks import Table, make_table
+from isthmus.plan.estimate import Array, Cells, Clock, excess_bytes
 from isthmus.plan.plan import Prediction
-from isthmus.plan.routes import Blocks, Costs, Route, blocks_of
+from isthmus.plan.routes import Costs, Route
 from isthmus.plan.table import Leg, Problem, Stages
 
 
@@ -47,14 +48,14 @@ class Measure:
     """What is weighed, and how.
 
     Attributes:
-        stages: The costs of all stages of a device, (K + 1, K + 1).
+        stages: The costs of a block of the stages of a device.
         leg: The costs of a way, (K,).
         charges: What each device is charged that computes and is not paid; none if empty.
         most: Of two costs, whether the larger one counts and not the sum.
         lax: Whether what a device cannot run counts, too.
     """
 
-    stages: Callable[[Stages], Array]
+    stages: Callable[[Stages, Cells], Array]
     leg: Callable[[Leg], Array]
     charges: Sequence[float] = ()
     most: bool = False
@@ -63,28 +64,28 @@ class Measure:
 
 def latency(scope: Scope) -> Measure:
     """Weigh seconds."""
-    return Measure(stages=lambda one: one.seconds, leg=lambda leg: leg.seconds)
+    return Measure(stages=Stages.seconds, leg=lambda leg: leg.seconds)
 
 
 def interval(scope: Scope) -> Measure:
     """Weigh the longest time of a stage or medium, as if each device and medium served once."""
-    return Measure(stages=lambda one: one.seconds, leg=_busiest, most=True)
+    return Measure(stages=Stages.seconds, leg=_busiest, most=True)
 
 
 def busy(clock: Clock) -> Measure:
     """Weigh how long one device, by its name, or one medium, by its clock, is busy."""
     return Measure(
-        stages=lambda one: one.seconds * (one.site.device.name == clock),
+        stages=lambda one, cells: one.seconds(cells) * (one.site.device.name == clock),
         leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds),
     )
 
 
 def energy(scope: Scope) -> Measure:
     """Weigh joules."""
-    devices, load = scope.problem.platform.devices, scope.problem.load
+    devices = scope.problem.platform.devices
     watts = sum(devices[index].static_w for index in scope.paid)
     return Measure(
-        stages=lambda one: stage_j(one.site, load) + watts * one.seconds,
+        stages=lambda one, cells: one.joules(cells) + watts * one.seconds(cells),
         leg=lambda leg: leg.joules + watts * leg.seconds,
         charges=[device.static_w * scope.least_s for device in devices],
     )
@@ -93,7 +94,7 @@ def energy(scope: Scope) -> Measure:
 def price(scope: Scope) -> Measure:
     """Weigh money, without that of the paid devices."""
     return Measure(
-        stages=lambda one: 0.0 * one.seconds,
+        stages=_nothing,
         leg=lambda leg: 0.0 * leg.seconds,
         charges=[device.price for device in scope.problem.platform.devices],
     )
@@ -102,7 +103,7 @@ def price(scope: Scope) -> Measure:
 def drop(scope: Scope) -> Measure:
     """Weigh accuracy lost; what is unknown is as much as none."""
     lost = np.array([choice.drop or 0.0 for choice in scope.problem.choices])
-    return Measure(stages=lambda one: 0.0 * one.seconds, leg=lambda leg: lost)
+    return Measure(stages=_nothing, leg=lambda leg: lost)
 
 
 def overflow(scope: Scope) -> Measure:
@@ -111,11 +112,11 @@ def overflow(scope: Scope) -> Measure:
     A microbyte for each second: one byte outweighs any latency under eleven days. What a device
     cannot run weighs a terabyte.
     """
-    load = scope.problem.load
 
-    def lacking(one: Stages) -> Array:
-        excess = np.asarray(excess_bytes(one.site.device, load))
-        return excess + 1e-6 * one.seconds + 1e12 * ~one.possible
+    def lacking(one: Stages, cells: Cells) -> Array:
+        excess = np.asarray(excess_bytes(one.site.device, one.load.part(cells)))
+        possible = one.possible[cells]
+        return excess + 1e-6 * one.seconds(cells) * possible + 1e12 * ~possible
 
     return Measure(
         stages=lacking,
@@ -138,40 +139,36 @@ def make_costs(
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
     same = {id(one): number for number, one in enumerate(known[0].stages if known else ())}
-    stages, blocks = [], []
+    stages = []
     for index, one in enumerate(problem.stages):
         number = same.get(id(one))
         if known and number is not None:
             stages.append(known[1].stages[number])
-            blocks.append(known[1].blocks[number])
         else:
-            table, full = stage_costs(scope, measure, index)
-            stages.append(table)
-            blocks.append(full)
+            stages.append(stage_costs(scope, measure, index))
     return Costs(
         stages=stages,
-        blocks=blocks,
         rank=problem.rank,
         hops=hop_costs(scope, measure, known),
-        first=np.where(cuts == 0, stages[problem.source][-1, :-1], inf),
-        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target][:-1, -1], inf),
+        first=np.where(cuts == 0, stages[problem.source].first[:-1], inf),
+        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target].last[:-1], inf),
         most=measure.most,
     )
 
 
-def stage_costs(scope: Scope, measure: Measure, index: int) -> tuple[Array, Blocks]:
-    """Weigh the stages of one device, (K + 1, K + 1), and say where they are."""
+def stage_costs(scope: Scope, measure: Measure, index: int) -> Table:
+    """Weigh the stages of one device."""
     one = scope.problem.stages[index]
-    weight = measure.stages(one)
     charge = measure.charges[index] if measure.charges and index not in scope.paid else 0.0
     mask = one.allowed if measure.lax else one.fits if scope.limited else one.possible
-    if scope.most_s < inf:
-        mask = mask & (one.seconds <= scope.most_s)
-    blocks = blocks_of(mask)
-    costs = np.full(mask.shape, inf)
-    for cells in (*blocks, np.s_[-1:, :], np.s_[:, -1:]):
-        costs[cells] = np.where(mask[cells], weight[cells] + charge, inf)
-    return costs, blocks
+
+    def weigh(cells: Cells) -> Array:
+        may = mask[cells]
+        if scope.most_s < inf:
+            may = may & (one.seconds(cells) <= scope.most_s)
+        return np.where(may, measure.stages(one, cells) + charge, inf)
+
+    return make_table(mask, weigh)
 
 
 def hop_costs(scope: Scope, measure: Measure, known: tuple[Problem, Costs] | None) -> Array:
@@ -208,7 +205,7 @@ def busy_s(problem: Problem, route: Route) -> dict[Clock, float]:
     found: dict[Clock, float] = {}
     for stages, at in _stages(problem, route):
         name = stages.site.device.name
-        found[name] = found.get(name, 0.0) + float(stages.seconds[at])
+        found[name] = found.get(name, 0.0) + stages.at(*at)[0]
     for leg, pick in _legs(problem, route):
         for clock, seconds in leg.busy_s.items():
             found[clock] = found.get(clock, 0.0) + float(seconds[pick])
@@ -219,9 +216,10 @@ def predict(problem: Problem, route: Route) -> Prediction:
     """Return what a route costs in all."""
     stages, legs = _stages(problem, route), _legs(problem, route)
     devices = [problem.platform.devices[index] for index in passed(problem, route)]
-    latency_s = sum(float(one.seconds[at]) for one, at in stages)
+    figures = [one.at(*at) for one, at in stages]
+    latency_s = sum(seconds for seconds, _ in figures)
     latency_s += sum(float(leg.seconds[pick]) for leg, pick in legs)
-    energy_j = sum(float(stage_j(one.site, problem.load.at(*at))) for one, at in stages)
+    energy_j = sum(joules for _, joules in figures)
     energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
     drops = [problem.choices[pick].drop for pick in route.picks]
     known = [lost for lost in drops if lost is not None]
@@ -242,6 +240,10 @@ def _stages(problem: Problem, route: Route) -> list[tuple[Stages, tuple[int, int
 def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
     ways = zip(pairwise(route.stops), route.picks, strict=True)
     return [(problem.legs[ends], pick) for ends, pick in ways]
+
+
+def _nothing(one: Stages, cells: Cells) -> Array:
+    return np.zeros(one.allowed[cells].shape)
 
 
 def _busiest(leg: Leg) -> Array:
