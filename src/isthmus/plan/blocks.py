@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from isthmus.plan.estimate import Array, Cells, Indices
 
-_ROWS = 64
+ROWS = 64
 
 Block = tuple[int, int, Array]
 
@@ -66,12 +66,36 @@ class Table:
         found[:, which == len(self.first) - 1] = self.last[:, None]
         return found
 
+    def each(self, function: Callable[[Array], Array]) -> "Table":
+        """Return what a function makes of all costs, those that are infinite included."""
+        return replace(
+            self,
+            blocks=tuple((top, left, function(costs)) for top, left, costs in self.blocks),
+            first=function(self.first),
+            last=function(self.last),
+        )
+
+    def within(self, other: "Table", most: float) -> "Table":
+        """Return what costs no more than something in a table of the same places."""
+        blocks: list[Block] = []
+        for (top, left, costs), (*_, others) in zip(self.blocks, other.blocks, strict=True):
+            fits = others <= most
+            rows, columns = _span(fits, 1), _span(fits, 0)
+            if rows.start < rows.stop:
+                costs_in = np.where(fits[rows, columns], costs[rows, columns], inf)
+                blocks.append((top + rows.start, left + columns.start, costs_in))
+        return Table(
+            blocks=tuple(blocks),
+            first=np.where(other.first <= most, self.first, inf),
+            last=np.where(other.last <= most, self.last, inf),
+        )
+
     def plus(self, other: "Table", share: float) -> "Table":
-        """Add a share of a table that is finite at the same places."""
+        """Add a share of a table of the same places."""
         blocks = zip(self.blocks, other.blocks, strict=True)
         return replace(
             self,
-            blocks=tuple((*at, costs + share * more) for (*at, costs), (*_, more) in blocks),
+            blocks=tuple((top, left, a + share * b) for (top, left, a), (*_, b) in blocks),
             first=self.first + share * other.first,
             last=self.last + share * other.last,
         )
@@ -88,10 +112,10 @@ def make_table(mask: npt.NDArray[np.bool_], weigh: Callable[[Cells], Array]) -> 
     blocks: list[Block] = []
     for rows, columns in inner:
         costs = weigh((rows, columns))
-        (used,) = np.nonzero((costs < inf).any(axis=0))
-        if used.size:
-            costs = np.ascontiguousarray(costs[:, used[0] : used[-1] + 1])
-            blocks.append((rows.start, columns.start + int(used[0]), costs))
+        used = _span(costs < inf, 0)
+        if used.start < used.stop:
+            costs = np.ascontiguousarray(costs[:, used])
+            blocks.append((rows.start, columns.start + used.start, costs))
     return Table(blocks=tuple(blocks), first=weigh(first)[0], last=weigh(last)[:, 0])
 
 
@@ -103,8 +127,14 @@ def cells_of(mask: npt.NDArray[np.bool_]) -> tuple[Cells, ...]:
 
 
 def _blocks(mask: npt.NDArray[np.bool_]) -> Iterator[Cells]:
-    for start in range(0, len(mask), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(mask)))
-        (columns,) = np.nonzero(mask[rows].any(axis=0))
-        if columns.size:
-            yield rows, slice(int(columns[0]), int(columns[-1]) + 1)
+    for start in range(0, len(mask), ROWS):
+        rows = slice(start, min(start + ROWS, len(mask)))
+        columns = _span(mask[rows], 0)
+        if columns.start < columns.stop:
+            yield rows, columns
+
+
+def _span(mask: npt.NDArray[np.bool_], axis: int) -> slice:
+    """Return the smallest slice of columns (0) or rows (1) that holds all that is true."""
+    (found,) = np.nonzero(mask.any(axis=axis))
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)

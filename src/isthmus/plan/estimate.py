@@ -152,31 +152,6 @@ class Load:
     peak_bytes: Amount
     node_peak_bytes: Amount
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the arrays, together."""
-        return np.shape(self.peak_bytes)
-
-    def at(self, row: int, column: int) -> "Load":
-        """Return one load of a table of them."""
-        return Load(
-            start=np.asarray(self.start)[row, 0].item(),
-            stop=np.asarray(self.stop)[0, column].item(),
-            **{name: np.asarray(getattr(self, name))[row, column].item() for name in _AMOUNTS},
-        )
-
-    def part(self, cells: Cells) -> "Load":
-        """Return a block of a table of them, not copied."""
-        rows, columns = cells
-        return Load(
-            start=np.asarray(self.start)[rows],
-            stop=np.asarray(self.stop)[:, columns],
-            **{name: np.asarray(getattr(self, name))[rows, columns] for name in _AMOUNTS},
-        )
-
-
-_AMOUNTS = ("codec_macs", "codec_bytes", "weight_bytes", "peak_bytes", "node_peak_bytes")
-
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
     """Return the load of each stage, given what each link carries."""

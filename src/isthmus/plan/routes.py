@@ -30,7 +30,7 @@ from math import inf
 
 import numpy as np
 
-from isthmus.plan.blocks import Table
+from isthmus.plan.blocks import ROWS, Table
 from isthmus.plan.estimate import Array, Indices
 
 # Ties within rounding go to the choice of least rank.
@@ -99,7 +99,12 @@ class Costs:
         """How costs add up."""
         return np.maximum if self.most else np.add
 
-    def leaving(self, device: int, arriving: Array) -> Array:
+    @property
+    def room(self) -> Array:
+        """Room to work in; to get it anew for each block would take longer than the work."""
+        return np.empty(ROWS * len(self.rank))
+
+    def leaving(self, device: int, arriving: Array, room: Array) -> Array:
         """Return the least cost up to each choice that leaves a stage, (K + 1,)."""
         table = self.stages[device]
         least = np.asarray(self.join(arriving[-1], table.first))
@@ -110,10 +115,12 @@ class Costs:
             if len(block):
                 part = arriving[max(start, top) :][: len(block), None]
                 columns = least[left : left + block.shape[1]]
-                np.minimum(columns, self.join(part, block).min(axis=0), out=columns)
+                sums = room[: block.size].reshape(block.shape)
+                self.join(part, block, out=sums)
+                np.minimum(columns, sums.min(axis=0), out=columns)
         return least
 
-    def following(self, device: int, leaving: Array) -> Array:
+    def following(self, device: int, leaving: Array, room: Array) -> Array:
         """Return the least cost from each choice that arrives at a stage, (K,)."""
         table = self.stages[device]
         least = np.asarray(self.join(table.last[:-1], leaving[-1]))
@@ -123,7 +130,9 @@ class Costs:
             if block.size:
                 part = leaving[max(start, left) :][: block.shape[1]]
                 rows = least[top : top + len(block)]
-                np.minimum(rows, self.join(part, block).min(axis=1), out=rows)
+                sums = room[: block.size].reshape(block.shape)
+                self.join(block, part, out=sums)
+                np.minimum(rows, sums.min(axis=1), out=rows)
         return least
 
 
@@ -239,7 +248,7 @@ def forward(steps: Steps, costs: Costs, known: Known | None = None) -> tuple[Arr
     before = np.full((len(steps.devices), num_choices), inf)
     before[0] = costs.first
     done = np.full(len(steps.devices), inf)
-    ends = ends_of(steps, costs)
+    ends, room = ends_of(steps, costs), costs.room
     fresh = _first_other(steps, costs, known[0]) if known else 1
     if known:
         before[1:fresh], done[:fresh] = known[1][1:fresh], known[2][:fresh]
@@ -248,7 +257,7 @@ def forward(steps: Steps, costs: Costs, known: Known | None = None) -> tuple[Arr
                 done[state] = costs.join(before[state], ends[device, :-1]).min()
     for state, device in enumerate(steps.devices[fresh:], start=fresh):
         arriving = _arriving(steps, costs, before, state)
-        leaving = costs.leaving(device, arriving)
+        leaving = costs.leaving(device, arriving, room)
         before[state] = leaving[:num_choices]
         done[state] = costs.join(leaving, ends[device]).min()
     return before, done
@@ -266,8 +275,13 @@ def _first_other(steps: Steps, costs: Costs, other: Costs) -> int:
     return len(steps.devices)
 
 
-def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
+def backward(steps: Steps, costs: Costs, before: Array | None = None) -> tuple[Array, Array]:
     """Return the least cost of all that follows each state, and of all that follows its arrival.
+
+    Args:
+        steps: T states.
+        costs: Of what there is to choose from.
+        before: What `forward` returns; what follows a choice that no plan gets to is left out.
 
     Returns:
         The cost from the moment when a state's device sends each choice, (T, K), and from the
@@ -276,15 +290,17 @@ def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
     num_choices = len(costs.first)
     after = np.full((len(steps.devices), num_choices), inf)
     tails = np.full((len(steps.devices), num_choices), inf)
-    ends = ends_of(steps, costs)
+    ends, room = ends_of(steps, costs), costs.room
     for state in reversed(range(len(steps.devices))):
         device, later = steps.devices[state], steps.after[state]
         hops = costs.hops[device, [steps.devices[other] for other in later]]
         following = costs.join(hops, tails[later])
         after[state] = np.vstack((following, ends[device, :num_choices])).min(axis=0)
+        if before is not None:
+            after[state, before[state] == inf] = inf
         if state:
             leaving = np.append(after[state], ends[device, num_choices])
-            tails[state] = costs.following(device, leaving)
+            tails[state] = costs.following(device, leaving, room)
     return after, tails
 
 

@@ -5,18 +5,19 @@ model's own input arrives, its own output leaves. So the stages of one device ma
 (K + 1, K + 1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.graph import Graph, live_bytes
-from isthmus.plan.blocks import cells_of
+from isthmus.graph import Graph
+from isthmus.plan.blocks import Table, cells_of, make_table
 from isthmus.plan.choices import Choice, can_code, preference
 from isthmus.plan.estimate import (
+    Amount,
     Array,
     Cells,
     Clock,
@@ -25,13 +26,13 @@ from isthmus.plan.estimate import (
     Site,
     compute_s,
     excess_bytes,
-    halves_load,
     make_site,
     needs,
     stage_j,
 )
+from isthmus.plan.loads import Loads, make_loads
 from isthmus.plan.plan import NO_LIMITS, Limits
-from isthmus.platform import Device, Link, Platform, routes, stops
+from isthmus.platform import Device, Link, Memory, Platform, routes, stops
 
 Mask = npt.NDArray[np.bool_]
 Sizes = tuple[tuple[float, float], ...]
@@ -51,19 +52,37 @@ class Stages:
     """
 
     site: Site
-    load: Load
+    load: Loads
     allowed: Mask
     possible: Mask
     fits: Mask
+    _known: dict[tuple[bool, bool], Table] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
-    def seconds(self, cells: Cells) -> Array:
-        """Return the time of a block of stages; 0 where the device cannot compute one."""
-        time_s = np.asarray(compute_s(self.site, self.load.part(cells)))
-        return np.where(np.isfinite(time_s), time_s, 0.0) if self.site.barred[-1] else time_s
+    def seconds(self, *, limited: bool) -> Table:
+        """Return the time of all that fit; of all that are possible, if memories are no limit."""
+        return self._table(
+            lambda cells: compute_s(self.site, self.load.computed(cells, written=False)),
+            joules=False,
+            limited=limited,
+        )
 
-    def joules(self, cells: Cells) -> Array:
-        """Return their energy without static power."""
-        return np.asarray(stage_j(self.site, self.load.part(cells)))
+    def joules(self, *, limited: bool) -> Table:
+        """Return the energy without static power."""
+        return self._table(
+            lambda cells: stage_j(self.site, self.load.computed(cells, written=True)),
+            joules=True,
+            limited=limited,
+        )
+
+    def _table(self, figure: Callable[[Cells], Amount], *, joules: bool, limited: bool) -> Table:
+        mask = self.fits if limited else self.possible
+        if (joules, limited) not in self._known:
+            self._known[joules, limited] = make_table(
+                mask, lambda cells: np.where(mask[cells], figure(cells), inf)
+            )
+        return self._known[joules, limited]
 
     def at(self, row: int, column: int) -> tuple[float, float]:
         """Return time and energy of one stage that the device can compute."""
@@ -92,6 +111,9 @@ class Leg:
     excess: Array
 
 
+_Asked = tuple[Callable[[Leg], Array], float, frozenset[int]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """A graph, a platform, and all that a plan is made of.
@@ -103,10 +125,11 @@ class Problem:
         rank: Of all that cost the same the one of least rank is chosen; nothing last, (K + 1,).
         objective: latency, throughput, energy or price.
         limits: What a plan must not exceed.
-        load: Of every stage, (K + 1, K + 1); ``start`` and ``stop`` are a column and a row.
+        load: Of every stage.
         stages: Of every device of the platform.
         sizes: Bytes of the frame and the largest payload of each choice.
         legs: By the indices of two devices, where there is a way from one to the other.
+        known: What `hops` has worked out.
     """
 
     graph: Graph
@@ -115,10 +138,27 @@ class Problem:
     rank: Indices
     objective: str
     limits: Limits = NO_LIMITS
-    load: Load
+    load: Loads
     stages: tuple[Stages, ...]
     sizes: Sizes
     legs: Mapping[tuple[int, int], Leg] = field(repr=False)
+    known: dict[_Asked, Array] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def hops(
+        self, figure: Callable[[Leg], Array], *, most_bytes: float, out: frozenset[int]
+    ) -> Array:
+        """Return a figure of the ways between all devices, (D, D, K), worked out once.
+
+        Args:
+            figure: What is asked of a way.
+            most_bytes: It is infinite where a relay's memory overflows by more;
+            out: and where the way passes one of these devices.
+        """
+        asked = (figure, most_bytes, out)
+        if asked not in self.known:
+            hops = np.full((len(self.stages), len(self.stages), len(self.choices)), inf)
+            self.known[asked] = _fill(hops, self.legs, asked)
+        return self.known[asked]
 
     @property
     def source(self) -> int:
@@ -152,9 +192,9 @@ def make_problem(
         objective: What is to be made small.
         limits: What a plan must not exceed.
     """
-    load = _load(graph, choices)
-    start, stop = np.asarray(load.start)[:, 0], np.asarray(load.stop)[0]
-    allowed = np.less(load.start, load.stop)
+    load = make_loads(graph, choices)
+    start, stop = load.starts, load.stops
+    allowed = np.less(start[:, None], stop)
     allowed[-1] |= stop == 0
     allowed[:, -1] |= start == len(graph.nodes)
     stages: list[Stages] = []
@@ -184,11 +224,11 @@ def make_problem(
 
 def restricted(problem: Problem, must: Sequence[int]) -> Problem:
     """Return the problem in which some link has to carry each of some cuts."""
-    start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
-    passes = np.full(problem.load.shape, True)
+    start, stop = problem.load.starts[:, None], problem.load.stops
+    passes = np.full((len(stop), len(stop)), True)
     for cut in must:  # no stage with nodes may have it inside, or do without it at either end
         passes &= (cut <= start) | (stop <= cut)
-        passes[-1] &= (cut > 0) | (stop[0] == 0)
+        passes[-1] &= (cut > 0) | (stop == 0)
         passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, 0] == cut)
     stages = (
         replace(
@@ -206,17 +246,15 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
     """Return the problem with no other choices than those of some indices, in this order."""
     chosen = [problem.choices[pick] for pick in picks]
     which = np.append(np.asarray(picks, int), len(problem.choices))
-    known: dict[int, npt.NDArray[Any]] = {}
+    known: dict[int, Mask] = {}
 
-    def cut(table: npt.ArrayLike) -> npt.NDArray[Any]:
+    def cut(mask: Mask) -> Mask:
         """Take rows and columns, of what is shared once."""
-        table = np.asarray(table)
-        if id(table) not in known:
-            rows = table.take(which, axis=0) if len(table) > 1 else table
-            known[id(table)] = rows.take(which, axis=1) if table.shape[1] > 1 else rows
-        return known[id(table)]
+        if id(mask) not in known:
+            known[id(mask)] = mask.take(which, axis=0).take(which, axis=1)
+        return known[id(mask)]
 
-    load = Load(**{name: cut(getattr(problem.load, name)) for name in Load.__slots__})
+    load = problem.load.take(which)
     return replace(
         problem,
         choices=tuple(chosen),
@@ -246,12 +284,12 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
     )
 
 
-def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask) -> Stages:
+def make_stages(site: Site, choices: Sequence[Choice], load: Loads, allowed: Mask) -> Stages:
     """Work out which stages one device has."""
     coded = np.array([*(can_code(site.device, choice) for choice in choices), True])
     possible = allowed
     if site.barred[-1] or not coded.all():
-        able = site.barred[load.stop] <= site.barred[load.start]
+        able = site.barred[load.stops] <= site.barred[load.starts, None]
         possible = allowed & able & coded[:, None] & coded
     stages = Stages(site=site, load=load, allowed=allowed, possible=possible, fits=possible)
     return _with_memory(stages, site.device)
@@ -259,19 +297,16 @@ def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask
 
 def _with_memory(stages: Stages, device: Device) -> Stages:
     stages = replace(stages, site=replace(stages.site, device=device), fits=stages.possible)
-    if all(room is None for *_, room in needs(device, stages.load.part(_NONE))):
+    if device.memory == Memory():
         return stages
     fits = np.full(stages.possible.shape, False)
     for cells in cells_of(stages.possible):
         enough = stages.possible[cells]
-        for _, need, room in needs(device, stages.load.part(cells)):
+        for _, need, room in needs(device, stages.load.held(cells)):
             if room is not None:
                 enough = enough & (need <= room)
         fits[cells] = enough
     return replace(stages, fits=fits)
-
-
-_NONE = (slice(0, 0), slice(0, 0))
 
 
 def changed(problem: Problem, owner: Device | Link) -> Problem:
@@ -304,8 +339,21 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
         else:
             stages[index] = replace(old, site=old.site.at_rate(owner))
             ways = {}
-    legs = {**problem.legs, **_legs(platform, problem.sizes, ways)}
-    return replace(problem, platform=platform, stages=tuple(stages), legs=legs)
+    fresh = _legs(platform, problem.sizes, ways)
+    legs = {**problem.legs, **fresh}
+    made = replace(problem, platform=platform, stages=tuple(stages), legs=legs)
+    for asked, hops in problem.known.items():
+        made.known[asked] = _fill(hops.copy(), fresh, asked) if fresh else hops
+    return made
+
+
+def _fill(hops: Array, legs: Mapping[tuple[int, int], Leg], asked: _Asked) -> Array:
+    """Work a figure of some ways out, and write it down among those of all."""
+    figure, most_bytes, out = asked
+    for ends, leg in legs.items():
+        if out.isdisjoint(leg.devices):
+            hops[ends] = np.where(leg.excess <= most_bytes, figure(leg), inf)
+    return hops
 
 
 def make_legs(platform: Platform, choices: Sequence[Choice]) -> dict[tuple[int, int], Leg]:
@@ -376,66 +424,3 @@ def _relay(device: Device, payloads: Array) -> tuple[Array, Array]:
         node_peak_bytes=none,
     )
     return np.asarray(excess_bytes(device, load)), payloads * device.sram_j_per_byte
-
-
-def _load(graph: Graph, choices: Sequence[Choice]) -> Load:
-    ends = (*choices, None)
-    starts = np.array([choice.cut.index if choice else 0 for choice in ends])[:, None]
-    stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in ends])
-    keys = [(choice.spec, choice.cut.num_bytes) if choice else () for choice in ends]
-    halves = {  # of choices that are alike once
-        key: (_halves(halves_load(choice, None)), _halves(halves_load(None, choice)))
-        for key, choice in dict(zip(keys, ends, strict=True)).items()
-    }
-    decoders = np.array([halves[key][0] for key in keys]).T[:, :, None]
-    encoders = np.array([halves[key][1] for key in keys]).T[:, None, :]
-    peaks = _maxima(live_bytes(graph), starts, stops)
-    return Load(
-        start=starts,
-        stop=stops[None],
-        codec_macs=decoders[0] + encoders[0],
-        codec_bytes=decoders[1] + encoders[1],
-        weight_bytes=_weights(graph, starts, stops) + decoders[2] + encoders[2],
-        peak_bytes=np.maximum(peaks, np.maximum(decoders[3], encoders[3])),
-        node_peak_bytes=peaks,
-    )
-
-
-def _halves(load: Load) -> tuple[float, float, float, float]:
-    figures = (load.codec_macs, load.codec_bytes, load.weight_bytes, load.peak_bytes)
-    macs, written, weights, peak = (float(figure) for figure in figures)
-    return macs, written, weights, peak
-
-
-def _sums(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the sum of values[start:stop] for each pair; nothing of use where stop is less."""
-    total = np.concatenate(([0.0], np.cumsum(values, dtype=float)))
-    return total[stops] - total[starts]
-
-
-def _weights(graph: Graph, starts: Indices, stops: Indices) -> Array:
-    """Return the bytes of all weights of each segment, each counted once."""
-    used: dict[str, int] = {}
-    repeats = []
-    for index, node in enumerate(graph.nodes):
-        for weight in {weight.name: weight for weight in node.weights}.values():
-            if weight.name in used:
-                repeats.append((used[weight.name], index, weight.num_bytes))
-            used[weight.name] = index
-    unique = [
-        sum({weight.name: weight.num_bytes for weight in node.weights}.values())
-        for node in graph.nodes
-    ]
-    total = _sums(unique, starts, stops)
-    for earlier, later, num_bytes in repeats:
-        total -= num_bytes * ((starts <= earlier) & (stops > later))
-    return total
-
-
-def _maxima(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the largest of values[start:stop] for each pair; 0 for none."""
-    rows = {}
-    for start in np.unique(starts):
-        tail = np.maximum.accumulate(np.array(values[start:], float))
-        rows[start] = np.concatenate(([0.0], tail))[np.maximum(stops - start, 0)]
-    return np.array([rows[start] for start in starts[:, 0]])

@@ -16,7 +16,7 @@ from math import inf
 import numpy as np
 
 from isthmus.plan.blocks import Table, make_table
-from isthmus.plan.estimate import Array, Cells, Clock, excess_bytes
+from isthmus.plan.estimate import Array, Cells, Clock, compute_s, excess_bytes
 from isthmus.plan.plan import Prediction
 from isthmus.plan.routes import Costs, Route
 from isthmus.plan.table import Leg, Problem, Stages
@@ -48,14 +48,14 @@ class Measure:
     """What is weighed, and how.
 
     Attributes:
-        stages: The costs of a block of the stages of a device.
+        stages: The costs of the stages of a device: of those that fit, if memories are limited.
         leg: The costs of a way, (K,).
         charges: What each device is charged that computes and is not paid; none if empty.
         most: Of two costs, whether the larger one counts and not the sum.
         lax: Whether what a device cannot run counts, too.
     """
 
-    stages: Callable[[Stages, Cells], Array]
+    stages: Callable[[Stages, bool], Table]
     leg: Callable[[Leg], Array]
     charges: Sequence[float] = ()
     most: bool = False
@@ -64,28 +64,35 @@ class Measure:
 
 def latency(scope: Scope) -> Measure:
     """Weigh seconds."""
-    return Measure(stages=Stages.seconds, leg=lambda leg: leg.seconds)
+    return Measure(stages=_times, leg=_seconds)
 
 
 def interval(scope: Scope) -> Measure:
     """Weigh the longest time of a stage or medium, as if each device and medium served once."""
-    return Measure(stages=Stages.seconds, leg=_busiest, most=True)
+    return Measure(stages=_times, leg=_busiest, most=True)
 
 
 def busy(clock: Clock) -> Measure:
     """Weigh how long one device, by its name, or one medium, by its clock, is busy."""
-    return Measure(
-        stages=lambda one, cells: one.seconds(cells) * (one.site.device.name == clock),
-        leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds),
-    )
+
+    def times(one: Stages, limited: bool) -> Table:
+        mine = one.site.device.name == clock
+        return _times(one, limited) if mine else _nothing(one, limited)
+
+    return Measure(stages=times, leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds))
 
 
 def energy(scope: Scope) -> Measure:
     """Weigh joules."""
     devices = scope.problem.platform.devices
     watts = sum(devices[index].static_w for index in scope.paid)
+
+    def joules(one: Stages, limited: bool) -> Table:
+        table = one.joules(limited=limited)
+        return table.plus(_times(one, limited), watts) if watts else table
+
     return Measure(
-        stages=lambda one, cells: one.joules(cells) + watts * one.seconds(cells),
+        stages=joules,
         leg=lambda leg: leg.joules + watts * leg.seconds,
         charges=[device.static_w * scope.least_s for device in devices],
     )
@@ -113,16 +120,19 @@ def overflow(scope: Scope) -> Measure:
     cannot run weighs a terabyte.
     """
 
-    def lacking(one: Stages, cells: Cells) -> Array:
-        excess = np.asarray(excess_bytes(one.site.device, one.load.part(cells)))
-        possible = one.possible[cells]
-        return excess + 1e-6 * one.seconds(cells) * possible + 1e12 * ~possible
+    def lacking(one: Stages, limited: bool) -> Table:
+        del limited
 
-    return Measure(
-        stages=lacking,
-        leg=lambda leg: leg.excess + 1e-6 * leg.seconds,
-        lax=True,
-    )
+        def weigh(cells: Cells) -> Array:
+            possible, load = one.possible[cells], one.load.computed(cells, written=False)
+            time_s = np.where(possible, compute_s(one.site, load), 0.0)
+            excess = np.asarray(excess_bytes(one.site.device, one.load.held(cells)))
+            costs = excess + 1e-6 * time_s + 1e12 * ~possible
+            return np.where(one.allowed[cells], costs, inf)
+
+        return make_table(one.allowed, weigh)
+
+    return Measure(stages=lacking, leg=lambda leg: leg.excess + 1e-6 * leg.seconds, lax=True)
 
 
 def make_costs(
@@ -133,8 +143,8 @@ def make_costs(
     Args:
         scope: Which plans, and whom they pay.
         measure: What is weighed.
-        known: A problem and its costs by the same measure; devices and ways that are the same
-            there are not weighed again.
+        known: A problem and its costs by the same measure; devices that are the same there are
+            not weighed again.
     """
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
@@ -149,7 +159,7 @@ def make_costs(
     return Costs(
         stages=stages,
         rank=problem.rank,
-        hops=hop_costs(scope, measure, known),
+        hops=hop_costs(scope, measure),
         first=np.where(cuts == 0, stages[problem.source].first[:-1], inf),
         last=np.where(cuts == len(problem.graph.nodes), stages[problem.target].last[:-1], inf),
         most=measure.most,
@@ -160,31 +170,24 @@ def stage_costs(scope: Scope, measure: Measure, index: int) -> Table:
     """Weigh the stages of one device."""
     one = scope.problem.stages[index]
     charge = measure.charges[index] if measure.charges and index not in scope.paid else 0.0
-    mask = one.allowed if measure.lax else one.fits if scope.limited else one.possible
+    table = measure.stages(one, scope.limited)
+    if charge:
+        table = table.each(lambda costs: costs + charge)
+    return (
+        table.within(one.seconds(limited=scope.limited), scope.most_s)
+        if scope.most_s < inf
+        else table
+    )
 
-    def weigh(cells: Cells) -> Array:
-        may = mask[cells]
-        if scope.most_s < inf:
-            may = may & (one.seconds(cells) <= scope.most_s)
-        return np.where(may, measure.stages(one, cells) + charge, inf)
 
-    return make_table(mask, weigh)
-
-
-def hop_costs(scope: Scope, measure: Measure, known: tuple[Problem, Costs] | None) -> Array:
+def hop_costs(scope: Scope, measure: Measure) -> Array:
     """Weigh the ways between all devices, (D, D, K)."""
-    num_devices = len(scope.problem.stages)
-    hops = np.full((num_devices, num_devices, len(scope.problem.choices)), inf)
     most_bytes = 0.0 if scope.limited and not measure.lax else inf
-    for ends, leg in scope.problem.legs.items():
-        if known and known[0].legs.get(ends) is leg:
-            hops[ends] = known[1].hops[ends]
-        elif scope.out.isdisjoint(leg.devices):
-            mask = leg.excess <= most_bytes
-            if scope.most_s < inf:
-                mask &= _busiest(leg) <= scope.most_s
-            hops[ends] = np.where(mask, measure.leg(leg), inf)
-    return hops
+    hops, busiest = (
+        scope.problem.hops(figure, most_bytes=most_bytes, out=scope.out)
+        for figure in (measure.leg, _busiest)
+    )
+    return np.where(busiest <= scope.most_s, hops, inf) if scope.most_s < inf else hops
 
 
 def passed(problem: Problem, route: Route) -> frozenset[int]:
@@ -242,8 +245,16 @@ def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
     return [(problem.legs[ends], pick) for ends, pick in ways]
 
 
-def _nothing(one: Stages, cells: Cells) -> Array:
-    return np.zeros(one.allowed[cells].shape)
+def _times(one: Stages, limited: bool) -> Table:
+    return one.seconds(limited=limited)
+
+
+def _nothing(one: Stages, limited: bool) -> Table:
+    return _times(one, limited).each(lambda costs: np.where(costs < inf, 0.0, inf))
+
+
+def _seconds(leg: Leg) -> Array:
+    return leg.seconds
 
 
 def _busiest(leg: Leg) -> Array:
