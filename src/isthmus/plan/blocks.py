@@ -56,14 +56,15 @@ class Table:
         found[which == len(self.first) - 1] = self.first
         return found
 
-    def columns(self, which: Indices) -> Array:
-        """Return some columns, (K + 1, L)."""
-        found = np.full((len(self.first), len(which)), inf)
+    def column(self, which: int) -> Array:
+        """Return one column, (K + 1,)."""
+        if which == len(self.first) - 1:
+            return self.last
+        found = np.full(len(self.first), inf)
         found[-1] = self.first[which]
         for top, left, costs in self.blocks:
-            (mine,) = np.nonzero((which >= left) & (which < left + costs.shape[1]))
-            found[top : top + costs.shape[0], mine] = costs[:, which[mine] - left]
-        found[:, which == len(self.first) - 1] = self.last[:, None]
+            if left <= which < left + costs.shape[1]:
+                found[top : top + costs.shape[0]] = costs[:, which - left]
         return found
 
     def each(self, function: Callable[[Array], Array]) -> "Table":

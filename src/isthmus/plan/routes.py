@@ -322,7 +322,8 @@ def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
     num_choices, device = len(costs.first), steps.devices[state]
     arriving, ends = _arriving(steps, costs, before, state), ends_of(steps, costs)[device]
     last = np.flatnonzero(ends < inf)
-    leaving = costs.join(arriving[:, None], costs.stages[device].columns(last)).min(axis=0)
+    columns = (costs.stages[device].column(pick) for pick in last.tolist())
+    leaving = np.array([costs.join(arriving, column).min() for column in columns])
     totals = costs.join(leaving, ends[last])
     if not totals.min(initial=inf) < inf:
         return Route(cost=inf, stops=(), picks=())
@@ -397,8 +398,8 @@ def _trace_back(
     while state:
         device, earlier = steps.devices[state], steps.before[state]
         arriving = _arriving(steps, costs, before, state)
-        table = costs.stages[device].columns(np.array([pick]))[:, 0]
-        pick = first_least(costs.join(arriving, table), costs.rank)
+        column = costs.stages[device].column(pick)
+        pick = first_least(costs.join(arriving, column), costs.rank)
         if pick == num_choices:
             break
         hops = costs.hops[[steps.devices[other] for other in earlier], device, pick]
