@@ -7,7 +7,8 @@ model's own input arrives, its own output leaves. So the stages of one device ma
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import chain
 from math import inf
 
 import numpy as np
@@ -381,22 +382,25 @@ def _legs(
     names = [device.name for device in platform.devices]
     frames = tuple(frame for frame, _ in sizes)
     payloads = np.array([payload for _, payload in sizes], float)
+    passed = {name for ends, links in ways.items() for name in stops(names[ends[0]], links)[1:-1]}
+    relays = {names.index(name): _relay(platform.device(name), payloads) for name in passed}
+    taken = {link: _hop(link, frames) for link in dict.fromkeys(chain(*ways.values()))}
     legs = {}
     for ends, links in ways.items():
         devices = tuple(names.index(name) for name in stops(names[ends[0]], links))
-        hops = [_hop(link, frames) for link in links]
+        hops = [taken[link] for link in links]
         busy_s: dict[Clock, Array] = {}
         for sender, link, hop in zip(devices, links, hops, strict=False):
             clock = link.clock(names[sender])
             busy_s[clock] = busy_s.get(clock, 0.0) + hop[1]
-        passing = [_relay(platform.devices[index], payloads) for index in devices[1:-1]]
+        passing = [relays[index] for index in devices[1:-1]]
         legs[ends] = Leg(
             devices=devices,
             links=links,
-            seconds=np.sum([hop[0] for hop in hops], axis=0),
-            joules=np.sum([*(hop[2] for hop in hops), *(relay[1] for relay in passing)], axis=0),
+            seconds=reduce(np.add, [hop[0] for hop in hops]),
+            joules=reduce(np.add, [*(hop[2] for hop in hops), *(relay[1] for relay in passing)]),
             busy_s=busy_s,
-            excess=np.sum([0.0 * hops[0][0], *(relay[0] for relay in passing)], axis=0),
+            excess=reduce(np.add, [0.0 * payloads, *(relay[0] for relay in passing)]),
         )
     return legs
 

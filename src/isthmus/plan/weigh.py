@@ -10,6 +10,7 @@ the walk are paid; `isthmus.plan.search` pays for devices and keeps others out u
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from math import inf
 
@@ -258,4 +259,4 @@ def _seconds(leg: Leg) -> Array:
 
 
 def _busiest(leg: Leg) -> Array:
-    return np.max(list(leg.busy_s.values()), axis=0)
+    return reduce(np.maximum, leg.busy_s.values())
