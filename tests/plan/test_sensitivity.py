@@ -130,6 +130,20 @@ def test_the_rate_at_which_a_link_no_longer_pays_is_where_two_plans_cost_the_sam
     assert (entry.now, entry.unit, entry.then) == (1_000.0, "byte/s", "all on near")
 
 
+def test_a_plan_that_costs_the_same_today_does_not_hide_where_the_answer_changes():
+    # On devices as fast as each other a cut after layer0 costs what one after layer1 does;
+    # layer2, of 10 ms, moves over where that saves the 2.56 ms of 256 byte more.
+    room = Memory(weights_bytes=10_000)
+    graph = chain(*[(10_000, 400, shape) for shape in ((8,), (8,), (72,))], (10_000, 20_000, (9,)))
+    platform = pair(first=1e6, second=1e6, rate=1e5, memories=(room, Memory()))
+    plan = partition(graph, platform, codec="raw")
+    assert plan.split
+    faster = [entry for entry in plan.sensitivity if entry.changes_at > entry.now]
+    (entry,) = [entry for entry in faster if entry.figure == "near rate (fp32)"]
+    assert entry.changes_at == pytest.approx(1e6 / (1 - 0.256), rel=1e-6)
+    assert entry.then == "cut after layer2"
+
+
 def test_the_memory_that_would_make_a_split_needless_is_named_to_the_byte():
     graph = chain((1_000, 60_000, (8, 2, 2)), (1_000, 60_000, (10,)))
     room = Memory(weights_bytes=100_000, activations_bytes=10_000)

@@ -22,7 +22,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 
@@ -48,6 +48,7 @@ Indices = npt.NDArray[np.intp]
 Amount = float | Array
 Index = int | Indices
 Clock = str | tuple[str, ...]
+Cells = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,21 +151,6 @@ class Load:
     weight_bytes: Amount
     peak_bytes: Amount
     node_peak_bytes: Amount
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the arrays, together."""
-        return np.shape(self.peak_bytes)
-
-    def at(self, row: int, column: int) -> "Load":
-        """Return one load of a table of them."""
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Load(
-            **{
-                name: np.broadcast_to(table, self.shape)[row, column].item()
-                for name, table in tables.items()
-            }
-        )
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from math import inf, isinf
 
 import numpy as np
@@ -11,7 +11,9 @@ from isthmus.plan.choices import Choice
 from isthmus.plan.estimate import (
     FORMAT,
     OBJECTIVES,
+    Array,
     Estimate,
+    Indices,
     Load,
     Site,
     coding_format,
@@ -187,14 +189,9 @@ def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     costs = make_costs(scope, measure_of(scope))
     before, rest = forward(steps, costs)[0], backward(steps, costs)
     totals = costs.join(before, rest[0])
-    # In steps of what rounding may do, so that of equal ones the preferred choice comes first.
-    order = sorted(
-        (float(f"{totals[state, pick]:.9e}"), costs.rank[pick], state, pick)
-        for state, pick in np.argwhere(totals < inf).tolist()
-    )
     covered: set[tuple[int, int]] = set()
     seen = {best.places}
-    for *_, state, pick in order:
+    for state, pick in _by_cost(totals, costs.rank):
         if (steps.devices[state], pick) in covered:
             continue
         route = through(steps, costs, before, rest, state, pick)
@@ -208,6 +205,17 @@ def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
             outcome = make_outcome(few.problem, route)
         seen.add(outcome.places)
         yield outcome
+
+
+def _by_cost(totals: Array, rank: Indices) -> Iterator[tuple[int, int]]:
+    """Yield all states and choices, cheapest first; of equal ones the preferred choice.
+
+    Costs count in steps of what rounding may do.
+    """
+    order = np.argsort(totals, axis=None)[: np.count_nonzero(totals < inf)]
+    places = zip(*(part.tolist() for part in np.unravel_index(order, totals.shape)), strict=True)
+    for _, equal in groupby(places, key=lambda place: f"{totals[place]:.9e}"):
+        yield from sorted(equal, key=lambda place: (rank[place[1]], place))
 
 
 def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick: int) -> Route:

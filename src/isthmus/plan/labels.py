@@ -149,7 +149,7 @@ def _search(
         device = steps.devices[state]
         arrived = _arrivals(steps, every, known, state)
         totals = [
-            arrived.values[:, c, None] + one.stages[device][arrived.picks]
+            arrived.values[:, c, None] + one.stages[device].rows(arrived.picks)
             for c, one in enumerate(every)
         ]
         passes = np.isfinite(totals[0])
@@ -265,7 +265,7 @@ def _mix(costs: Costs, other: Costs, share: float) -> Costs:
     """Add a share of other costs."""
     return replace(
         costs,
-        stages=[a + share * b for a, b in zip(costs.stages, other.stages, strict=True)],
+        stages=[a.plus(b, share) for a, b in zip(costs.stages, other.stages, strict=True)],
         hops=costs.hops + share * other.hops,
         first=costs.first + share * other.first,
         last=costs.last + share * other.last,

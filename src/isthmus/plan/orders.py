@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
-
 from isthmus.plan.routes import Ends, Steps, any_order, in_orders
 from isthmus.plan.table import Leg, Problem
 from isthmus.plan.weigh import Scope
@@ -107,9 +105,9 @@ def _between(problem: Problem) -> list[int]:
 
 def _useful(problem: Problem, index: int) -> bool:
     """Return whether a device can compute anything."""
-    possible, stop = problem.stages[index].possible, np.asarray(problem.load.stop)[0]
-    rows = zip(possible, np.asarray(problem.load.start), strict=True)
-    return any(bool((row & (start < stop)).any()) for row, start in rows)
+    possible, stops = problem.stages[index].possible, problem.load.stops
+    rows = zip(possible, problem.load.starts.tolist(), strict=True)
+    return any(bool((row & (start < stops)).any()) for row, start in rows)
 
 
 def classes_of(

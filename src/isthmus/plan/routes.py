@@ -29,8 +29,8 @@ from itertools import product
 from math import inf
 
 import numpy as np
-import numpy.typing as npt
 
+from isthmus.plan.blocks import ROWS, Table
 from isthmus.plan.estimate import Array, Indices
 
 # Ties within rounding go to the choice of least rank.
@@ -74,33 +74,12 @@ class Ends:
     last: bool
 
 
-Blocks = tuple[tuple[slice, slice], ...]
-
-_BLOCK_ROWS = 64
-
-
-def blocks_of(mask: npt.NDArray[np.bool_]) -> Blocks:
-    """Return blocks of a table that hold all of it that is, but for its last row and column.
-
-    Each is small enough for a processor's cache. Where choices are in the order of their cuts, the
-    blocks leave out what would begin after its end, or overflow a memory.
-    """
-    blocks = []
-    for start in range(0, len(mask) - 1, _BLOCK_ROWS):
-        rows = slice(start, min(start + _BLOCK_ROWS, len(mask) - 1))
-        (columns,) = np.nonzero(mask[rows, :-1].any(axis=0))
-        if columns.size:
-            blocks.append((rows, slice(int(columns[0]), int(columns[-1]) + 1)))
-    return tuple(blocks)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """What is to be made small, of D devices and K choices.
 
     Attributes:
         stages: Of each device, (K + 1, K + 1): index K stands for nothing that arrives or leaves.
-        blocks: Where each of these is finite, besides its last row and column.
         rank: Of choices that cost the same the one of least rank is taken, (K + 1,).
         hops: From device to device, (D, D, K).
         first: Of a first device that only sends the input on, (K,).
@@ -108,8 +87,7 @@ class Costs:
         most: Of two costs, whether the larger one counts and not the sum.
     """
 
-    stages: Sequence[Array]
-    blocks: Sequence[Blocks]
+    stages: Sequence[Table]
     rank: Indices
     hops: Array
     first: Array
@@ -121,25 +99,40 @@ class Costs:
         """How costs add up."""
         return np.maximum if self.most else np.add
 
-    def leaving(self, device: int, arriving: Array) -> Array:
+    @property
+    def room(self) -> Array:
+        """Room to work in; to get it anew for each block would take longer than the work."""
+        return np.empty(ROWS * len(self.rank))
+
+    def leaving(self, device: int, arriving: Array, room: Array) -> Array:
         """Return the least cost up to each choice that leaves a stage, (K + 1,)."""
         table = self.stages[device]
-        least = np.asarray(self.join(arriving[-1], table[-1]))
-        least[-1] = self.join(arriving, table[:, -1]).min()
-        for rows, columns in self.blocks[device]:
-            part = arriving[rows, None]
-            if part.min() < inf:
-                best = self.join(part, table[rows, columns]).min(axis=0)
-                np.minimum(least[columns], best, out=least[columns])
+        least = np.asarray(self.join(arriving[-1], table.first))
+        least[-1] = self.join(arriving, table.last).min()
+        start, stop = _finite(arriving[:-1])
+        for top, left, costs in table.blocks:
+            block = costs[max(start - top, 0) : max(stop - top, 0)]
+            if len(block):
+                part = arriving[max(start, top) :][: len(block), None]
+                columns = least[left : left + block.shape[1]]
+                sums = room[: block.size].reshape(block.shape)
+                self.join(part, block, out=sums)
+                np.minimum(columns, sums.min(axis=0), out=columns)
         return least
 
-    def following(self, device: int, leaving: Array) -> Array:
+    def following(self, device: int, leaving: Array, room: Array) -> Array:
         """Return the least cost from each choice that arrives at a stage, (K,)."""
         table = self.stages[device]
-        least = np.asarray(self.join(table[:-1, -1], leaving[-1]))
-        for rows, columns in self.blocks[device]:
-            best = self.join(table[rows, columns], leaving[columns]).min(axis=1)
-            np.minimum(least[rows], best, out=least[rows])
+        least = np.asarray(self.join(table.last[:-1], leaving[-1]))
+        start, stop = _finite(leaving[:-1])
+        for top, left, costs in table.blocks:
+            block = costs[:, max(start - left, 0) : max(stop - left, 0)]
+            if block.size:
+                part = leaving[max(start, left) :][: block.shape[1]]
+                rows = least[top : top + len(block)]
+                sums = room[: block.size].reshape(block.shape)
+                self.join(block, part, out=sums)
+                np.minimum(rows, sums.min(axis=1), out=rows)
         return least
 
 
@@ -255,7 +248,7 @@ def forward(steps: Steps, costs: Costs, known: Known | None = None) -> tuple[Arr
     before = np.full((len(steps.devices), num_choices), inf)
     before[0] = costs.first
     done = np.full(len(steps.devices), inf)
-    ends = ends_of(steps, costs)
+    ends, room = ends_of(steps, costs), costs.room
     fresh = _first_other(steps, costs, known[0]) if known else 1
     if known:
         before[1:fresh], done[:fresh] = known[1][1:fresh], known[2][:fresh]
@@ -264,7 +257,7 @@ def forward(steps: Steps, costs: Costs, known: Known | None = None) -> tuple[Arr
                 done[state] = costs.join(before[state], ends[device, :-1]).min()
     for state, device in enumerate(steps.devices[fresh:], start=fresh):
         arriving = _arriving(steps, costs, before, state)
-        leaving = costs.leaving(device, arriving)
+        leaving = costs.leaving(device, arriving, room)
         before[state] = leaving[:num_choices]
         done[state] = costs.join(leaving, ends[device]).min()
     return before, done
@@ -282,8 +275,13 @@ def _first_other(steps: Steps, costs: Costs, other: Costs) -> int:
     return len(steps.devices)
 
 
-def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
+def backward(steps: Steps, costs: Costs, before: Array | None = None) -> tuple[Array, Array]:
     """Return the least cost of all that follows each state, and of all that follows its arrival.
+
+    Args:
+        steps: T states.
+        costs: Of what there is to choose from.
+        before: What `forward` returns; what follows a choice that no plan gets to is left out.
 
     Returns:
         The cost from the moment when a state's device sends each choice, (T, K), and from the
@@ -292,15 +290,17 @@ def backward(steps: Steps, costs: Costs) -> tuple[Array, Array]:
     num_choices = len(costs.first)
     after = np.full((len(steps.devices), num_choices), inf)
     tails = np.full((len(steps.devices), num_choices), inf)
-    ends = ends_of(steps, costs)
+    ends, room = ends_of(steps, costs), costs.room
     for state in reversed(range(len(steps.devices))):
         device, later = steps.devices[state], steps.after[state]
         hops = costs.hops[device, [steps.devices[other] for other in later]]
         following = costs.join(hops, tails[later])
         after[state] = np.vstack((following, ends[device, :num_choices])).min(axis=0)
+        if before is not None:
+            after[state, before[state] == inf] = inf
         if state:
             leaving = np.append(after[state], ends[device, num_choices])
-            tails[state] = costs.following(device, leaving)
+            tails[state] = costs.following(device, leaving, room)
     return after, tails
 
 
@@ -322,7 +322,8 @@ def ending_in(steps: Steps, costs: Costs, before: Array, state: int) -> Route:
     num_choices, device = len(costs.first), steps.devices[state]
     arriving, ends = _arriving(steps, costs, before, state), ends_of(steps, costs)[device]
     last = np.flatnonzero(ends < inf)
-    leaving = costs.join(arriving[:, None], costs.stages[device][:, last]).min(axis=0)
+    columns = (costs.stages[device].column(pick) for pick in last.tolist())
+    leaving = np.array([costs.join(arriving, column).min() for column in columns])
     totals = costs.join(leaving, ends[last])
     if not totals.min(initial=inf) < inf:
         return Route(cost=inf, stops=(), picks=())
@@ -364,7 +365,8 @@ def through(
         device = steps.devices[state]
         stops = (*stops, device)
         leaving = np.append(after[state], ends[device, num_choices])
-        pick = first_least(costs.join(costs.stages[device][pick], leaving), costs.rank)
+        table = costs.stages[device].rows(np.array([pick]))[0]
+        pick = first_least(costs.join(table, leaving), costs.rank)
     return Route(cost=cost, stops=stops, picks=picks)
 
 
@@ -374,7 +376,7 @@ def cost_of(costs: Costs, route: Route) -> float:
     for device, arrives, leaves in zip(
         route.stops, (-1, *route.picks), (*route.picks, -1), strict=True
     ):
-        total = costs.join(total, costs.stages[device][arrives, leaves])
+        total = costs.join(total, costs.stages[device].at(arrives, leaves))
     for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
         total = costs.join(total, costs.hops[device, other, pick])
     return float(total)
@@ -396,7 +398,8 @@ def _trace_back(
     while state:
         device, earlier = steps.devices[state], steps.before[state]
         arriving = _arriving(steps, costs, before, state)
-        pick = first_least(costs.join(arriving, costs.stages[device][:, pick]), costs.rank)
+        column = costs.stages[device].column(pick)
+        pick = first_least(costs.join(arriving, column), costs.rank)
         if pick == num_choices:
             break
         hops = costs.hops[[steps.devices[other] for other in earlier], device, pick]
@@ -411,6 +414,12 @@ def _arriving(steps: Steps, costs: Costs, before: Array, state: int) -> Array:
     hops = costs.hops[[steps.devices[other] for other in earlier], device]
     nothing = 0.0 if steps.first[state] else inf
     return np.append(costs.join(before[earlier], hops).min(axis=0, initial=inf), nothing)
+
+
+def _finite(values: Array) -> tuple[int, int]:
+    """Return the first index of all that is finite, and the one after the last."""
+    (found,) = np.nonzero(values < inf)
+    return (int(found[0]), int(found[-1]) + 1) if found.size else (0, 0)
 
 
 def ends_of(steps: Steps, costs: Costs) -> Array:

@@ -20,7 +20,7 @@ from math import inf, isinf
 
 import numpy as np
 
-from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.estimate import OBJECTIVES, Array
 from isthmus.plan.labels import Bound, within
 from isthmus.plan.orders import States
 from isthmus.plan.plan import Limits, exceeds
@@ -43,6 +43,9 @@ from isthmus.plan.weigh import (
 
 _MOST_BRANCHES = 1024
 _SAME = 1e-10
+
+# A first plan is looked for among those with every so many cuts.
+_EACH = 8
 
 # The least interval is looked for up to these multiples of the bound on it, one after the other.
 _MARGINS = (1.0, 1.001, 1.01, 1.1, 2.0, inf)
@@ -137,13 +140,14 @@ def _relaxed(scope: Scope, steps: Steps, objective: str, limits: Limits) -> Rout
 
 def _least_interval(scope: Scope, steps: Steps, limits: Limits) -> Route | None:
     """Return the fastest route of least interval."""
-    costs = make_costs(scope, interval(scope))
-    before, done = forward(steps, costs)
-    lower = float(done.min())
+    known_s = min(scope.most_s, _some_interval(scope, steps) * (1 + TOLERANCE))
+    lower, least = _intervals(replace(scope, most_s=known_s), steps)
     if isinf(lower):
         return None
-    least = costs.join(before, backward(steps, costs)[0]).min(axis=0)
     for most_s in sorted({min(lower * by, scope.most_s) for by in _MARGINS}):
+        if most_s > known_s:
+            known_s = scope.most_s
+            _, least = _intervals(scope, steps)
         picks = np.flatnonzero(least <= most_s * (1 + TOLERANCE))
         few = replace(scope, problem=narrowed(scope.problem, picks))
         best = _fastest(few, steps, limits, most_s)
@@ -161,6 +165,24 @@ def _least_interval(scope: Scope, steps: Steps, limits: Limits) -> Route | None:
         else:
             best, upper, close = route, max(busy_s(few.problem, route).values()), not close
     return replace(best, cost=upper, picks=tuple(int(picks[pick]) for pick in best.picks))
+
+
+def _intervals(scope: Scope, steps: Steps) -> tuple[float, Array]:
+    """Return the least interval, as if all served once, and that with each choice, (K,)."""
+    costs = make_costs(scope, interval(scope))
+    before, done = forward(steps, costs)
+    after, _ = backward(steps, costs, before)
+    return float(done.min()), costs.join(before, after).min(axis=0)
+
+
+def _some_interval(scope: Scope, steps: Steps) -> float:
+    """Return the least interval among plans with few choices; what takes longer is of no use."""
+    ends = (0, len(scope.problem.graph.nodes))
+    indices = [choice.cut.index for choice in scope.problem.choices]
+    few = {*sorted(set(indices))[::_EACH], *ends}
+    picks = [pick for pick, index in enumerate(indices) if index in few]
+    scope = replace(scope, problem=narrowed(scope.problem, picks))
+    return float(forward(steps, make_costs(scope, interval(scope)))[1].min())
 
 
 def _fastest(scope: Scope, steps: Steps, limits: Limits, most_s: float) -> Route | None:

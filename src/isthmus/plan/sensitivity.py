@@ -24,7 +24,7 @@ from isthmus.plan.explain import Outcome, describe, make_walk, measure_of
 from isthmus.plan.limits import Walk
 from isthmus.plan.orders import States, around
 from isthmus.plan.plan import NO_LIMITS, Sensitivity
-from isthmus.plan.routes import Costs, Steps, backward, ending_in, first_least, forward
+from isthmus.plan.routes import Costs, Route, Steps, backward, ending_in, first_least, forward
 from isthmus.plan.search import find
 from isthmus.plan.table import Mask, Problem, changed, narrowed
 from isthmus.plan.weigh import Scope, busy_stops, make_costs, predict
@@ -34,6 +34,10 @@ from isthmus.platform import Device, Link
 _REACH = 1000.0
 _SAME = 1e-9
 _CLOSE = 1e-9
+
+# A plan that wins at a value as near as this, in shares of it, costs the same today.
+_TIED = 1e-6
+_MOST_TIES = 8
 _MOST_DEVICES = 10
 
 _Change = tuple[float, Walk | None]
@@ -115,8 +119,10 @@ class _Figure:
             true = getattr(predict(problem, route), OBJECTIVES[problem.objective])
             if true > route.cost * (1 + _SAME):
                 # What does not add up along the walk was left out, and matters.
-                better = find(problem, stand.states, objective=problem.objective, limits=NO_LIMITS)
-                route = route if better is None else better.route
+                most_s = stand.scope.most_s
+                limits = replace(NO_LIMITS, interval_s=most_s if most_s < inf else None)
+                found = find(problem, stand.states, objective=problem.objective, limits=limits)
+                route = found.route if found else Route(cost=inf, stops=(), picks=())
         walk = make_walk(stand.scope.problem, route) if route.stops else None
         return _Best(cost=route.cost, walk=walk, costs=costs, before=before)
 
@@ -127,14 +133,17 @@ class _Figure:
             least: No plan with a choice costs less at any value of interest, (K,).
             most: The least cost is no more at any of these.
         """
-        return self.with_choices(least <= most * (1 + _SAME))
+        return self.with_choices(least <= most * (1 + _SAME), most)
 
-    def with_choices(self, mask: Mask) -> "_Figure":
-        """Return the figure for plans with some choices, (K,)."""
-        if 3 * mask.sum() > 2 * mask.size:  # not worth it
+    def with_choices(self, mask: Mask, most: float = inf) -> "_Figure":
+        """Return the figure for plans with some choices, (K,), no dearer than something."""
+        scope = self.stand.scope
+        if 3 * mask.sum() <= 2 * mask.size:
+            scope = replace(scope, problem=narrowed(scope.problem, np.flatnonzero(mask)))
+        if self.stand.costs.most and most < scope.most_s / 2:
+            scope = replace(scope, most_s=most * (1 + _SAME))
+        if scope is self.stand.scope:  # not worth it
             return self
-        problem = narrowed(self.stand.scope.problem, np.flatnonzero(mask))
-        scope = replace(self.stand.scope, problem=problem)
         return replace(self, stand=_stand(scope, self.stand.states))
 
     def towards(self, value: float, end: _Best, own: Callable[[float], float]) -> "_Figure":
@@ -237,8 +246,14 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     stand = _stand(scope, around(problem, busy_stops(problem, best.route)))
     make = partial(_Figure, stand=stand)
     found = []
+    above = stand  # where a rate grows, nothing that takes longer than today can win
+    if stand.costs.most:
+        above = _stand(replace(scope, most_s=best.cost * (1 + _SAME)), stand.states)
     for figure in _rates(best, make):
-        changes = [_next_winner(figure, best, figure.now * by) for by in (_REACH, 1 / _REACH)]
+        changes = [
+            _next_winner(replace(figure, stand=above), best.walk, figure.now * _REACH),
+            _next_winner(figure, best.walk, figure.now / _REACH),
+        ]
         found += [_entry(figure, best, *change) for change in changes if change]
     for room in _rooms(best, make):
         changes = [_larger(room, best), _smaller(room, best)]
@@ -280,20 +295,29 @@ def _with_link_rate(link: Link, value: float) -> Link:
     return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
 
 
-def _next_winner(figure: _Figure, best: Outcome, far: float) -> _Change | None:
-    """Return the value nearest to now, on the way to ``far``, where another plan wins."""
-    own, end = figure.cost_of(best.walk), figure.best_at(far)
-    value, walk = far, cast("Walk", end.walk)
+def _next_winner(figure: _Figure, best: Walk, far: float) -> _Change | None:
+    """Return the value nearest to now, on the way to ``far``, where another plan wins.
+
+    One that costs the same today is as good an answer: where it wins at once, it is followed.
+    """
+    change = _beaten(figure, best, far)
+    for _ in range(_MOST_TIES):
+        if change is None or abs(change[0] / figure.now - 1) > _TIED:
+            break
+        change = _beaten(figure, change[1], far)
+    return change
+
+
+def _beaten(figure: _Figure, best: Walk, far: float) -> tuple[float, Walk] | None:
+    """Return the value nearest to now, on the way to ``far``, where a plan loses, and to which."""
+    own, end = figure.cost_of(best), figure.best_at(far)
+    walk = cast("Walk", end.walk)
     costs = figure.cost_of(walk)
     if _lead(far, costs, own) <= 0 or _lead(figure.now, costs, own) > 0:
         return None
-    while not figure.straight and abs(value / figure.now - 1) > _CLOSE:  # as near as may be
-        probe = sqrt(figure.now * value)
-        end = figure.best_at(probe)
-        nearer = cast("Walk", end.walk)
-        if _lead(probe, figure.cost_of(nearer), own) <= 0:
-            break
-        value, walk, figure = probe, nearer, figure.towards(probe, end, own)
+    value = far
+    if not figure.straight:
+        figure, value, walk = _nearer(figure, far, end, own)
     while True:
         costs = figure.cost_of(walk)
         value = _level(figure.now, value, costs, own)
@@ -302,6 +326,33 @@ def _next_winner(figure: _Figure, best: Outcome, far: float) -> _Change | None:
         if _lead(value, figure.cost_of(walk), costs) <= 0:
             return value, last
         figure = figure.towards(value, end, own)
+
+
+def _nearer(
+    figure: _Figure, far: float, end: _Best, own: Callable[[float], float]
+) -> tuple[_Figure, float, Walk]:
+    """Return a value as near as may be where another plan is better, and which one is best there.
+
+    Args:
+        figure: For all plans.
+        far: A value where another one is better.
+        end: The best one there.
+        own: What the plan costs.
+    """
+    value, walk = far, end.walk
+    figure, rivals = figure.towards(far, end, own), [figure.cost_of(cast("Walk", walk))]
+    while abs(value / figure.now - 1) > _CLOSE:
+        probe = sqrt(figure.now * value)
+        if any(_lead(probe, rival, own) > 0 for rival in rivals):
+            value, walk = probe, None
+            continue
+        end = figure.best_at(probe)
+        rival = figure.cost_of(cast("Walk", end.walk))
+        if _lead(probe, rival, own) <= 0:
+            break
+        value, walk = probe, end.walk
+        figure, rivals = figure.towards(value, end, own), [*rivals, rival]
+    return figure, value, walk or cast("Walk", figure.best_at(value).walk)
 
 
 def _lead(value: float, one: Callable[[float], float], other: Callable[[float], float]) -> float:

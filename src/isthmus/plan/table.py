@@ -5,29 +5,35 @@ model's own input arrives, its own output leaves. So the stages of one device ma
 (K + 1, K + 1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import chain
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.graph import Graph, live_bytes
+from isthmus.graph import Graph
+from isthmus.plan.blocks import Table, cells_of, make_table
 from isthmus.plan.choices import Choice, can_code, preference
 from isthmus.plan.estimate import (
+    Amount,
     Array,
+    Cells,
     Clock,
     Indices,
     Load,
     Site,
     compute_s,
     excess_bytes,
-    halves_load,
     make_site,
     needs,
+    stage_j,
 )
+from isthmus.plan.loads import Loads, make_loads
 from isthmus.plan.plan import NO_LIMITS, Limits
-from isthmus.platform import Device, Link, Platform, routes, stops
+from isthmus.platform import Device, Link, Memory, Platform, routes, stops
 
 Mask = npt.NDArray[np.bool_]
 Sizes = tuple[tuple[float, float], ...]
@@ -39,7 +45,7 @@ class Stages:
 
     Attributes:
         site: The device, and what its nodes cost.
-        seconds: Time, where there is such a stage; 0 where the device cannot run it.
+        load: Of all stages.
         allowed: Whether there is such a stage: it has nodes, and no cut inside that a link has to
             carry; or it only sends the input or takes the output.
         possible: Whether the device also has the operations, the number format and the codecs.
@@ -47,10 +53,42 @@ class Stages:
     """
 
     site: Site
-    seconds: Array
+    load: Loads
     allowed: Mask
     possible: Mask
     fits: Mask
+    _known: dict[tuple[bool, bool], Table] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def seconds(self, *, limited: bool) -> Table:
+        """Return the time of all that fit; of all that are possible, if memories are no limit."""
+        return self._table(
+            lambda cells: compute_s(self.site, self.load.computed(cells, written=False)),
+            joules=False,
+            limited=limited,
+        )
+
+    def joules(self, *, limited: bool) -> Table:
+        """Return the energy without static power."""
+        return self._table(
+            lambda cells: stage_j(self.site, self.load.computed(cells, written=True)),
+            joules=True,
+            limited=limited,
+        )
+
+    def _table(self, figure: Callable[[Cells], Amount], *, joules: bool, limited: bool) -> Table:
+        mask = self.fits if limited else self.possible
+        if (joules, limited) not in self._known:
+            self._known[joules, limited] = make_table(
+                mask, lambda cells: np.where(mask[cells], figure(cells), inf)
+            )
+        return self._known[joules, limited]
+
+    def at(self, row: int, column: int) -> tuple[float, float]:
+        """Return time and energy of one stage that the device can compute."""
+        load = self.load.at(row, column)
+        return float(compute_s(self.site, load)), float(stage_j(self.site, load))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +112,9 @@ class Leg:
     excess: Array
 
 
+_Asked = tuple[Callable[[Leg], Array], float, frozenset[int]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """A graph, a platform, and all that a plan is made of.
@@ -85,10 +126,11 @@ class Problem:
         rank: Of all that cost the same the one of least rank is chosen; nothing last, (K + 1,).
         objective: latency, throughput, energy or price.
         limits: What a plan must not exceed.
-        load: Of every stage, (K + 1, K + 1); ``start`` and ``stop`` are a column and a row.
+        load: Of every stage.
         stages: Of every device of the platform.
         sizes: Bytes of the frame and the largest payload of each choice.
         legs: By the indices of two devices, where there is a way from one to the other.
+        known: What `hops` has worked out.
     """
 
     graph: Graph
@@ -97,10 +139,27 @@ class Problem:
     rank: Indices
     objective: str
     limits: Limits = NO_LIMITS
-    load: Load
+    load: Loads
     stages: tuple[Stages, ...]
     sizes: Sizes
     legs: Mapping[tuple[int, int], Leg] = field(repr=False)
+    known: dict[_Asked, Array] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def hops(
+        self, figure: Callable[[Leg], Array], *, most_bytes: float, out: frozenset[int]
+    ) -> Array:
+        """Return a figure of the ways between all devices, (D, D, K), worked out once.
+
+        Args:
+            figure: What is asked of a way.
+            most_bytes: It is infinite where a relay's memory overflows by more;
+            out: and where the way passes one of these devices.
+        """
+        asked = (figure, most_bytes, out)
+        if asked not in self.known:
+            hops = np.full((len(self.stages), len(self.stages), len(self.choices)), inf)
+            self.known[asked] = _fill(hops, self.legs, asked)
+        return self.known[asked]
 
     @property
     def source(self) -> int:
@@ -134,9 +193,9 @@ def make_problem(
         objective: What is to be made small.
         limits: What a plan must not exceed.
     """
-    load = _load(graph, choices)
-    start, stop = np.asarray(load.start)[:, 0], np.asarray(load.stop)[0]
-    allowed = np.less(load.start, load.stop)
+    load = make_loads(graph, choices)
+    start, stop = load.starts, load.stops
+    allowed = np.less(start[:, None], stop)
     allowed[-1] |= stop == 0
     allowed[:, -1] |= start == len(graph.nodes)
     stages: list[Stages] = []
@@ -166,11 +225,11 @@ def make_problem(
 
 def restricted(problem: Problem, must: Sequence[int]) -> Problem:
     """Return the problem in which some link has to carry each of some cuts."""
-    start, stop = np.asarray(problem.load.start), np.asarray(problem.load.stop)
-    passes = np.full(problem.load.shape, True)
+    start, stop = problem.load.starts[:, None], problem.load.stops
+    passes = np.full((len(stop), len(stop)), True)
     for cut in must:  # no stage with nodes may have it inside, or do without it at either end
         passes &= (cut <= start) | (stop <= cut)
-        passes[-1] &= (cut > 0) | (stop[0] == 0)
+        passes[-1] &= (cut > 0) | (stop == 0)
         passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, 0] == cut)
     stages = (
         replace(
@@ -188,26 +247,27 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
     """Return the problem with no other choices than those of some indices, in this order."""
     chosen = [problem.choices[pick] for pick in picks]
     which = np.append(np.asarray(picks, int), len(problem.choices))
-    cells = np.ix_(which, which)
-    tables = {name: np.asarray(getattr(problem.load, name)) for name in Load.__slots__}
-    tables["start"], tables["stop"] = tables["start"][which], tables["stop"][:, which]
-    load = {
-        name: table if name in ("start", "stop") else table[cells]
-        for name, table in tables.items()
-    }
-    allowed = problem.stages[0].allowed[cells]
+    known: dict[int, Mask] = {}
+
+    def cut(mask: Mask) -> Mask:
+        """Take rows and columns, of what is shared once."""
+        if id(mask) not in known:
+            known[id(mask)] = mask.take(which, axis=0).take(which, axis=1)
+        return known[id(mask)]
+
+    load = problem.load.take(which)
     return replace(
         problem,
         choices=tuple(chosen),
         rank=problem.rank[which],
-        load=Load(**load),
+        load=load,
         stages=tuple(
-            replace(
-                one,
-                seconds=one.seconds[cells],
-                allowed=allowed,
-                possible=one.possible[cells],
-                fits=one.fits[cells],
+            Stages(
+                site=one.site,
+                load=load,
+                allowed=cut(one.allowed),
+                possible=cut(one.possible),
+                fits=cut(one.fits),
             )
             for one in problem.stages
         ),
@@ -225,23 +285,29 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
     )
 
 
-def make_stages(site: Site, choices: Sequence[Choice], load: Load, allowed: Mask) -> Stages:
-    """Work out the costs of every stage of one device."""
+def make_stages(site: Site, choices: Sequence[Choice], load: Loads, allowed: Mask) -> Stages:
+    """Work out which stages one device has."""
     coded = np.array([*(can_code(site.device, choice) for choice in choices), True])
-    seconds, possible = np.asarray(compute_s(site, load)), allowed
+    possible = allowed
     if site.barred[-1] or not coded.all():
-        possible = allowed & np.isfinite(seconds) & coded[:, None] & coded
-        seconds = np.where(possible, seconds, 0.0)
-    stages = Stages(site=site, seconds=seconds, allowed=allowed, possible=possible, fits=possible)
-    return _with_memory(stages, site.device, load)
+        able = site.barred[load.stops] <= site.barred[load.starts, None]
+        possible = allowed & able & coded[:, None] & coded
+    stages = Stages(site=site, load=load, allowed=allowed, possible=possible, fits=possible)
+    return _with_memory(stages, site.device)
 
 
-def _with_memory(stages: Stages, device: Device, load: Load) -> Stages:
-    fits = stages.possible
-    for _, need, room in needs(device, load):
-        if room is not None:
-            fits = fits & (need <= room)
-    return replace(stages, site=replace(stages.site, device=device), fits=fits)
+def _with_memory(stages: Stages, device: Device) -> Stages:
+    stages = replace(stages, site=replace(stages.site, device=device), fits=stages.possible)
+    if device.memory == Memory():
+        return stages
+    fits = np.full(stages.possible.shape, False)
+    for cells in cells_of(stages.possible):
+        enough = stages.possible[cells]
+        for _, need, room in needs(device, stages.load.held(cells)):
+            if room is not None:
+                enough = enough & (need <= room)
+        fits[cells] = enough
+    return replace(stages, fits=fits)
 
 
 def changed(problem: Problem, owner: Device | Link) -> Problem:
@@ -268,15 +334,27 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
         devices = tuple(owner if d.name == owner.name else d for d in platform.devices)
         platform = replace(platform, devices=devices)
         if replace(owner, memory=old.site.device.memory) == old.site.device:
-            stages[index] = _with_memory(old, owner, problem.load)
+            stages[index] = _with_memory(old, owner)
             relays = (ends for ends, leg in problem.legs.items() if index in leg.devices[1:-1])
             ways = {ends: ways[ends] for ends in relays}
         else:
-            site = old.site.at_rate(owner)
-            stages[index] = make_stages(site, problem.choices, problem.load, old.allowed)
+            stages[index] = replace(old, site=old.site.at_rate(owner))
             ways = {}
-    legs = {**problem.legs, **_legs(platform, problem.sizes, ways)}
-    return replace(problem, platform=platform, stages=tuple(stages), legs=legs)
+    fresh = _legs(platform, problem.sizes, ways)
+    legs = {**problem.legs, **fresh}
+    made = replace(problem, platform=platform, stages=tuple(stages), legs=legs)
+    for asked, hops in problem.known.items():
+        made.known[asked] = _fill(hops.copy(), fresh, asked) if fresh else hops
+    return made
+
+
+def _fill(hops: Array, legs: Mapping[tuple[int, int], Leg], asked: _Asked) -> Array:
+    """Work a figure of some ways out, and write it down among those of all."""
+    figure, most_bytes, out = asked
+    for ends, leg in legs.items():
+        if out.isdisjoint(leg.devices):
+            hops[ends] = np.where(leg.excess <= most_bytes, figure(leg), inf)
+    return hops
 
 
 def make_legs(platform: Platform, choices: Sequence[Choice]) -> dict[tuple[int, int], Leg]:
@@ -304,22 +382,25 @@ def _legs(
     names = [device.name for device in platform.devices]
     frames = tuple(frame for frame, _ in sizes)
     payloads = np.array([payload for _, payload in sizes], float)
+    passed = {name for ends, links in ways.items() for name in stops(names[ends[0]], links)[1:-1]}
+    relays = {names.index(name): _relay(platform.device(name), payloads) for name in passed}
+    taken = {link: _hop(link, frames) for link in dict.fromkeys(chain(*ways.values()))}
     legs = {}
     for ends, links in ways.items():
         devices = tuple(names.index(name) for name in stops(names[ends[0]], links))
-        hops = [_hop(link, frames) for link in links]
+        hops = [taken[link] for link in links]
         busy_s: dict[Clock, Array] = {}
         for sender, link, hop in zip(devices, links, hops, strict=False):
             clock = link.clock(names[sender])
             busy_s[clock] = busy_s.get(clock, 0.0) + hop[1]
-        passing = [_relay(platform.devices[index], payloads) for index in devices[1:-1]]
+        passing = [relays[index] for index in devices[1:-1]]
         legs[ends] = Leg(
             devices=devices,
             links=links,
-            seconds=np.sum([hop[0] for hop in hops], axis=0),
-            joules=np.sum([*(hop[2] for hop in hops), *(relay[1] for relay in passing)], axis=0),
+            seconds=reduce(np.add, [hop[0] for hop in hops]),
+            joules=reduce(np.add, [*(hop[2] for hop in hops), *(relay[1] for relay in passing)]),
             busy_s=busy_s,
-            excess=np.sum([0.0 * hops[0][0], *(relay[0] for relay in passing)], axis=0),
+            excess=reduce(np.add, [0.0 * payloads, *(relay[0] for relay in passing)]),
         )
     return legs
 
@@ -347,66 +428,3 @@ def _relay(device: Device, payloads: Array) -> tuple[Array, Array]:
         node_peak_bytes=none,
     )
     return np.asarray(excess_bytes(device, load)), payloads * device.sram_j_per_byte
-
-
-def _load(graph: Graph, choices: Sequence[Choice]) -> Load:
-    ends = (*choices, None)
-    starts = np.array([choice.cut.index if choice else 0 for choice in ends])[:, None]
-    stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in ends])
-    keys = [(choice.spec, choice.cut.num_bytes) if choice else () for choice in ends]
-    halves = {  # of choices that are alike once
-        key: (_halves(halves_load(choice, None)), _halves(halves_load(None, choice)))
-        for key, choice in dict(zip(keys, ends, strict=True)).items()
-    }
-    decoders = np.array([halves[key][0] for key in keys]).T[:, :, None]
-    encoders = np.array([halves[key][1] for key in keys]).T[:, None, :]
-    peaks = _maxima(live_bytes(graph), starts, stops)
-    return Load(
-        start=starts,
-        stop=stops[None],
-        codec_macs=decoders[0] + encoders[0],
-        codec_bytes=decoders[1] + encoders[1],
-        weight_bytes=_weights(graph, starts, stops) + decoders[2] + encoders[2],
-        peak_bytes=np.maximum(peaks, np.maximum(decoders[3], encoders[3])),
-        node_peak_bytes=peaks,
-    )
-
-
-def _halves(load: Load) -> tuple[float, float, float, float]:
-    figures = (load.codec_macs, load.codec_bytes, load.weight_bytes, load.peak_bytes)
-    macs, written, weights, peak = (float(figure) for figure in figures)
-    return macs, written, weights, peak
-
-
-def _sums(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the sum of values[start:stop] for each pair; nothing of use where stop is less."""
-    total = np.concatenate(([0.0], np.cumsum(values, dtype=float)))
-    return total[stops] - total[starts]
-
-
-def _weights(graph: Graph, starts: Indices, stops: Indices) -> Array:
-    """Return the bytes of all weights of each segment, each counted once."""
-    used: dict[str, int] = {}
-    repeats = []
-    for index, node in enumerate(graph.nodes):
-        for weight in {weight.name: weight for weight in node.weights}.values():
-            if weight.name in used:
-                repeats.append((used[weight.name], index, weight.num_bytes))
-            used[weight.name] = index
-    unique = [
-        sum({weight.name: weight.num_bytes for weight in node.weights}.values())
-        for node in graph.nodes
-    ]
-    total = _sums(unique, starts, stops)
-    for earlier, later, num_bytes in repeats:
-        total -= num_bytes * ((starts <= earlier) & (stops > later))
-    return total
-
-
-def _maxima(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the largest of values[start:stop] for each pair; 0 for none."""
-    rows = {}
-    for start in np.unique(starts):
-        tail = np.maximum.accumulate(np.array(values[start:], float))
-        rows[start] = np.concatenate(([0.0], tail))[np.maximum(stops - start, 0)]
-    return np.array([rows[start] for start in starts[:, 0]])

@@ -10,14 +10,16 @@ the walk are paid; `isthmus.plan.search` pays for devices and keeps others out u
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from math import inf
 
 import numpy as np
 
-from isthmus.plan.estimate import Array, Clock, excess_bytes, stage_j
+from isthmus.plan.blocks import Table, make_table
+from isthmus.plan.estimate import Array, Cells, Clock, compute_s, excess_bytes
 from isthmus.plan.plan import Prediction
-from isthmus.plan.routes import Blocks, Costs, Route, blocks_of
+from isthmus.plan.routes import Costs, Route
 from isthmus.plan.table import Leg, Problem, Stages
 
 
@@ -47,14 +49,14 @@ class Measure:
     """What is weighed, and how.
 
     Attributes:
-        stages: The costs of all stages of a device, (K + 1, K + 1).
+        stages: The costs of the stages of a device: of those that fit, if memories are limited.
         leg: The costs of a way, (K,).
         charges: What each device is charged that computes and is not paid; none if empty.
         most: Of two costs, whether the larger one counts and not the sum.
         lax: Whether what a device cannot run counts, too.
     """
 
-    stages: Callable[[Stages], Array]
+    stages: Callable[[Stages, bool], Table]
     leg: Callable[[Leg], Array]
     charges: Sequence[float] = ()
     most: bool = False
@@ -63,28 +65,35 @@ class Measure:
 
 def latency(scope: Scope) -> Measure:
     """Weigh seconds."""
-    return Measure(stages=lambda one: one.seconds, leg=lambda leg: leg.seconds)
+    return Measure(stages=_times, leg=_seconds)
 
 
 def interval(scope: Scope) -> Measure:
     """Weigh the longest time of a stage or medium, as if each device and medium served once."""
-    return Measure(stages=lambda one: one.seconds, leg=_busiest, most=True)
+    return Measure(stages=_times, leg=_busiest, most=True)
 
 
 def busy(clock: Clock) -> Measure:
     """Weigh how long one device, by its name, or one medium, by its clock, is busy."""
-    return Measure(
-        stages=lambda one: one.seconds * (one.site.device.name == clock),
-        leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds),
-    )
+
+    def times(one: Stages, limited: bool) -> Table:
+        mine = one.site.device.name == clock
+        return _times(one, limited) if mine else _nothing(one, limited)
+
+    return Measure(stages=times, leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds))
 
 
 def energy(scope: Scope) -> Measure:
     """Weigh joules."""
-    devices, load = scope.problem.platform.devices, scope.problem.load
+    devices = scope.problem.platform.devices
     watts = sum(devices[index].static_w for index in scope.paid)
+
+    def joules(one: Stages, limited: bool) -> Table:
+        table = one.joules(limited=limited)
+        return table.plus(_times(one, limited), watts) if watts else table
+
     return Measure(
-        stages=lambda one: stage_j(one.site, load) + watts * one.seconds,
+        stages=joules,
         leg=lambda leg: leg.joules + watts * leg.seconds,
         charges=[device.static_w * scope.least_s for device in devices],
     )
@@ -93,7 +102,7 @@ def energy(scope: Scope) -> Measure:
 def price(scope: Scope) -> Measure:
     """Weigh money, without that of the paid devices."""
     return Measure(
-        stages=lambda one: 0.0 * one.seconds,
+        stages=_nothing,
         leg=lambda leg: 0.0 * leg.seconds,
         charges=[device.price for device in scope.problem.platform.devices],
     )
@@ -102,7 +111,7 @@ def price(scope: Scope) -> Measure:
 def drop(scope: Scope) -> Measure:
     """Weigh accuracy lost; what is unknown is as much as none."""
     lost = np.array([choice.drop or 0.0 for choice in scope.problem.choices])
-    return Measure(stages=lambda one: 0.0 * one.seconds, leg=lambda leg: lost)
+    return Measure(stages=_nothing, leg=lambda leg: lost)
 
 
 def overflow(scope: Scope) -> Measure:
@@ -111,17 +120,20 @@ def overflow(scope: Scope) -> Measure:
     A microbyte for each second: one byte outweighs any latency under eleven days. What a device
     cannot run weighs a terabyte.
     """
-    load = scope.problem.load
 
-    def lacking(one: Stages) -> Array:
-        excess = np.asarray(excess_bytes(one.site.device, load))
-        return excess + 1e-6 * one.seconds + 1e12 * ~one.possible
+    def lacking(one: Stages, limited: bool) -> Table:
+        del limited
 
-    return Measure(
-        stages=lacking,
-        leg=lambda leg: leg.excess + 1e-6 * leg.seconds,
-        lax=True,
-    )
+        def weigh(cells: Cells) -> Array:
+            possible, load = one.possible[cells], one.load.computed(cells, written=False)
+            time_s = np.where(possible, compute_s(one.site, load), 0.0)
+            excess = np.asarray(excess_bytes(one.site.device, one.load.held(cells)))
+            costs = excess + 1e-6 * time_s + 1e12 * ~possible
+            return np.where(one.allowed[cells], costs, inf)
+
+        return make_table(one.allowed, weigh)
+
+    return Measure(stages=lacking, leg=lambda leg: leg.excess + 1e-6 * leg.seconds, lax=True)
 
 
 def make_costs(
@@ -132,62 +144,51 @@ def make_costs(
     Args:
         scope: Which plans, and whom they pay.
         measure: What is weighed.
-        known: A problem and its costs by the same measure; devices and ways that are the same
-            there are not weighed again.
+        known: A problem and its costs by the same measure; devices that are the same there are
+            not weighed again.
     """
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
     same = {id(one): number for number, one in enumerate(known[0].stages if known else ())}
-    stages, blocks = [], []
+    stages = []
     for index, one in enumerate(problem.stages):
         number = same.get(id(one))
         if known and number is not None:
             stages.append(known[1].stages[number])
-            blocks.append(known[1].blocks[number])
         else:
-            table, full = stage_costs(scope, measure, index)
-            stages.append(table)
-            blocks.append(full)
+            stages.append(stage_costs(scope, measure, index))
     return Costs(
         stages=stages,
-        blocks=blocks,
         rank=problem.rank,
-        hops=hop_costs(scope, measure, known),
-        first=np.where(cuts == 0, stages[problem.source][-1, :-1], inf),
-        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target][:-1, -1], inf),
+        hops=hop_costs(scope, measure),
+        first=np.where(cuts == 0, stages[problem.source].first[:-1], inf),
+        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target].last[:-1], inf),
         most=measure.most,
     )
 
 
-def stage_costs(scope: Scope, measure: Measure, index: int) -> tuple[Array, Blocks]:
-    """Weigh the stages of one device, (K + 1, K + 1), and say where they are."""
+def stage_costs(scope: Scope, measure: Measure, index: int) -> Table:
+    """Weigh the stages of one device."""
     one = scope.problem.stages[index]
-    weight = measure.stages(one)
     charge = measure.charges[index] if measure.charges and index not in scope.paid else 0.0
-    mask = one.allowed if measure.lax else one.fits if scope.limited else one.possible
-    if scope.most_s < inf:
-        mask = mask & (one.seconds <= scope.most_s)
-    blocks = blocks_of(mask)
-    costs = np.full(mask.shape, inf)
-    for cells in (*blocks, np.s_[-1:, :], np.s_[:, -1:]):
-        costs[cells] = np.where(mask[cells], weight[cells] + charge, inf)
-    return costs, blocks
+    table = measure.stages(one, scope.limited)
+    if charge:
+        table = table.each(lambda costs: costs + charge)
+    return (
+        table.within(one.seconds(limited=scope.limited), scope.most_s)
+        if scope.most_s < inf
+        else table
+    )
 
 
-def hop_costs(scope: Scope, measure: Measure, known: tuple[Problem, Costs] | None) -> Array:
+def hop_costs(scope: Scope, measure: Measure) -> Array:
     """Weigh the ways between all devices, (D, D, K)."""
-    num_devices = len(scope.problem.stages)
-    hops = np.full((num_devices, num_devices, len(scope.problem.choices)), inf)
     most_bytes = 0.0 if scope.limited and not measure.lax else inf
-    for ends, leg in scope.problem.legs.items():
-        if known and known[0].legs.get(ends) is leg:
-            hops[ends] = known[1].hops[ends]
-        elif scope.out.isdisjoint(leg.devices):
-            mask = leg.excess <= most_bytes
-            if scope.most_s < inf:
-                mask &= _busiest(leg) <= scope.most_s
-            hops[ends] = np.where(mask, measure.leg(leg), inf)
-    return hops
+    hops, busiest = (
+        scope.problem.hops(figure, most_bytes=most_bytes, out=scope.out)
+        for figure in (measure.leg, _busiest)
+    )
+    return np.where(busiest <= scope.most_s, hops, inf) if scope.most_s < inf else hops
 
 
 def passed(problem: Problem, route: Route) -> frozenset[int]:
@@ -208,7 +209,7 @@ def busy_s(problem: Problem, route: Route) -> dict[Clock, float]:
     found: dict[Clock, float] = {}
     for stages, at in _stages(problem, route):
         name = stages.site.device.name
-        found[name] = found.get(name, 0.0) + float(stages.seconds[at])
+        found[name] = found.get(name, 0.0) + stages.at(*at)[0]
     for leg, pick in _legs(problem, route):
         for clock, seconds in leg.busy_s.items():
             found[clock] = found.get(clock, 0.0) + float(seconds[pick])
@@ -219,9 +220,10 @@ def predict(problem: Problem, route: Route) -> Prediction:
     """Return what a route costs in all."""
     stages, legs = _stages(problem, route), _legs(problem, route)
     devices = [problem.platform.devices[index] for index in passed(problem, route)]
-    latency_s = sum(float(one.seconds[at]) for one, at in stages)
+    figures = [one.at(*at) for one, at in stages]
+    latency_s = sum(seconds for seconds, _ in figures)
     latency_s += sum(float(leg.seconds[pick]) for leg, pick in legs)
-    energy_j = sum(float(stage_j(one.site, problem.load.at(*at))) for one, at in stages)
+    energy_j = sum(joules for _, joules in figures)
     energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
     drops = [problem.choices[pick].drop for pick in route.picks]
     known = [lost for lost in drops if lost is not None]
@@ -244,5 +246,17 @@ def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
     return [(problem.legs[ends], pick) for ends, pick in ways]
 
 
+def _times(one: Stages, limited: bool) -> Table:
+    return one.seconds(limited=limited)
+
+
+def _nothing(one: Stages, limited: bool) -> Table:
+    return _times(one, limited).each(lambda costs: np.where(costs < inf, 0.0, inf))
+
+
+def _seconds(leg: Leg) -> Array:
+    return leg.seconds
+
+
 def _busiest(leg: Leg) -> Array:
-    return np.max(list(leg.busy_s.values()), axis=0)
+    return reduce(np.maximum, leg.busy_s.values())
