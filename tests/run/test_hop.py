@@ -38,6 +38,15 @@ def relay(session, source, target, alter):
     )
 
 
+def wait_until_heard(session, key):
+    publisher = session.declare_publisher(key)
+    end_s = time.monotonic() + 10
+    while not publisher.matching_status.matching:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    publisher.undeclare()
+
+
 def taken(receiver, count):
     return [frame.request for _ in range(count) if (frame := receiver.receive(5.0))]
 
@@ -132,6 +141,8 @@ def test_a_frame_that_is_lost_is_sent_again_when_a_later_one_is_acknowledged():
         receiver = Receiver(far, "b", TERMS)
         passing = relay(far, "a", "b", alter)
         with Sender(near, "a", crossing=0, timeout_s=10.0, resend_s=60.0) as sender:
+            wait_until_heard(near, "a/frame")
+            wait_until_heard(far, "b/frame")
             sender.send(0, b"0")
             sender.send(1, b"1")
             found = [receiver.receive(10.0), receiver.receive(10.0)]

@@ -39,6 +39,8 @@ from isthmus.wire.frames import Frame, decode_frame, encode_frame
 
 PROTOCOL = 2
 WINDOW = 16  # over what a chain of eight devices has in flight
+_ACK_FRAMES = 4  # are acknowledged together,
+_ACK_S = 0.02  # or fewer after so long a pause
 _SLOW_S = 0.1
 _SPAN = 256  # how many frames may overtake one that is not acknowledged
 MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
@@ -178,15 +180,18 @@ class Receiver:
         """Take the next frame; None if there is none in time.
 
         Frames come in the order in which they were sent, but for those that were lost on the way
-        and sent again. A frame is acknowledged when the next one is asked for, so that who gets
-        the result of this one does not wait for that; at once where that took long the last time.
+        and sent again. They are acknowledged together, every few frames or when no more come, so
+        that who waits for the result does not wait for that too; at once where the last one took
+        its reader long.
         """
         slow = time.monotonic() - self._taken_s > _SLOW_S
-        if len(self._owed) >= WINDOW // 2 or self._frames.empty():
+        if len(self._owed) >= _ACK_FRAMES:
             self._acknowledge()
-        try:
-            frame = self._frames.get(timeout=timeout_s)
-        except queue.Empty:
+        frame = self._take(_ACK_S) if self._owed and timeout_s > _ACK_S else None
+        if frame is None:
+            self._acknowledge()
+            frame = self._take(timeout_s)
+        if frame is None:
             return None
         self._taken_s = time.monotonic()
         self._owed.append(frame.request)
@@ -196,6 +201,12 @@ class Receiver:
         if slow:
             self._acknowledge()
         return frame
+
+    def _take(self, timeout_s: float) -> Frame | None:
+        try:
+            return self._frames.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
 
     def close(self) -> None:
         """Take no more frames; what was not taken is not acknowledged."""
@@ -270,7 +281,9 @@ class Sender:
         self._resend_at_s = 0.0
         self._num_turns = self._num_puts = 0  # frames handed over, and given to the transport
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # for the thread that releases frames
+        self._room = threading.Condition(self._lock)  # for those who wait until frames arrived
         self._publisher = _publisher(session, f"{key}/frame")
         self._subscriber = session.declare_subscriber(f"{key}/ack", self._on_ack)
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -280,9 +293,9 @@ class Sender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._changed.notify()
         self._thread.join(_JOIN_S)
 
     def agree(self, terms: Terms) -> None:
@@ -312,8 +325,8 @@ class Sender:
 
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""
-        with self._changed:
-            return self._changed.wait_for(self._has_room, timeout_s) or None
+        with self._lock:
+            return self._room.wait_for(self._has_room, timeout_s) or None
 
     def _has_room(self) -> bool:
         oldest = next(iter(self._parcels.values()), None)
@@ -335,8 +348,8 @@ class Sender:
             RunError: Nothing was acknowledged in time.
         """
         frame = encode_frame(request, self._crossing, payload)
-        with self._changed:
-            if not self._changed.wait_for(self._has_room, timeout=self._timeout_s):
+        with self._lock:
+            if not (self._has_room() or self._room.wait_for(self._has_room, self._timeout_s)):
                 raise RunError(
                     f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
                     f"acknowledgement after {self._timeout_s:g} s"
@@ -350,20 +363,20 @@ class Sender:
                 self._released(parcel)
             else:
                 self._unsent.append(parcel)
-                self._changed.notify_all()
+                self._changed.notify()
         if at_once:
             self._put(parcel)
         return len(frame)
 
     def send_again(self) -> None:
         """Send what is not acknowledged at once, as to a receiver that is another process now."""
-        with self._changed:
+        with self._lock:
             self._repeat(list(self._parcels.values()))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until every frame is acknowledged; return whether it is."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._parcels, timeout_s)
+        with self._lock:
+            return self._room.wait_for(lambda: not self._parcels, timeout_s)
 
     def passages(self) -> tuple[Passage, ...]:
         """Return every frame that was sent since the last call, repetitions included."""
@@ -380,7 +393,7 @@ class Sender:
                 self._unsent.append(parcel)
                 self.retries += 1
         self._patience_s = self._resend_s
-        self._changed.notify_all()
+        self._changed.notify()
 
     def _schedule(self, parcel: _Parcel) -> None:
         """Give a frame its span on the link."""
@@ -403,7 +416,7 @@ class Sender:
 
     def _next_parcel(self) -> _Parcel | None:
         """Wait for a frame to release: a new one, one that was lost, or the oldest if overdue."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now_s = time.monotonic()
                 if self._unsent:
@@ -434,12 +447,10 @@ class Sender:
         data = sample.payload.to_bytes()
         if len(data) % _REQUEST.size:
             return
-        with self._changed:
-            had_room = self._has_room()
+        with self._lock:
             for (request,) in _REQUEST.iter_unpack(data):
                 self._forget(request)
-            if not (had_room and self._parcels):
-                self._changed.notify_all()
+            self._room.notify_all()
 
     def _forget(self, request: int) -> None:
         """Note that a frame arrived, and which frames did not that were sent before it."""
