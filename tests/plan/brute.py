@@ -56,39 +56,60 @@ def _picks(choices, count, end, *, sends, takes, made=()):
             yield from _picks(choices, count, end, sends=sends, takes=takes, made=(*made, choice))
 
 
-def expand(platform, names, picks):
+def expand(ways, names, picks):
     """Return all devices, links and what each carries, relays included."""
     devices = [names[0]]
     links: list[Link] = []
     route: list[Choice] = []
     for (source, target), choice in zip(pairwise(names), picks, strict=True):
-        way = routes(platform, source)[target]
+        way = ways[source][target]
         devices += stops(source, way)[1:]
         links += way
         route += [choice] * len(way)
     return devices, links, route
 
 
-def cost(graph, platform, sites, names, picks):
-    """Return what a plan costs in all; None where a device cannot do its part."""
-    devices, links, route = expand(platform, names, picks)
-    loads = stage_loads(graph, route)
-    sides = pairwise((None, *route, None))
-    for name, load, (arrives, leaves) in zip(devices, loads, sides, strict=True):
-        site = sites[name]
-        if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
-            return None
-        codes = [choice for choice in (arrives, leaves) if choice and arrives != leaves]
-        if not all(can_code(site.device, choice) for choice in codes):
-            return None
-    return estimate(loads, route, [sites[name] for name in devices], links).prediction
+def make_cost(graph, platform):
+    """Return a function that says what a plan costs in all; None where a device cannot do it.
 
-
-def every_cost(graph, platform, choices):
-    """Return all plans that can be, each with what it costs."""
+    What a stage asks of a device depends on what arrives and what leaves, not on the rest of the
+    plan: it is worked out once for each such pair.
+    """
     sites = {device.name: make_site(graph, device) for device in platform.devices}
+    ways = {device.name: routes(platform, device.name) for device in platform.devices}
+    known = {}
+
+    def stage(name, arrives, leaves):
+        key = name, id(arrives), id(leaves)
+        if key not in known:
+            # With the pair, so that no other choice can come to have the same identity.
+            known[key] = _load(graph, sites[name], arrives, leaves), arrives, leaves
+        return known[key][0]
+
+    def cost(names, picks):
+        devices, links, route = expand(ways, names, picks)
+        sides = pairwise((None, *route, None))
+        loads = [stage(name, *ends) for name, ends in zip(devices, sides, strict=True)]
+        if any(load is None for load in loads):
+            return None
+        return estimate(loads, route, [sites[name] for name in devices], links).prediction
+
+    return cost
+
+
+def _load(graph, site, arrives, leaves):
+    """Return what one stage asks of a device; None where that cannot do it."""
+    ends = [choice for choice in (arrives, leaves) if choice is not None]
+    load = stage_loads(graph, ends)[0 if arrives is None else 1]
+    if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
+        return None
+    codes = ends if arrives != leaves else []
+    return load if all(can_code(site.device, choice) for choice in codes) else None
+
+
+def every_cost(cost, graph, platform, choices):
+    """Return all plans that can be, each with what it costs by ``make_cost``."""
     plans = (
-        (cost(graph, platform, sites, names, picks), names, picks)
-        for names, picks in every_plan(graph, platform, choices)
+        (cost(names, picks), names, picks) for names, picks in every_plan(graph, platform, choices)
     )
     return [plan for plan in plans if plan[0] is not None]
