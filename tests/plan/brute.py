@@ -79,32 +79,33 @@ def make_cost(graph, platform):
     ways = {device.name: routes(platform, device.name) for device in platform.devices}
     known = {}
 
-    def stage(name, arrives, leaves):
-        key = name, id(arrives), id(leaves)
+    def load(arrives, leaves):
+        key = id(arrives), id(leaves)
         if key not in known:
+            ends = [choice for choice in (arrives, leaves) if choice is not None]
+            asked = stage_loads(graph, ends)[0 if arrives is None else 1]
             # With the pair, so that no other choice can come to have the same identity.
-            known[key] = _load(graph, sites[name], arrives, leaves), arrives, leaves
+            known[key] = asked, arrives, leaves
         return known[key][0]
 
     def cost(names, picks):
         devices, links, route = expand(ways, names, picks)
-        sides = pairwise((None, *route, None))
-        loads = [stage(name, *ends) for name, ends in zip(devices, sides, strict=True)]
-        if any(load is None for load in loads):
+        sides = list(pairwise((None, *route, None)))
+        loads = [load(*ends) for ends in sides]
+        stages = zip(devices, loads, sides, strict=True)
+        if not all(_can(sites[name], asked, *ends) for name, asked, ends in stages):
             return None
         return estimate(loads, route, [sites[name] for name in devices], links).prediction
 
     return cost
 
 
-def _load(graph, site, arrives, leaves):
-    """Return what one stage asks of a device; None where that cannot do it."""
-    ends = [choice for choice in (arrives, leaves) if choice is not None]
-    load = stage_loads(graph, ends)[0 if arrives is None else 1]
+def _can(site, load, arrives, leaves):
+    """Return whether a device can do what a stage asks of it."""
     if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
-        return None
-    codes = ends if arrives != leaves else []
-    return load if all(can_code(site.device, choice) for choice in codes) else None
+        return False
+    codes = [choice for choice in (arrives, leaves) if choice and arrives != leaves]
+    return all(can_code(site.device, choice) for choice in codes)
 
 
 def every_cost(cost, graph, platform, choices):
