@@ -43,3 +43,9 @@ def test_the_operators_are_read_once_and_what_is_added_to_them_is_forgotten(monk
     assert second.functions[name]
     assert "isthmus::more" not in second.functions
     assert reads == [{"opset_version": 18}]
+
+
+def test_where_torch_keeps_them_elsewhere_they_are_read_as_ever(monkeypatch):
+    monkeypatch.delattr(ONNXRegistry, "from_torchlib")
+    with read_once():
+        assert not hasattr(ONNXRegistry, "from_torchlib")

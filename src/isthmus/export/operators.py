@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cache, partial
+from importlib import import_module
 from typing import Any
-
-try:
-    from torch.onnx._internal.exporter import _registration
-except ImportError:  # torch has moved it, and reads it every time
-    _registration = None  # type: ignore[assignment]
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
     """Let ``torch.onnx.export`` use what it read before in this process."""
-    registry: Any = getattr(_registration, "ONNXRegistry", None)
-    read = getattr(registry, "from_torchlib", None)
-    if read is None:
+    try:  # takes a second to load, which only who exports should wait for
+        module: Any = import_module("torch.onnx._internal.exporter._registration")
+        registry = module.ONNXRegistry
+        read = registry.from_torchlib
+    except (ImportError, AttributeError):  # torch has moved it, and reads it every time
         yield
         return
     registry.from_torchlib = staticmethod(partial(_copied, read))
