@@ -128,7 +128,7 @@ def every_placement(setting):
 
 @cache
 def bill(spec):
-    """Return what a codec costs: as the spec says, which works it out anew whenever it is asked."""
+    """Return what a codec costs, asked once: its spec works that out anew each time."""
     names = ["payload_bytes", "max_payload_bytes"]
     names += [f"{half}_{what}" for half in ("encoder", "decoder") for what in PARTS]
     return SimpleNamespace(**{name: getattr(spec, name) for name in names})

@@ -117,19 +117,33 @@ def agrees(case):
         assert same(predicted.latency_s, min(equal), 1e-7)
 
 
-def test_no_plan_is_better_in_thousands_of_small_cases():
-    for case in cases(0, 2500):
+def test_no_plan_is_better_in_small_cases():
+    for case in cases(0, 800):
         agrees(case)
 
 
 def test_no_plan_is_better_on_more_devices():
-    for case in cases(10_000, 10_400, most_devices=5):
+    for case in cases(10_000, 10_200, most_devices=5):
+        agrees(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(6))
+def test_no_plan_is_better_in_thousands_of_small_cases(block):
+    for case in cases(800 + 600 * block, 1400 + 600 * block):
+        agrees(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(6))
+def test_no_plan_is_better_in_thousands_of_cases_on_more_devices(block):
+    for case in cases(10_200 + 300 * block, 10_500 + 300 * block, most_devices=5):
         agrees(case)
 
 
 def test_to_drop_dominated_choices_changes_no_optimum():
     dropped = 0
-    for case in cases(20_000, 20_600):
+    for case in cases(20_000, 20_300):
         fewer = undominated(case.choices, case.platform.devices)
         dropped += len(fewer) < len(case.choices)
         problem, found = case.find(fewer, case.limits)
@@ -138,7 +152,7 @@ def test_to_drop_dominated_choices_changes_no_optimum():
         if found is not None:
             own = getattr(predict(problem, found.route), OBJECTIVES[case.objective])
             assert same(own, case.least(plans))
-    assert dropped > 100
+    assert dropped > 50
 
 
 def test_with_a_forced_cut_the_plan_is_the_best_of_those_that_have_it():
