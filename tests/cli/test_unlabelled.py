@@ -1,6 +1,7 @@
 """A fit from inputs without labels: the whole model is the only teacher."""
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,31 @@ def make():
 """
 
 
-@pytest.fixture
-def digits(tmp_path, monkeypatch, isthmus):
-    """A trained network, its plan, and digits with labels, with wrong ones, and without."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NET)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a trained network, and digits with labels, with wrong ones, and without."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "net.py").write_text(NET)
     namespace: dict[str, Any] = {}
     exec(NET, namespace)
     torch.manual_seed(0)
     model: nn.Module = namespace["make"]()
     data = load_data("digits")
     fit_base(model, data, FitConfig(base_epochs=6))
-    save_file(model.state_dict(), "w.safetensors")
+    save_file(model.state_dict(), folder / "w.safetensors")
     x: dict[str, Any] = {"x_train": data.x_train[0], "x_test": data.x_test[0]}
     wrong = np.random.default_rng(0).permutation(data.y_train)
-    np.savez("right.npz", **x, y_train=data.y_train, y_test=data.y_test)
-    np.savez("wrong.npz", **x, y_train=wrong, y_test=data.y_test)
-    np.savez("bare.npz", **x)
+    np.savez(folder / "right.npz", **x, y_train=data.y_train, y_test=data.y_test)
+    np.savez(folder / "wrong.npz", **x, y_train=wrong, y_test=data.y_test)
+    np.savez(folder / "bare.npz", **x)
+    return folder
+
+
+@pytest.fixture
+def digits(trained, tmp_path, monkeypatch, isthmus):
+    """The same in a folder of its own, with a plan."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     isthmus(
         "plan", "net.py:make", "two-pi-ethernet", "--weights", "w.safetensors", "--input",
         "1x1x8x8", "--cut", "3", "--codec", "bottleneck:ratio=8,bits=3", "--out", "plan.json",

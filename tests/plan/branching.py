@@ -1,14 +1,18 @@
 """Small graphs of any shape on small platforms, at random, and a walk through any placement."""
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from math import inf
+from types import SimpleNamespace
 
 from isthmus.graph import Graph, Node, Tensor
 from isthmus.plan.placement import Message, Placement, needed, picks_for
 from isthmus.platform import Device, Link, Memory, Platform, route, stops
 from isthmus.wire.frames import HEADER_BYTES
 from tests.plan.nets import weight
+
+PARTS = ("macs", "weight_bytes", "buffer_bytes")
 
 
 def random_graph(r):
@@ -122,6 +126,14 @@ def every_placement(setting):
             yield Placement(places=places, messages=messages)
 
 
+@cache
+def bill(spec):
+    """Return what a codec costs, asked once: its spec works that out anew each time."""
+    names = ["payload_bytes", "max_payload_bytes"]
+    names += [f"{half}_{what}" for half in ("encoder", "decoder") for what in PARTS]
+    return SimpleNamespace(**{name: getattr(spec, name) for name in names})
+
+
 class Walk:
     """One sample on its way, step by step: what is held where, and what it has cost so far."""
 
@@ -191,7 +203,7 @@ class Walk:
         self.held[source] -= {n for n in made if source not in self.readers(n, start)}
 
     def deliver(self, choice, name, source, target):
-        spec = choice.spec
+        spec = bill(choice.spec)
         links = route(self.platform, source, target)
         path = stops(source, links)
         self.drop += choice.drop or 0.0

@@ -56,39 +56,61 @@ def _picks(choices, count, end, *, sends, takes, made=()):
             yield from _picks(choices, count, end, sends=sends, takes=takes, made=(*made, choice))
 
 
-def expand(platform, names, picks):
+def expand(ways, names, picks):
     """Return all devices, links and what each carries, relays included."""
     devices = [names[0]]
     links: list[Link] = []
     route: list[Choice] = []
     for (source, target), choice in zip(pairwise(names), picks, strict=True):
-        way = routes(platform, source)[target]
+        way = ways[source][target]
         devices += stops(source, way)[1:]
         links += way
         route += [choice] * len(way)
     return devices, links, route
 
 
-def cost(graph, platform, sites, names, picks):
-    """Return what a plan costs in all; None where a device cannot do its part."""
-    devices, links, route = expand(platform, names, picks)
-    loads = stage_loads(graph, route)
-    sides = pairwise((None, *route, None))
-    for name, load, (arrives, leaves) in zip(devices, loads, sides, strict=True):
-        site = sites[name]
-        if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
-            return None
-        codes = [choice for choice in (arrives, leaves) if choice and arrives != leaves]
-        if not all(can_code(site.device, choice) for choice in codes):
-            return None
-    return estimate(loads, route, [sites[name] for name in devices], links).prediction
+def make_cost(graph, platform):
+    """Return a function that says what a plan costs in all; None where a device cannot do it.
 
-
-def every_cost(graph, platform, choices):
-    """Return all plans that can be, each with what it costs."""
+    What a stage asks of a device depends on what arrives and what leaves, not on the rest of the
+    plan: it is worked out once for each such pair.
+    """
     sites = {device.name: make_site(graph, device) for device in platform.devices}
+    ways = {device.name: routes(platform, device.name) for device in platform.devices}
+    known = {}
+
+    def load(arrives, leaves):
+        key = id(arrives), id(leaves)
+        if key not in known:
+            ends = [choice for choice in (arrives, leaves) if choice is not None]
+            asked = stage_loads(graph, ends)[0 if arrives is None else 1]
+            # With the pair, so that no other choice can come to have the same identity.
+            known[key] = asked, arrives, leaves
+        return known[key][0]
+
+    def cost(names, picks):
+        devices, links, route = expand(ways, names, picks)
+        sides = list(pairwise((None, *route, None)))
+        loads = [load(*ends) for ends in sides]
+        stages = zip(devices, loads, sides, strict=True)
+        if not all(_can(sites[name], asked, *ends) for name, asked, ends in stages):
+            return None
+        return estimate(loads, route, [sites[name] for name in devices], links).prediction
+
+    return cost
+
+
+def _can(site, load, arrives, leaves):
+    """Return whether a device can do what a stage asks of it."""
+    if isinf(compute_s(site, load)) or excess_bytes(site.device, load) > 0:
+        return False
+    codes = [choice for choice in (arrives, leaves) if choice and arrives != leaves]
+    return all(can_code(site.device, choice) for choice in codes)
+
+
+def every_cost(cost, graph, platform, choices):
+    """Return all plans that can be, each with what it costs by ``make_cost``."""
     plans = (
-        (cost(graph, platform, sites, names, picks), names, picks)
-        for names, picks in every_plan(graph, platform, choices)
+        (cost(names, picks), names, picks) for names, picks in every_plan(graph, platform, choices)
     )
     return [plan for plan in plans if plan[0] is not None]

@@ -1,7 +1,6 @@
 """Stages together compute what the model computes, at every cut that can be used."""
 
 import copy
-import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import CaptureError, InputError
+from isthmus.export.operators import read_once
 from isthmus.graph import capture, cuts, find_cut
+from isthmus.progress import quiet
 from isthmus.split import SplitModel, split
 from tests.nets import NETS, Attention, MultiHead, Tied, captured, chain, images, residual
 from tests.split.plans import plan_at
@@ -247,8 +248,7 @@ def test_every_stage_exports_to_onnx(name):
     indices = usable_cuts(model, images())
     tensors: tuple[Tensor, ...] = (images(1),)
     for stage in split_at(model, indices[len(indices) // 2]).stages:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+        with quiet("torch.onnx"), read_once():
             program = torch.onnx.export(stage, tensors, dynamo=True, verbose=False)
         assert program is not None
         session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())

@@ -27,6 +27,7 @@ from isthmus.bundle import (
     write_bundle,
 )
 from isthmus.errors import CaptureError, InputError
+from isthmus.export.operators import read_once
 from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
@@ -221,7 +222,7 @@ def write_program(
     batch = {0: torch.export.Dim("batch")}
     free = {"symbols": tuple(batch for _ in symbols)} if any_batch else None
     path.parent.mkdir()
-    with quiet("torch.onnx"):
+    with quiet("torch.onnx"), read_once():
         try:
             exported = torch.export.export(
                 program, tuple(symbols), dynamic_shapes=free, strict=False
