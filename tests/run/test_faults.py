@@ -16,8 +16,6 @@ from isthmus.errors import RunError
 from isthmus.run import start_workers
 from tests.run.bundles import FAST, busy_program, far_program, samples, write_chain
 
-pytestmark = pytest.mark.alone
-
 X = samples(1)[0]
 LAUNCHER = """
 import sys, time
@@ -56,6 +54,7 @@ def ask_until_something_is_wrong(workers):
         pass
 
 
+@pytest.mark.alone
 def test_a_killed_second_stage_is_named_within_five_seconds(folder):
     with start_workers(folder) as workers:
         pids = [process.pid for process in workers.processes]
@@ -87,6 +86,7 @@ def fill(workers):
         workers.send([X])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("index", "device", "wait"),
     [(0, "near", ask_until_something_is_wrong), (1, "far", ask_until_something_is_wrong),
@@ -110,6 +110,7 @@ def test_a_slow_link_is_no_reason_to_think_that_a_worker_hangs(tmp_path):
         assert time.monotonic() - start_s > 5
 
 
+@pytest.mark.alone
 def test_a_worker_that_computes_long_answers_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.run.bundles.far_program", lambda: busy_program(far_program()))
     write_chain(tmp_path / "bundle", FAST)

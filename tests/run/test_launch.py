@@ -29,8 +29,6 @@ from tests.run.bundles import (
     write_chain,
 )
 
-pytestmark = pytest.mark.alone
-
 FRAME_BYTES = PAYLOAD_BYTES + HEADER_BYTES
 SLOW = Link(between=("near", "far"), bytes_per_s=FRAME_BYTES / 0.010)  # 10 ms a frame
 RELAYED = (replace(FAST, between=("near", "mid")), replace(FAST, between=("mid", "far")))
@@ -131,6 +129,7 @@ def test_a_relay_passes_payloads_on_as_they_are_and_at_no_cost(tmp_path):
     assert record.accuracy == 1.0
 
 
+@pytest.mark.alone
 def test_the_record_holds_what_was_sent_and_answered(slow):
     assert (slow.requests, slow.lost, slow.retries) == (60, 0, 0)
     assert slow.accuracy == 1.0
@@ -143,6 +142,7 @@ def test_the_record_holds_what_was_sent_and_answered(slow):
     assert "throttled to the platform's figures" in slow.emulated
 
 
+@pytest.mark.alone
 def test_the_record_as_json_has_the_promised_keys(slow):
     fields = json.loads(to_json(slow, schema=SCHEMA))
     assert fields["schema"] == "isthmus.run/1"
@@ -154,12 +154,14 @@ def test_the_record_as_json_has_the_promised_keys(slow):
     assert {"accuracy", "throughput_per_s", "requests", "lost"} <= set(fields)
 
 
+@pytest.mark.alone
 def test_the_emulated_link_takes_the_time_it_is_asked_for(slow):
     (crossing,) = slow.crossings
     assert crossing.link_asked_s == pytest.approx(0.010)
     assert crossing.link_observed_s == pytest.approx(0.010, rel=0.05)
 
 
+@pytest.mark.alone
 def test_the_parts_of_the_latency_add_up(slow):
     parts = slow.breakdown
     total_s = parts.compute_s + parts.link_s + parts.codec_s + parts.remainder_s
@@ -167,10 +169,12 @@ def test_the_parts_of_the_latency_add_up(slow):
     assert parts.floor_per_hop_s > 0
 
 
+@pytest.mark.alone
 def test_the_latency_predicted_before_the_first_request_is_near_the_measured_one(slow):
     assert slow.predicted_here_s == pytest.approx(slow.latency_s.p50, rel=0.20)
 
 
+@pytest.mark.alone
 def test_a_tenfold_rate_moves_the_latency_by_the_predicted_amount(tmp_path):
     """In turns, so that both links meet the same machine; the quicker half, as it is at rest."""
     write_chain(tmp_path / "slow", replace(SLOW, bytes_per_s=SLOW.bytes_per_s / 5))
@@ -188,10 +192,12 @@ def test_a_tenfold_rate_moves_the_latency_by_the_predicted_amount(tmp_path):
     assert quick_s["slow"] - quick_s["fast"] == pytest.approx(0.050 - 0.005, rel=0.1)
 
 
+@pytest.mark.alone
 def test_a_full_pipeline_is_as_fast_as_its_slowest_part(slow):
     assert slow.throughput_per_s == pytest.approx(100, rel=0.15)
 
 
+@pytest.mark.alone
 def test_without_the_throttle_a_link_takes_no_time_of_its_own(tmp_path):
     write_chain(tmp_path / "bundle", SLOW)
     seen = []

@@ -12,8 +12,6 @@ import pytest
 from tests.run.bundles import FAST, write_chain
 from tests.run.cable import HOSTS, MSS, SEGMENT_BYTES, laid_cable
 
-pytestmark = pytest.mark.alone
-
 NAMES = ("near", "far")
 
 

@@ -227,13 +227,15 @@ class Receiver:
             return
         with self._lock:
             taken = self._known.get(frame.request)
-            if taken is None and self._num_waiting < WINDOW:
+            new = taken is None and self._num_waiting < WINDOW
+            if new:
                 self._known[frame.request] = False
                 self._num_waiting += 1
-                self._frames.put(frame)
                 if len(self._known) > _SPAN + 2 * WINDOW:
                     del self._known[next(iter(self._known))]
-        if taken:  # its ack was lost; a callback must not block, and this one may be lost again
+        if new:
+            self._frames.put(frame)  # last, as its reader wakes up here
+        elif taken:  # its ack was lost; a callback must not block, and this one may be lost again
             self._session.put(
                 self._ack_key,
                 _REQUEST.pack(frame.request),

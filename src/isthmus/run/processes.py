@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 _WATCH_S = 0.05
-_SILENCE_S = 2.0  # then every worker is asked for a sign of life
+_SILENCE_S = 1.0  # then every worker is asked for a sign of life
 _ANSWER_S = 2.0  # a worker answers while it computes: the question is taken by zenoh's thread
 _GRACE_S = 3.0
 
