@@ -135,6 +135,14 @@ OPS = {  # of x (B, 2, 4, 4): 32 elements for one sample
     "adaptive pooling": (lambda x: F.adaptive_avg_pool2d(x, 2), 32),
     "nearest": (lambda x: F.interpolate(x, scale_factor=2), 0),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 9 * 128),
+    "antialiased": (
+        lambda x: F.interpolate(x, size=(8, 2), mode="bilinear", antialias=True),
+        9 * 32 * 2,  # its window is twice as wide, as it halves one side
+    ),
+    "antialiased, larger": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", antialias=True),
+        35 * 128,
+    ),
     "sorting": (lambda x: x.sort(-1)[0], 32 * 2),
     "attention": (lambda x: F.scaled_dot_product_attention(x, x, x), 9 * 32),
     "masked attention": (lambda x: F.scaled_dot_product_attention(x, x, x, LOWER), 10 * 32),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.graph import capture, cuts
+from isthmus.models import load_model
 from isthmus.split import split
 from tests.split.plans import plan_at
 
@@ -156,7 +157,10 @@ STOCHASTIC_DEPTH = {"eval_form": True}
 @pytest.mark.filterwarnings("ignore")  # of transformers about its own configurations
 def test_a_real_model_is_counted_and_computes_the_same_in_four_stages(make, example, options):
     torch.manual_seed(0)
-    model = make().eval()
+    check(make().eval(), example, options)
+
+
+def check(model, example, options):
     graph = capture(model, (example(2),))
     assert graph.unknown_ops == ()
     assert graph.num_parameters == sum(p.numel() for p in model.parameters())
@@ -166,3 +170,11 @@ def test_a_real_model_is_counted_and_computes_the_same_in_four_stages(make, exam
     x = example(3)
     with torch.no_grad():
         torch.testing.assert_close(divided(x), model(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "test_vit"])
+def test_a_network_of_timm_is_counted_and_computes_the_same_in_four_stages(name):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
+    torch.manual_seed(0)
+    check(load_model(f"timm:{name}").eval(), lambda batch: torch.rand(batch, 3, 160, 160), {})

@@ -1,4 +1,6 @@
 import pickle
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +78,22 @@ def test_a_reference_does_not_depend_on_the_folder_and_notices_a_change(net, mon
 def test_a_model_that_is_not_there_says_what_is(net, text, message):
     with pytest.raises(InputError, match=message):
         load_model(text.format(net=net))
+
+
+def test_a_network_of_timm_is_made_without_a_download(monkeypatch):
+    def create_model(name, *, pretrained):
+        if name != "tiny":
+            raise RuntimeError(f"Unknown model ({name})")
+        assert not pretrained
+        return nn.Linear(3, 2)
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    assert isinstance(load_model("timm:tiny"), nn.Linear)
+    with pytest.raises(InputError, match=r"^model timm:huge: Unknown model \(huge\)$"):
+        load_model("timm:huge")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match="needs timm; pip install timm"):
+        load_model("timm:tiny")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "th"])

@@ -253,6 +253,29 @@ def test_with_accuracies_the_plan_is_the_best_within_the_drop():
         assert all(crossing.origin != "unknown" for crossing in plan.crossings)
 
 
+def test_with_a_limit_on_the_bytes_of_each_link_the_plan_is_the_best_that_keeps_it():
+    kept_back = 0
+    for case in cases(90_000, 90_200):
+        sizes = sorted({choice.spec.payload_bytes for choice in case.choices})
+        most = case.random.choice(sizes)
+        small = [p for p in case.plans if all(c.spec.payload_bytes <= most for c in p[2])]
+        arguments = {
+            "objective": case.objective,
+            "codec": case.codec,
+            "limits": Limits(link_bytes=most),
+        }
+        arguments["png_bytes"] = case.png_bytes
+        kept_back += bool(small) and case.least(small) > case.least(case.plans) * (1 + 1e-8)
+        if not small:
+            with pytest.raises(InfeasibleError):
+                partition(case.graph, case.platform, **arguments)
+            continue
+        plan = partition(case.graph, case.platform, **arguments)
+        assert same(getattr(plan.predicted, OBJECTIVES[case.objective]), case.least(small))
+        assert all(crossing.payload_bytes <= most for crossing in plan.crossings)
+    assert kept_back > 10
+
+
 def test_a_plan_is_the_best_and_is_what_it_says():
     for case in cases(80_000, 80_300):
         limits = replace(case.limits, drop=None)

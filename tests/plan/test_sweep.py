@@ -64,6 +64,28 @@ def test_pins_and_clock_make_the_rate():
     assert halved.links[1] == chips.links[1]
 
 
+FIGURES = [
+    ("hub.energy.fp32", "J/MAC", lambda p: p.device("hub").j_per_mac["fp32"]),
+    ("hub.energy.sram", "J/byte", lambda p: p.device("hub").sram_j_per_byte),
+    ("hub.energy.static", "W", lambda p: p.device("hub").static_w),
+    ("hub.memory.bandwidth", "byte/s", lambda p: p.device("hub").memory_bytes_per_s),
+    ("hub.start", "s", lambda p: p.device("hub").start_s),
+    ("hub.price", "USD", lambda p: p.device("hub").price),
+    ("camera-hub.latency", "s", lambda p: p.links[0].latency_s),
+    ("camera-hub.energy", "J/byte", lambda p: p.links[0].j_per_byte),
+    ("camera-hub.setup", "s", lambda p: p.links[0].setup_s),
+    ("camera-hub.message.overhead", "byte", lambda p: p.links[0].overhead_bytes),
+    ("camera-hub.message.mtu", "byte", lambda p: p.links[0].mtu_bytes),
+]
+
+
+@pytest.mark.parametrize(("figure", "unit", "read"), FIGURES)
+def test_any_figure_of_a_platform_can_be_swept(hub, figure, unit, read):
+    axis = parse_axis(f"{figure}=2 {unit}..8 {unit}", hub, num_values=3)
+    assert axis.values == pytest.approx((2, 4, 8))
+    assert [read(with_figure(hub, figure, value)) for value in (2, 8)] == [2, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -167,6 +167,20 @@ def test_the_fit_and_its_verification_say_what_was_found_and_where_it_stands():
     assert text.endswith("Written: bundle")
 
 
+def test_the_drop_that_was_measured_stands_beside_the_one_that_was_assumed():
+    first = replace(PLAN.crossings[0], origin="post-hoc")
+    once = replace(PLAN, crossings=(first,), predicted=replace(PLAN.predicted, drop=0.004))
+    text = words([fit_table(replace(FIT, plan=once))])
+    assert "Points of accuracy lost: 0.56 measured, 0.40 by the plan." in text
+    twice = replace(once, crossings=(first, replace(first, cut=first.cut + 1)))
+    text = words([fit_table(replace(FIT, plan=twice))])
+    assert "0.56 measured, 0.40 by the plan (assumed: the sum over the crossings)." in text
+    assert "0.40 points of accuracy lost (assumed: the sum" in words(plan_tables(twice))
+    passed_on = replace(once, crossings=(first, first))  # over two links, and lost once
+    assert "assumed" not in words(plan_tables(passed_on))
+    assert "Points of accuracy" not in words([fit_table(FIT)])
+
+
 @pytest.mark.parametrize(
     ("whole", "split", "note"),
     [

@@ -217,6 +217,17 @@ def _pooling(dims: int) -> Rule:
     return rule
 
 
+def _antialiased(ops: int) -> Rule:
+    """Return the rule of a resizing whose window grows with the factor by which it shrinks."""
+
+    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+        before = shape(args["input"] if "input" in args else args["self"])
+        shrinks = prod(max(b / a, 1) for b, a in zip(before[-2:], made[-2:], strict=True))
+        return 0, ceil(ops * prod(made) * shrinks)
+
+    return rule
+
+
 def _sorting(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
     size, dim = shape(args["self"]), args.get("dim")
     along = prod(size) if dim is None else size[dim]
@@ -320,6 +331,8 @@ _RULES: dict[str, Rule] = {
         for dims in (1, 2, 3)
         for suffix in ("", "_with_indices")
     },
+    "upsample_bilinear2d_aa": _antialiased(9),
+    "upsample_bicubic2d_aa": _antialiased(35),
     **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
     "cosine_similarity": _for_each_read(6, "x1"),
     "weight_norm": _for_each_read(4, "v"),

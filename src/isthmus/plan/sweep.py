@@ -177,6 +177,10 @@ def _set(name: str) -> Callable[[Any, float], Any]:
     return lambda owner, value: replace(owner, **{name: value})
 
 
+def _set_whole(name: str) -> Callable[[Any, float], Any]:
+    return lambda owner, value: replace(owner, **{name: max(1, round(value))})
+
+
 def _set_item(name: str, key: str) -> Callable[[Device, float], Device]:
     def change(device: Device, value: float) -> Device:
         items: Mapping[str, float] = {**getattr(device, name), key: value}
@@ -225,6 +229,8 @@ def _link_figures(link: Link) -> dict[str, tuple[str, Callable[[Any, float], Any
         "latency": ("s", _set("latency_s")),
         "energy": ("J/byte", _set("j_per_byte")),
         "setup": ("s", _set("setup_s")),
+        "message.overhead": ("byte", _set_whole("overhead_bytes")),
+        "message.mtu": ("byte", _set_whole("mtu_bytes")),
     }
     if link.pins is not None:
         found |= {"clock": ("Hz", _set_clock), "pins": ("", _set_pins)}

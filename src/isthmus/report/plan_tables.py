@@ -10,6 +10,7 @@ from rich.text import Text
 from isthmus.platform import multiplexing
 from isthmus.report.tables import add_row, new_table, seconds, some, spaced
 from isthmus.report.words import (
+    assumed,
     headline,
     num_bytes,
     percent,
@@ -48,9 +49,7 @@ def _cost_line(plan: Plan) -> str:
     if predicted.price:
         words.append(f"devices for {predicted.price:,.2f} USD")
     if predicted.drop is not None:
-        lossy = sum(bool(crossing.accuracy is not None) for crossing in plan.crossings)
-        assumed = " (assumed: the sum over the crossings)" if lossy > 1 else ""
-        words.append(f"{100 * predicted.drop:.2f} points of accuracy lost{assumed}")
+        words.append(f"{100 * predicted.drop:.2f} points of accuracy lost{assumed(plan)}")
     return (
         f"Predicted for one sample, best {plan.objective}: {', '.join(words)}; a full pipeline "
         f"answers every {seconds(predicted.interval_s)}."

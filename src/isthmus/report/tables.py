@@ -16,6 +16,7 @@ from rich.text import Text
 
 from isthmus.report.words import (
     accuracy_across,
+    assumed,
     headline,
     judged,
     num_bytes,
@@ -164,10 +165,22 @@ def fit_table(
     table.caption = Text(
         f"{judged(record).capitalize()} on the test set of {record.data}: "
         f"{percent(record.accuracy_split)} through the codecs, "
-        f"{percent(record.accuracy_whole)} without a cut."
+        f"{percent(record.accuracy_whole)} without a cut.{_beside_planned(record)}"
         f"{_guessing(record, num_outputs or 1)}{_written(out)}"
     )
     return table
+
+
+def _beside_planned(record: FitRecord) -> str:
+    """Return the drop that was measured beside the one that the plan predicts, if it does."""
+    predicted = record.plan.predicted.drop
+    if predicted is None:
+        return ""
+    measured = 100 * (record.accuracy_whole - record.accuracy_split)
+    return (
+        f"\nPoints of accuracy lost: {measured:.2f} measured, {100 * predicted:.2f} by the plan"
+        f"{assumed(record.plan)}."
+    )
 
 
 def _guessing(record: FitRecord, num_outputs: int) -> str:

@@ -92,6 +92,12 @@ def judged(fit: FitRecord) -> str:
     return "accuracy" if fit.judge == "labels" else "agreement with the whole model"
 
 
+def assumed(plan: Plan) -> str:
+    """Return what a drop in accuracy is called that is a sum; empty where one crossing loses."""
+    lossy = {(c.cut, c.codec) for c in plan.crossings if c.origin != "lossless"}
+    return " (assumed: the sum over the crossings)" if len(lossy) > 1 else ""
+
+
 def num_nodes(plan: Plan) -> int:
     """Return how many nodes the stages hold together."""
     return sum(len(stage.nodes) for stage in plan.stages)
