@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isthmus.files import write_bytes
 from isthmus.graph import capture
-from isthmus.machine import describe_machine, library_versions
+from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models.resnet import resnet
 
 RUNS = 5
@@ -219,6 +219,7 @@ def text(rows: list[dict[str, float | str]], name: str) -> str:
         f"- machine: {describe_machine()}",
         f"- load in the last 15 minutes: {os.getloadavg()[2]:.1f}",
         f"- versions: {versions}",
+        f"- revision: {git_revision()}",
         "",
         f"Capture and costs of ResNet-152 at 224 px: {deep['median_s']} s of at most {LIMIT_S:g} s"
         f" ({deep['median_cpu_s']} s of it on the processor).",

@@ -33,7 +33,7 @@ from isthmus.data import load_data
 from isthmus.export import export
 from isthmus.files import write_bytes
 from isthmus.graph import capture, cuts
-from isthmus.machine import describe_machine, library_versions
+from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import digits_resnet, resnet
 from isthmus.plan import Plan, partition
 from isthmus.plan.simulate import (
@@ -324,6 +324,7 @@ def text(rows: Sequence[Row], name: str) -> str:
             "- command: `taskset -c 1 chrt -r 1 python benchmarks/simulate.py`",
             f"- machine: {describe_machine()}; {len(os.sched_getaffinity(0))} of the cores used",
             f"- versions: {versions}, simpy {version('simpy')}",
+            f"- revision: {git_revision()}",
             "",
             *runs_text(parts[0]),
             "",

@@ -8,7 +8,7 @@ from isthmus.plan import Plan
 from isthmus.report.drawing import device_colors, devices_of, divides, draw, shape_words
 from isthmus.report.page import Section, Tile, check_free, rendered, shown
 from isthmus.report.plan_tables import plan_tables
-from isthmus.report.words import headline, num_bytes, percent, quantity, span, totals
+from isthmus.report.words import assumed, headline, num_bytes, percent, quantity, span, totals
 
 _TEMPLATE = "plan_page.html.j2"
 
@@ -59,7 +59,9 @@ def _tiles(plan: Plan) -> list[Tile]:
     if predicted.price:
         figures.append((f"{predicted.price:,.2f} USD", "for the devices on the way", ""))
     if predicted.drop is not None:
-        figures.append((f"{100 * predicted.drop:.2f} points", "accuracy lost, assumed", ""))
+        figures.append(
+            (f"{100 * predicted.drop:.2f} points", "accuracy lost", assumed(plan).strip(" ()"))
+        )
     return [Tile(value=value, label=label, note=note) for value, label, note in figures]
 
 
