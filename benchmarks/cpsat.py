@@ -45,12 +45,13 @@ def main() -> None:
             rows.append(run(seed, objective, arguments.limit_s))
             print(rows[-1], flush=True)
     name = f"cpsat_{arguments.hardware}_{date.today():%Y-%m}"
+    page = text(rows, name, command)  # before the files change what git says
     with (arguments.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_bytes(arguments.out / f"{name}.md", text(rows, name, command).encode())
-    print(text(rows, name, command))
+    write_bytes(arguments.out / f"{name}.md", page.encode())
+    print(page)
 
 
 def run(seed: int, objective: str, limit_s: float) -> dict[str, Any]:

@@ -55,12 +55,13 @@ def main() -> None:
                 rows.append(run(graph, case, objective, seed))
                 print(rows[-1], flush=True)
     name = f"planner_{arguments.hardware}_{date.today():%Y-%m}"
+    page = text(rows, name, len(graph.nodes))  # before the files change what git says
     with (arguments.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_bytes(arguments.out / f"{name}.md", text(rows, name, len(graph.nodes)).encode())
-    print(text(rows, name, len(graph.nodes)))
+    write_bytes(arguments.out / f"{name}.md", page.encode())
+    print(page)
 
 
 def run(graph: Graph, case: str, objective: str, seed: int) -> dict[str, Any]:

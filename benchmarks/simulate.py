@@ -86,13 +86,14 @@ def main() -> None:
     torch.manual_seed(0)
     rows = [*runs(arguments.repetitions), *fleet(), *chiplets()]
     name = f"simulate_{arguments.hardware}_{date.today():%Y-%m}"
+    page = text(rows, name)  # before the files change what git says
     with (arguments.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, arguments.out / f"{name}.png")
-    write_bytes(arguments.out / f"{name}.md", text(rows, name).encode())
-    print(text(rows, name))
+    write_bytes(arguments.out / f"{name}.md", page.encode())
+    print(page)
 
 
 def runs(repetitions: int) -> Iterator[Row]:
