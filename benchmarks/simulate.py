@@ -232,9 +232,9 @@ def cameras(plan: Plan, per_s: float) -> list[Stream]:
 
 
 def chiplets() -> Iterator[Row]:
-    """Fill a row of 36 chiplets, one stage on each, with more and more requests."""
+    """Fill a row of 36 chiplets, a stage on each but the last, with more and more requests."""
     plan = row_plan()
-    assert sum(bool(stage.nodes) for stage in plan.stages) == 36
+    assert len(plan.stages) == 36
     for variation, queue, at_once in product(VARIATIONS, (1, 4), IN_FLIGHT):
         done = simulate(
             plan,
