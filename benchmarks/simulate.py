@@ -408,9 +408,9 @@ def chiplets_text(rows: Sequence[Row]) -> list[str]:
         "",
         *paragraph(
             """A ResNet-34 of width 14 at 32 px on the package `chiplets-36`, a stage on every
-            chiplet but the last, planned for throughput; 500 requests. Share is the throughput, from the first
-            answer to the last, over what the plan predicts. Times of stages and hops vary by the
-            variation, lognormal."""
+            chiplet but the last, planned for throughput; 500 requests. Share is the throughput,
+            from the first answer to the last, over what the plan predicts. Times of stages and
+            hops vary by the variation, lognormal."""
         ),
         "",
         "| variation | queue | in flight | share | p50, us | p99, us |",
