@@ -316,8 +316,7 @@ def page(name: str, rows: list[Row], revision: str | None, load: float) -> str:
 
 Wanted: a hop at most 1.30 times zenoh alone, a stream at least 0.90 of it; a device up in 1 s and
 110 MB. What a hop adds is Python's: on both sides a lock, a dictionary and a checksum, and a copy
-that puts the header before the payload. It was 1.4 times as long before frames were sent from the
-thread that has them, checked in one pass, and acknowledged four at a time behind the results.
+that puts the header before the payload.
 
 - command: `python benchmarks/runtime.py`
 - machine: {describe_machine()}

@@ -173,6 +173,18 @@ def test_a_device_that_is_stopped_finishes_what_is_under_way(folder):
         assert all(right)
 
 
+def test_a_device_that_nobody_takes_frames_from_stops_all_the_same(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        found = [client.submit(x, deadline_s=0.3) for x in X]  # more than a hop holds
+        reasons = {getattr(each.exception(LONG_S), "reason", None) for each in found}
+        assert reasons == {"deadline"}
+        hosts.processes["near"].terminate()
+        assert hosts.processes["near"].wait(LONG_S) == 0
+        assert "Traceback" not in hosts.log("near")
+
+
 def test_devices_of_two_bundles_never_hear_each_other_and_both_say_why(tmp_path):
     write_chain(tmp_path / "bundle", FAST)
     write_chain(tmp_path / "other", FAST, payload_spread_bytes=1.0)

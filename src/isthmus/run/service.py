@@ -133,11 +133,11 @@ class Service:
     def work(self, stop: threading.Event) -> None:
         """Compute what arrives until told to stop; then finish what is under way."""
         while not stop.is_set():
-            self._turn()
+            self._turn(stop)
         end_s = time.monotonic() + _GRACE_S
         if self.ingress is not None:
             while not self.ingress.drain(0.0) and time.monotonic() < end_s:
-                self._turn()
+                self._turn(stop)
             self.ingress.stop()
         self._receiver.close()
         self._sender.flush(max(0.0, end_s - time.monotonic()))
@@ -167,7 +167,7 @@ class Service:
             return retries + more_retries, damaged + more_damaged
         return retries, damaged
 
-    def _turn(self) -> None:
+    def _turn(self, stop: threading.Event) -> None:
         """Compute one frame, if one comes, and hand it on as soon as there is room."""
         frame = self._receiver.receive(_IDLE_S)
         if frame is None:
@@ -185,9 +185,9 @@ class Service:
             )
             return
         self.on_frame(work)
-        end_s = time.monotonic() + MAX_DEADLINE_S
-        while not self._sender.wait_for_room(_IDLE_S) and time.monotonic() < end_s:
-            pass
+        while not self._sender.wait_for_room(_IDLE_S):
+            if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
+                return  # nobody takes it; the ingress asks for it again
         self._sender.send(frame.request, payload)
 
 
