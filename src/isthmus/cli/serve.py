@@ -117,7 +117,10 @@ def ask(
     from isthmus.run.messages import ABOUT_SCHEMA
     from isthmus.units import parse_quantity
 
-    deadline_s = parse_quantity(deadline, "s")
+    try:
+        deadline_s = parse_quantity(deadline, "s")
+    except InputError as error:
+        raise InputError(f"--deadline: {error}") from error
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
