@@ -115,12 +115,8 @@ def ask(
     from isthmus.report.ask_table import Answer, about_table, answers_table
     from isthmus.run.client import Client
     from isthmus.run.messages import ABOUT_SCHEMA
-    from isthmus.units import parse_quantity
 
-    try:
-        deadline_s = parse_quantity(deadline, "s")
-    except InputError as error:
-        raise InputError(f"--deadline: {error}") from error
+    deadline_s = _seconds(deadline)
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
@@ -153,3 +149,12 @@ def ask(
     num_failed = sum(bool(answer.error) for answer in answers)
     if num_failed:
         raise RunError(f"{num_failed} of {len(answers)} inputs have no result; see above")
+
+
+def _seconds(deadline: str) -> float:
+    from isthmus.units import parse_quantity
+
+    try:
+        return parse_quantity(deadline, "s")
+    except InputError as error:
+        raise InputError(f"--deadline: {error}") from error
