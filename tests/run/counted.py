@@ -1,5 +1,5 @@
-"""A process that sends frames over an interface and says what that counted: interface, host,
-count, size."""
+"""A process that sends frames over an interface and says what that and TCP counted: interface,
+host, count, size."""
 
 import json
 import os
@@ -7,6 +7,16 @@ import sys
 from pathlib import Path
 
 from isthmus.run.hop import Sender, Terms, locator, open_session
+
+
+def retransmitted() -> int:
+    """Return how many segments TCP has sent again in this network namespace."""
+    names, values = (
+        line.split()
+        for line in Path("/proc/net/snmp").read_text().splitlines()
+        if line.startswith("Tcp:")
+    )
+    return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
 def main(interface: str, host: str, count: str, size: str) -> None:
@@ -18,11 +28,13 @@ def main(interface: str, host: str, count: str, size: str) -> None:
         print(locator(session), flush=True)
         sender.agree(Terms(bundle="b", codec="c"))
         payload = os.urandom(int(size))
-        start = int(sent.read_text())
+        start, start_again = int(sent.read_text()), retransmitted()
         frame_bytes = sum(sender.send(request, payload) for request in range(int(count)))
         assert sender.flush(60)
         counted = int(sent.read_text()) - start
-        print(json.dumps({"frames": frame_bytes, "counted": counted}), flush=True)
+        again = retransmitted() - start_again
+        found = {"frames": frame_bytes, "counted": counted, "retransmitted": again}
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -95,4 +95,5 @@ def test_what_the_interface_counts_is_the_frames_and_the_transport(cable, size):
         found = json.loads(sending.communicate(timeout=60)[0])
     segments = count * math.ceil(found["frames"] / count / MSS)
     predicted = found["frames"] + segments * SEGMENT_BYTES
+    predicted += found["retransmitted"] * (MSS + SEGMENT_BYTES)  # a busy machine drops some
     assert found["counted"] == pytest.approx(predicted, rel=0.02)

@@ -11,6 +11,7 @@ from isthmus.cli.plan import plan
 from isthmus.cli.serve import ask, serve
 from isthmus.cli.study import report, study
 from isthmus.errors import InfeasibleError, IsthmusError
+from isthmus.signals import raise_at
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +36,7 @@ _EXTRAS = {
 
 def main() -> None:
     """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers are stopped
+    raise_at(signal.SIGTERM, lambda: SystemExit(143))  # so that workers are stopped
     try:
         app()
     except InfeasibleError as error:

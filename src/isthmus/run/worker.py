@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy.typing as npt
@@ -41,6 +40,7 @@ from isthmus.run.messages import (
 )
 from isthmus.run.stage import apply_stage, load_stage
 from isthmus.run.throttle import Throttle
+from isthmus.signals import raise_at
 from isthmus.wire.nested import Width, parse_width
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,7 @@ _GRACE_S = 2.0
 
 def main() -> None:
     """Read the job, then work until told to stop."""
-    signal.signal(signal.SIGTERM, _stop)
+    raise_at(signal.SIGTERM, lambda: SystemExit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's; it ends our input
     try:
         with open(0, "rb", buffering=0, closefd=False) as stdin:
@@ -145,11 +145,6 @@ def _watch_parent() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(1)
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

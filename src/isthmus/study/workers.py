@@ -25,7 +25,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event, Thread
 from traceback import format_exception
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -34,6 +33,7 @@ from isthmus.errors import IsthmusError, RunError, StorageError
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
+from isthmus.signals import raise_at
 from isthmus.study.database import Heartbeat
 from isthmus.study.grid import Cell
 from isthmus.study.records import StudyRecord, from_line, to_line
@@ -384,7 +384,7 @@ def _process(
 ) -> None:
     """Be a worker process: report to the launcher, end when asked or when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and asks
-    signal.signal(signal.SIGTERM, _interrupt)
+    raise_at(signal.SIGTERM, KeyboardInterrupt)  # the cell is put back
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
 
@@ -403,8 +403,3 @@ def _process(
     except IsthmusError as error:
         report(str(error), 1, 1)
         sys.exit(1)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the cell is being put back
-    raise KeyboardInterrupt

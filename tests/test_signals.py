@@ -1,0 +1,45 @@
+"""A process ends at a signal, even where a callback swallows what the handler raises."""
+
+import subprocess
+import sys
+
+SWALLOWING = """
+import gc, signal, sys, time
+from isthmus.signals import raise_at
+
+raise_at(signal.SIGTERM, lambda: SystemExit(143))
+
+class Swallowing:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+try:
+    Swallowing()
+    print("went on", flush=True)
+    time.sleep(20)
+finally:
+    print("cleared up", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("once", flush=True)
+"""
+
+
+def run(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=15)
+
+
+def test_a_swallowed_signal_is_sent_again_and_clearing_up_is_not_disturbed():
+    found = run(SWALLOWING)
+    assert found.stdout.split("\n") == ["went on", "cleared up", "once", ""]
+    assert found.returncode == 143
+    assert not found.stderr
+
+
+def test_what_else_a_destructor_raises_is_still_reported():
+    code = SWALLOWING.partition("class")[0] + (
+        "class Broken:\n    def __del__(self):\n        raise ValueError('broken')\nBroken()\n"
+    )
+    found = run(code)
+    assert found.returncode == 0
+    assert "ValueError: broken" in found.stderr
