@@ -92,6 +92,23 @@ class CrossingEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WidthEntry:
+    """What one width of the nested crossings is worth.
+
+    Attributes:
+        ratio: Channels before / channels on the wire, of all nested crossings.
+        bits: Bits of a symbol, likewise.
+        payload_bytes: Mean payload of all crossings of a sample together.
+        accuracy: Of the split model with it, on the test half of the fit's data.
+    """
+
+    ratio: int
+    bits: int
+    payload_bytes: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
     """A named tensor at the bundle's border, one sample."""
 
@@ -111,6 +128,7 @@ class Bundle:
         inputs: What the first device takes.
         outputs: What the last device returns.
         files: SHA-256 of every file but ``bundle.json``, by path with forward slashes.
+        widths: Those of nested crossings whose worth was measured.
     """
 
     version: str
@@ -119,6 +137,7 @@ class Bundle:
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
     files: Mapping[str, str]
+    widths: tuple[WidthEntry, ...] = ()
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Bundle:

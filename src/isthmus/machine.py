@@ -1,13 +1,16 @@
 """Which machine and which versions made a number."""
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _LIBRARIES = ("isthmus", "numpy", "onnxruntime", "eclipse-zenoh", "torch", "lightning")
+_MALLOPT = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, its most; M_TRIM_THRESHOLD
 
 
 def describe_machine() -> str:
@@ -57,3 +60,14 @@ def _git(*args: str) -> str:
         timeout=10,
     )
     return done.stdout.strip()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what this process frees for what it needs next.
+
+    Else every large frame is mapped anew, at a page fault for each 4 KiB of it. Only glibc knows
+    this; elsewhere nothing happens.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for parameter, num_bytes in _MALLOPT.items():
+            libc.mallopt(parameter, num_bytes)

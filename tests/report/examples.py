@@ -9,7 +9,7 @@ from isthmus.models import ModelReference
 from isthmus.plan import Crossing, InputSpec, Plan, Prediction, RunnerUp, Sensitivity, Stage
 from isthmus.platform import load_platform
 from isthmus.run import RunRecord
-from isthmus.run.record import Breakdown, CrossingRecord, Latency, StageRecord
+from isthmus.run.record import Breakdown, CrossingRecord, Spread, StageRecord
 from isthmus.study.evaluate import Record
 from isthmus.study.recipes import demo
 from isthmus.train import FitConfig, FitRecord
@@ -175,6 +175,11 @@ VERIFICATION = Verification(
     samples=360, largest_difference=2.1e-5, equal_predictions=1.0, payload_bytes=(32.0,)
 )
 
+TIMES = {
+    name: Spread(p50=0.00021, p95=0.00025, p99=0.0004)
+    for name in ("wait", "queue", "decode", "compute", "encode")
+}
+
 RUN = RunRecord(
     crossings=(
         CrossingRecord(
@@ -188,14 +193,17 @@ RUN = RunRecord(
             decode_s=0.00003,
             link_asked_s=0.000716,
             link_observed_s=0.000731,
+            retries=0,
+            round_trip_s=Spread(p50=0.0003, p95=0.0004, p99=0.0005),
+            rate_bytes_per_s=44600.0,
         ),
     ),
     stages=(
-        StageRecord(device="mcu-a", compute_s=0.00021, pid=11),
-        StageRecord(device="mcu-b", compute_s=0.00017, pid=12),
+        StageRecord(device="mcu-a", compute_s=0.00021, pid=11, times_s=TIMES, busy_s=TIMES),
+        StageRecord(device="mcu-b", compute_s=0.00017, pid=12, times_s=TIMES, busy_s=TIMES),
     ),
     accuracy=0.9722,
-    latency_s=Latency(p50=0.00162, p95=0.00213),
+    latency_s=Spread(p50=0.00162, p95=0.00213, p99=0.00302),
     predicted_here_s=0.00158,
     breakdown=Breakdown(
         compute_s=0.00038,

@@ -68,7 +68,7 @@ def fitted(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    write_json(tmp_path / "run" / "run.json", RUN, schema="isthmus.run/1")
+    write_json(tmp_path / "run" / "run.json", RUN, schema="isthmus.run/2")
     return tmp_path / "run"
 
 
@@ -205,7 +205,7 @@ def test_a_folder_that_is_none_of_ours_is_refused(fitted, tmp_path):
 
 def test_a_run_of_another_plan_is_refused(fitted, tmp_path):
     other = replace(RUN, crossings=(replace(RUN.crossings[0], codec="raw"),))
-    write_json(tmp_path / "other" / "run.json", other, schema="isthmus.run/1")
+    write_json(tmp_path / "other" / "run.json", other, schema="isthmus.run/2")
     with pytest.raises(InputError, match="is a run of another plan"):
         write_report([fitted, tmp_path / "other"], tmp_path / "report.html")
 

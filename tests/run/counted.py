@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from isthmus.run.hop import Sender, Terms, locator, open_session
+from isthmus.run.hop import Sender, Terms
+from isthmus.run.session import locator, open_session
 
 
 def retransmitted() -> int:

@@ -5,7 +5,8 @@ import resource
 import sys
 import time
 
-from isthmus.run.hop import Receiver, Terms, open_session
+from isthmus.run.hop import Receiver, Terms
+from isthmus.run.session import open_session
 
 
 def main(address: str, key: str, count: str) -> None:

@@ -7,8 +7,8 @@ import psutil
 import zenoh
 
 from isthmus.bundle import bundle_id
-from isthmus.run.hop import open_session
 from isthmus.run.messages import about_key, error_key, hop_key, infer_key, run_of
+from isthmus.run.session import open_session
 from isthmus.wire import encode_frame
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import devices

@@ -10,7 +10,8 @@ import pytest
 import zenoh
 
 from isthmus.errors import RunError
-from isthmus.run.hop import WINDOW, Receiver, Sender, Terms, locator, open_session
+from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
+from isthmus.run.session import locator, open_session
 from isthmus.wire import HEADER_BYTES, encode_frame
 
 TERMS = Terms(bundle="b", codec="c")
@@ -174,7 +175,7 @@ def test_a_receiver_that_is_another_process_gets_what_the_first_did_not_acknowle
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 2"),
+        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 3"),
         (replace(TERMS, bundle="another"), "sender has bundle 'another', the receiver 'b'"),
         (replace(TERMS, codec="raw"), "sender has codec 'raw', the receiver 'c'"),
     ],

@@ -12,8 +12,8 @@ from isthmus.errors import BundleError, InputError, RunError
 from isthmus.files import to_json
 from isthmus.platform import Link
 from isthmus.run import run_bundle, start_workers
-from isthmus.run.hop import locator, open_session
 from isthmus.run.record import SCHEMA
+from isthmus.run.session import locator, open_session
 from isthmus.wire import HEADER_BYTES, codec_text, parse_codec
 from isthmus.wire.nested import Width, at_width, narrowed, payload_bytes_at, widened, widths
 from tests.run.bundles import (
@@ -145,12 +145,12 @@ def test_the_record_holds_what_was_sent_and_answered(slow):
 @pytest.mark.alone
 def test_the_record_as_json_has_the_promised_keys(slow):
     fields = json.loads(to_json(slow, schema=SCHEMA))
-    assert fields["schema"] == "isthmus.run/1"
+    assert fields["schema"] == "isthmus.run/2"
     assert {"payload_bytes_predicted", "payload_bytes_measured", "wire_bytes"} <= set(
         fields["crossings"][0]
     )
     assert {"device", "compute_s"} <= set(fields["stages"][0])
-    assert set(fields["latency_s"]) == {"p50", "p95"}
+    assert set(fields["latency_s"]) == {"p50", "p95", "p99"}
     assert {"accuracy", "throughput_per_s", "requests", "lost"} <= set(fields)
 
 

@@ -12,12 +12,14 @@ from isthmus.wire.frames import MAX_PAYLOAD_BYTES
 MESSAGE = encode_frame(7, 2, b"payload")
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), st.binary(max_size=100))
-def test_a_frame_survives_the_way(request_number, crossing, payload):
-    message = encode_frame(request_number, crossing, memoryview(payload))
+@given(
+    st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255), st.binary(max_size=100)
+)
+def test_a_frame_survives_the_way(request_number, crossing, width, payload):
+    message = encode_frame(request_number, crossing, memoryview(payload), width)
     frame = decode_frame(message)
     assert len(message) == HEADER_BYTES + len(payload)
-    assert (frame.request, frame.crossing) == (request_number, crossing)
+    assert (frame.request, frame.crossing, frame.width) == (request_number, crossing, width)
     assert frame.payload == payload
 
 
@@ -25,7 +27,7 @@ def test_the_header_is_14_bytes_whose_meaning_never_changes():
     seed = int.from_bytes(MESSAGE[:8], "little")
     checksum = xxh3_64_intdigest(b"payload", seed) & 0xFFFFFFFF
     assert HEADER_BYTES == 14
-    assert struct.unpack("<IHII", MESSAGE[:14]) == (7, 2, 7, checksum)
+    assert struct.unpack("<IBBII", MESSAGE[:14]) == (7, 2, 0, 7, checksum)
 
 
 def test_the_payload_is_not_copied():
@@ -66,5 +68,5 @@ def test_a_payload_over_the_limit_is_refused():
 
 
 def test_a_number_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="expected 32 and 16 bits"):
+    with pytest.raises(InputError, match="expected 32, 8 and 8 bits"):
         encode_frame(0, 1 << 16, b"")

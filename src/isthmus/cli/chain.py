@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -299,7 +300,20 @@ def run(
             "The widest if left out.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make, with run.json.")] = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latency=TIME",
+            help="Choose the width of nested crossings for each request, so that its answer is in "
+            "time while the links are as slow as they are.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to make, with run.json and timeline.json, which ui.perfetto.dev opens."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Run all stages here, a process each, over links as slow as the platform's.
@@ -307,18 +321,25 @@ def run(
     Devices run at this machine's speed; only the links are emulated.
 
     Example: `isthmus run bundle --data npz:data.npz --requests 200 --out run`
+
+    Example: `isthmus run bundle --data npz:data.npz --adapt latency=50ms`
     """
     from isthmus.data import load_data
     from isthmus.files import check_ours, new_folder, to_json, write_json
     from isthmus.progress import shown
     from isthmus.report.tables import run_tables
     from isthmus.run import run_bundle
+    from isthmus.run.adapt import parse_target
     from isthmus.run.record import RUN_FILE, SCHEMA
+    from isthmus.run.timeline import TIMELINE_FILE
     from isthmus.wire.nested import parse_width
 
+    files = (RUN_FILE, TIMELINE_FILE)
     if out is not None:
-        check_ours(out, files=(RUN_FILE,))
-    with shown() as progress:
+        check_ours(out, files=files)
+    target_s = None if adapt is None else parse_target(adapt)
+    with ExitStack() as stack, shown() as progress:
+        folder = None if out is None else stack.enter_context(new_folder(out, files=files))
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         record = run_bundle(
             bundle,
@@ -329,10 +350,11 @@ def run(
             throttle=throttle,
             port=port,
             width=None if width is None else parse_width(width),
+            target_s=target_s,
+            timeline=None if folder is None else folder / TIMELINE_FILE,
             progress=lambda done, total: progress("requests", done, total),
         )
-    if out is not None:
-        with new_folder(out, files=(RUN_FILE,)) as folder:
+        if folder is not None:
             write_json(folder / RUN_FILE, record, schema=SCHEMA)
     if json_:
         print(to_json(record, schema=SCHEMA))

@@ -13,6 +13,7 @@ import typer
 
 from isthmus.cli.options import Json, print_parts
 from isthmus.errors import InputError, RequestError, RunError
+from isthmus.machine import keep_freed_memory
 
 Keys = Annotated[
     Path | None,
@@ -41,6 +42,14 @@ def serve(
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
     ] = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latency=TIME",
+            help="Let the first device choose the width of nested crossings for each request, so "
+            "that its answer is in time while the links are as slow as they are.",
+        ),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(
@@ -63,6 +72,7 @@ def serve(
 
     Example: `isthmus serve bundle --device hub --at camera=10.0.0.5 --at hub=10.0.0.6`
     """
+    from isthmus.run.adapt import parse_target
     from isthmus.run.service import Site, open_service
 
     if http is not None or metrics is not None:
@@ -74,6 +84,7 @@ def serve(
         if not (name and equals and place):
             raise InputError(f"--at {each!r}: expected DEVICE=HOST or DEVICE=HOST:PORT")
         addresses[name] = place
+    target_s = None if adapt is None else parse_target(adapt)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -81,7 +92,8 @@ def serve(
     def say(words: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
-    site = Site(addresses=addresses, service=service, keys=keys, config=config)
+    site = Site(addresses=addresses, service=service, keys=keys, config=config, target_s=target_s)
+    keep_freed_memory()
     with open_service(bundle, device, site=site, say=say) as served, ExitStack() as stack:
         places = [served.place]
         if http is not None or metrics is not None:
@@ -135,8 +147,11 @@ def ask(
         for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
             start_s = time.perf_counter()
             try:
-                outputs = client.ask(sample, priority=priority)
-                answer = Answer(name=name, outputs=outputs, seconds=time.perf_counter() - start_s)
+                result = client.ask_in_full(sample, priority=priority)
+                seconds = time.perf_counter() - start_s
+                answer = Answer(
+                    name=name, outputs=result.outputs, width=result.width, seconds=seconds
+                )
             except RequestError as error:
                 seconds = time.perf_counter() - start_s
                 answer = Answer(name=name, error=str(error), reason=error.reason, seconds=seconds)

@@ -9,6 +9,7 @@ Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the progr
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from isthmus.bundle import (
     CrossingEntry,
     DeviceEntry,
     TensorEntry,
+    WidthEntry,
     write_bundle,
 )
 from isthmus.errors import CaptureError, InputError
@@ -42,7 +44,12 @@ from isthmus.wire.tables import join_tables
 
 
 def export(
-    split_model: SplitModel, plan: Plan, path: Path, *, samples: Sequence[np.ndarray]
+    split_model: SplitModel,
+    plan: Plan,
+    path: Path,
+    *,
+    samples: Sequence[np.ndarray],
+    widths: tuple[WidthEntry, ...] = (),
 ) -> Verification:
     """Write a bundle and verify it against the model: whole and right, or not at all.
 
@@ -51,6 +58,7 @@ def export(
         plan: The plan.
         path: The folder to make; an older bundle there is replaced.
         samples: Inputs to verify with, one array (N, ...) per model input.
+        widths: What widths of nested crossings are worth, where that was measured.
 
     Returns:
         How far the bundle is from the model.
@@ -74,7 +82,7 @@ def export(
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
         crossings = _crossings(split_model, plan, folder)
-        bundle = _bundle(plan, tuple(devices), crossings, symbols)
+        bundle = replace(_bundle(plan, tuple(devices), crossings, symbols), widths=widths)
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)

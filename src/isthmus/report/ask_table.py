@@ -21,6 +21,7 @@ class Answer:
     Attributes:
         name: Of the input.
         outputs: The model's outputs; empty where there are none.
+        width: What the request was given of nested crossings; empty where that is not chosen.
         error: Why there are none, in one line; else empty.
         reason: The same in one word.
         seconds: From asking to the answer.
@@ -28,6 +29,7 @@ class Answer:
 
     name: str
     outputs: tuple[npt.NDArray[Any], ...] = ()
+    width: str = ""
     error: str = ""
     reason: str = ""
     seconds: float
@@ -36,7 +38,11 @@ class Answer:
 def answers_table(answers: Sequence[Answer], about: About) -> Table:
     """Return a row for each input: where the first output is largest, or why there is none."""
     title = f"{' -> '.join(about.devices)}, bundle {about.bundle[:12]}"
-    table = new_table(title, ("input", "l"), ("largest", "l"), ("value", "r"), ("time", "r"))
+    chosen = any(answer.width for answer in answers)
+    table = new_table(
+        title, ("input", "l"), ("largest", "l"), ("value", "r"), ("time", "r"),
+        *((("width", "l"),) if chosen else ()),
+    )  # fmt: skip
     for answer in answers:
         seconds = quantity(answer.seconds, "s")
         if answer.error:
@@ -45,7 +51,8 @@ def answers_table(answers: Sequence[Answer], about: About) -> Table:
         first = answer.outputs[0]
         place = np.unravel_index(int(np.argmax(first)), first.shape)
         where = ", ".join(str(int(index)) for index in place)
-        add_row(table, answer.name, where, f"{first[place]:.4g}", seconds)
+        width = (answer.width,) if chosen else ()
+        add_row(table, answer.name, where, f"{first[place]:.4g}", seconds, *width)
     return table
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from isthmus.plan import Plan
     from isthmus.platform import Link, Platform
     from isthmus.run import RunRecord
+    from isthmus.run.record import AdaptRecord
     from isthmus.study.evaluate import Record
     from isthmus.train import FitRecord
     from isthmus.train.rivals import Rival
@@ -210,17 +211,27 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
 
 def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     """Return what a run measured, beside what was predicted."""
-    stages = new_table("Stages", ("device", "l"), ("compute here,\nmeasured median", "r"))
+    stages = new_table(
+        "Stages: measured here, medians; compute as 99th percentile too",
+        ("device", "l"), ("decode", "r"), ("compute", "r"), ("99th", "r"), ("encode", "r"),
+        ("frame waits,\npipeline full", "r"), ("device idle,\npipeline full", "r"),
+    )  # fmt: skip
     for stage in record.stages:
-        add_row(stages, stage.device, seconds(stage.compute_s))
+        alone, busy = stage.times_s, stage.busy_s
+        shown = (
+            alone["decode"].p50, alone["compute"].p50, alone["compute"].p99, alone["encode"].p50,
+            busy["queue"].p50, busy["wait"].p50,
+        )  # fmt: skip
+        add_row(stages, stage.device, *map(seconds, shown))
     crossings = new_table(
         "Crossings, bytes per sample",
         ("link", "l"), ("after", "l"), ("codec", "l"), ("payload\npredicted", "r"),
         ("payload\nmeasured", "r"), ("on the wire", "r"),
     )  # fmt: skip
     links = new_table(
-        "Emulated links, median", ("link", "l"), ("asked", "r"),
-        ("observed", "r"),
+        "Links, medians: emulated time, and the round trip of the transport besides",
+        ("link", "l"), ("asked", "r"), ("observed", "r"), ("round trip", "r"), ("99th", "r"),
+        ("rate", "r"), ("sent again", "r"),
     )  # fmt: skip
     for crossing in record.crossings:
         predicted = num_bytes(crossing.payload_bytes_predicted)
@@ -231,8 +242,16 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         add_row(
             crossings, crossing.link, crossing.after, codec, predicted, *map(num_bytes, counts)
         )
-        times = (crossing.link_asked_s, crossing.link_observed_s)
-        add_row(links, crossing.link, *map(seconds, times))
+        trip = crossing.round_trip_s
+        add_row(
+            links,
+            crossing.link,
+            seconds(crossing.link_asked_s),
+            seconds(crossing.link_observed_s),
+            *((seconds(trip.p50), seconds(trip.p99)) if trip else ("", "")),
+            quantity(crossing.rate_bytes_per_s, "B/s"),
+            f"{crossing.retries}",
+        )
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
     width = "" if record.width is None else f"Nested crossings at {record.width}. "
     totals = (
@@ -243,12 +262,25 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     latency = new_table(
         "Latency, one request in flight",
         ("predicted\nbefore the run", "r"), ("measured\nmedian", "r"), ("measured\n95th", "r"),
+        ("measured\n99th", "r"),
     )  # fmt: skip
-    measured = (record.latency_s.p50, record.latency_s.p95)
+    measured = (record.latency_s.p50, record.latency_s.p95, record.latency_s.p99)
     add_row(latency, *map(seconds, (record.predicted_here_s, *measured)))
     emulated = Text(f"Emulated: {record.emulated.rstrip('.')}. Machine: {record.machine}.", "dim")
-    words = (Text(_breakdown(record)), Text(totals), emulated)
+    words = (Text(_breakdown(record)), *_adapted(record.adapted), Text(totals), emulated)
     return stages, crossings, links, latency, *words
+
+
+def _adapted(adapted: AdaptRecord | None) -> tuple[Text, ...]:
+    """Return how the widths were chosen, where they were."""
+    if adapted is None:
+        return ()
+    used = [f"{width} {count} times" for width, count in adapted.requests.items() if count]
+    words = (
+        f"Widths chosen to answer within {seconds(adapted.target_s)}: {percent(adapted.in_time)} "
+        f"of the requests in time; {', '.join(used)}."
+    )
+    return (Text(words),)
 
 
 def demo_tables(record: Record, report: Path) -> tuple[Table | Text, ...]:

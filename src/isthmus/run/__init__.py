@@ -1,7 +1,7 @@
 """Execute a bundle, one process per device, and measure it."""
 
 from isthmus.run.backends import BACKENDS, Backend, load_program
-from isthmus.run.client import Client
+from isthmus.run.client import Client, Result
 from isthmus.run.launch import run_bundle
 from isthmus.run.processes import Workers, start_workers
 from isthmus.run.record import CrossingRecord, RunRecord, StageRecord
@@ -11,6 +11,7 @@ __all__ = [
     "Backend",
     "Client",
     "CrossingRecord",
+    "Result",
     "RunRecord",
     "StageRecord",
     "Workers",

@@ -6,6 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,6 @@ import numpy.typing as npt
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.run import border
-from isthmus.run.hop import open_session
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
     ASK_SCHEMA,
@@ -26,12 +26,27 @@ from isthmus.run.messages import (
     infer_key,
 )
 from isthmus.run.service import PORT, SERVICE, address, check_service
+from isthmus.run.session import open_session
 
 Array = npt.NDArray[Any]
 
 PARALLEL = 16  # requests of one client at a time
 _SLACK_S = 0.5  # the service's answer that the time is up may take so long to arrive
 _PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a service answered to one request.
+
+    Attributes:
+        outputs: The model's outputs, one sample.
+        width: How much of nested crossings the request was given, such as ``ratio=8,bits=4``;
+            empty where the service does not choose that.
+    """
+
+    outputs: tuple[Array, ...]
+    width: str = ""
 
 
 class Client:
@@ -92,13 +107,19 @@ class Client:
         Raises:
             RequestError: Nobody answers in time.
         """
-        data = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
+        data, _ = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
         self._about = from_json(data, About, schema=ABOUT_SCHEMA, where=self.host)
         return self._about
 
     def ask(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
     ) -> tuple[Array, ...]:
+        """Return the outputs alone of `ask_in_full`, which takes the same and raises the same."""
+        return self.ask_in_full(*sample, deadline_s=deadline_s, priority=priority).outputs
+
+    def ask_in_full(
+        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
+    ) -> Result:
         """Run one sample through the service.
 
         Args:
@@ -107,7 +128,7 @@ class Client:
             priority: Higher goes first.
 
         Returns:
-            The model's outputs, one sample.
+            The model's outputs, one sample, and how they came.
 
         Raises:
             RequestError: It has no result; says why.
@@ -120,8 +141,9 @@ class Client:
         except RunError as error:
             raise RequestError(str(error), reason="refused") from error
         left_s = deadline_s - (time.monotonic() - start_s)
-        data = self._ask(infer_key(self._service), payload, uuid.uuid4().hex, left_s, priority)
-        return border.from_bytes(data, about.outputs)
+        key = infer_key(self._service)
+        data, width = self._ask(key, payload, uuid.uuid4().hex, left_s, priority)
+        return Result(outputs=border.from_bytes(data, about.outputs), width=width)
 
     def submit(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
@@ -158,7 +180,7 @@ class Client:
 
     def _ask(
         self, key: str, payload: bytes | None, id_: str | None, limit_s: float, priority: int = 0
-    ) -> bytes:
+    ) -> tuple[bytes, str]:
         """Put a question, again and again if need be: who answers may be starting, or again."""
         end_s = time.monotonic() + limit_s
         while (left_s := end_s - time.monotonic()) > 0:
@@ -170,7 +192,9 @@ class Client:
                 timeout=left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
-                    return reply.ok.payload.to_bytes()
+                    attachment = reply.ok.attachment
+                    width = attachment.to_bytes() if attachment else b""
+                    return reply.ok.payload.to_bytes(), width.decode(errors="replace")
                 if reply.err is not None:
                     self._refuse(reply.err.payload.to_bytes())
             time.sleep(_PAUSE_S)

@@ -17,27 +17,25 @@ back into this process; they only fill a dictionary and never block, so that a s
 stall a session.
 """
 
-import json
 import queue
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Self
+from typing import NamedTuple, Self
 
 import zenoh
 
 from isthmus.errors import RunError
 from isthmus.files import from_json, to_json
+from isthmus.run.session import publisher
 from isthmus.run.throttle import Throttle, wait_until
-from isthmus.wire.frames import Frame, decode_frame, encode_frame
+from isthmus.wire.frames import decode_frame, encode_frame
 
-PROTOCOL = 2
+PROTOCOL = 3
 WINDOW = 16  # over what a chain of eight devices has in flight
 _ACK_FRAMES = 4  # are acknowledged together,
 _ACK_S = 0.02  # or fewer after so long a pause
@@ -48,7 +46,8 @@ _JOIN_S = 1.0
 _RESEND_S = 1.0
 _LONGEST_RESEND_S = 4.0
 _POLL_S = 0.01
-_REQUEST = struct.Struct("<I")
+_ACK = struct.Struct("<II")  # a request, and for how many microseconds its frame was kept
+_MOST = 0xFFFFFFFF
 _TERMS_SCHEMA = "isthmus.terms/1"
 
 
@@ -76,12 +75,44 @@ class Passage:
         frame_bytes: Its length, header included.
         asked_s: How long the emulated link should take for it; 0 without one.
         observed_s: Time from handing it over to giving it to the transport; 0 without one.
+        start_s: When it was handed over, by this machine's monotonic clock.
     """
 
     request: int
     frame_bytes: int
     asked_s: float
     observed_s: float
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTrip:
+    """One frame and its acknowledgement, by the sender's clock alone.
+
+    Attributes:
+        frame_bytes: Length of the frame.
+        seconds: From giving it to the transport to its acknowledgement, less what the receiver
+            says it kept it for.
+    """
+
+    frame_bytes: int
+    seconds: float
+
+
+class Arrival(NamedTuple):
+    """A frame that arrived.
+
+    Attributes:
+        request: Its request.
+        payload: What the codec sent.
+        width: What nested crossings of the request are to take; 0 leaves it to each sender.
+        arrived_s: When it did, by this machine's monotonic clock.
+    """
+
+    request: int
+    payload: memoryview
+    width: int
+    arrived_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,61 +125,9 @@ class _Parcel:
     handed_over_s: float = 0.0
     release_s: float = 0.0
     asked_s: float = 0.0
+    put_s: float = 0.0
     times: int = 0  # that it was given to the transport
     put: int = 0  # when it was last given to the transport, counted in frames; 0 while it waits
-
-
-def open_session(
-    *,
-    listen: str = "tcp/127.0.0.1:0",
-    connect: str = "",
-    more: Mapping[str, object] = MappingProxyType({}),
-    config: Path | None = None,
-) -> zenoh.Session:
-    """Open a zenoh peer on loopback TCP that finds other peers by gossip alone.
-
-    Args:
-        listen: Where to listen; port 0 lets the system choose, empty is nowhere.
-        connect: A peer that must be there; empty for the first one.
-        more: Other settings of zenoh; they go before those of here.
-        config: A file of zenoh's settings that are taken as they are, in place of all these.
-
-    Raises:
-        RunError: The port is taken, the peer does not answer, or zenoh refuses a setting.
-    """
-    settings = {
-        "mode": "peer",
-        "listen/endpoints": [listen] if listen else [],
-        "connect/endpoints": [connect] if connect else [],
-        "connect/exit_on_failure": True,
-        "connect/timeout_ms": 5000,
-        "scouting/multicast/enabled": False,
-        "scouting/gossip/autoconnect_strategy": "greater-zid",  # one connection for each pair
-        "transport/shared_memory/enabled": False,  # a link is TCP, also on one machine
-        "adminspace/enabled": True,  # tells which port the system chose
-        **more,
-    }
-    try:
-        if config is not None:
-            return zenoh.open(zenoh.Config.from_file(str(config)))
-        found = zenoh.Config()
-        for key, value in settings.items():
-            found.insert_json5(key, json.dumps(value))
-        return zenoh.open(found)
-    except zenoh.ZError as error:
-        if "in use" in str(error):
-            raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
-        where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
-        where = where if config is None else f"by {config}"
-        raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
-
-
-def locator(session: zenoh.Session) -> str:
-    """Return the address on which a session listens."""
-    for reply in session.get(f"@/{session.zid()}/peer", timeout=5.0):
-        if reply.ok is not None:
-            return str(json.loads(reply.ok.payload.to_bytes())["locators"][0])
-    raise RunError("zenoh does not say on which port it listens")
 
 
 class Receiver:
@@ -165,18 +144,18 @@ class Receiver:
         self._session = session
         self._ack_key = f"{key}/ack"
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()  # at most WINDOW
+        self._frames: queue.SimpleQueue[Arrival] = queue.SimpleQueue()  # at most WINDOW
         self._known: dict[int, bool] = {}  # whether taken, by request; oldest first
         self._num_waiting = 0
         self._lock = threading.Lock()
-        self._owed: list[int] = []  # requests that were taken and are not acknowledged
+        self._owed: list[Arrival] = []  # that were taken and are not acknowledged
         self._taken_s = 0.0
-        self._acks = _publisher(session, self._ack_key)
+        self._acks = publisher(session, self._ack_key)
         self._subscriber = session.declare_subscriber(f"{key}/frame", self._on_frame)
         self._terms_key = f"{key}/terms"
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
 
-    def receive(self, timeout_s: float) -> Frame | None:
+    def receive(self, timeout_s: float) -> Arrival | None:
         """Take the next frame; None if there is none in time.
 
         Frames come in the order in which they were sent, but for those that were lost on the way
@@ -194,7 +173,7 @@ class Receiver:
         if frame is None:
             return None
         self._taken_s = time.monotonic()
-        self._owed.append(frame.request)
+        self._owed.append(frame)
         with self._lock:
             self._known[frame.request] = True
             self._num_waiting -= 1
@@ -202,7 +181,7 @@ class Receiver:
             self._acknowledge()
         return frame
 
-    def _take(self, timeout_s: float) -> Frame | None:
+    def _take(self, timeout_s: float) -> Arrival | None:
         try:
             return self._frames.get(timeout=timeout_s)
         except queue.Empty:
@@ -216,7 +195,10 @@ class Receiver:
 
     def _acknowledge(self) -> None:
         if self._owed:
-            self._acks.put(b"".join(map(_REQUEST.pack, self._owed)))
+            now_s = time.monotonic()
+            self._acks.put(
+                b"".join(_ack(each.request, now_s - each.arrived_s) for each in self._owed)
+            )
             self._owed.clear()
 
     def _on_frame(self, sample: zenoh.Sample) -> None:
@@ -234,11 +216,12 @@ class Receiver:
                 if len(self._known) > _SPAN + 2 * WINDOW:
                     del self._known[next(iter(self._known))]
         if new:
-            self._frames.put(frame)  # last, as its reader wakes up here
+            arrival = Arrival(frame.request, frame.payload, frame.width, time.monotonic())
+            self._frames.put(arrival)  # last, as its reader wakes up here
         elif taken:  # its ack was lost; a callback must not block, and this one may be lost again
             self._session.put(
                 self._ack_key,
-                _REQUEST.pack(frame.request),
+                _ack(frame.request, 0.0),
                 congestion_control=zenoh.CongestionControl.DROP,
                 express=True,
             )
@@ -272,7 +255,8 @@ class Sender:
     ) -> None:
         self.throttle: Throttle | None = None
         self.retries = 0
-        self._passed: deque[tuple[int, int, float, float]] = deque(maxlen=MAX_TIMINGS)
+        self._passed: deque[tuple[int, int, float, float, float]] = deque(maxlen=MAX_TIMINGS)
+        self._round_trips: deque[tuple[int, float]] = deque(maxlen=MAX_TIMINGS)
         self._session = session
         self._key = key
         self._crossing = crossing
@@ -286,7 +270,7 @@ class Sender:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for the thread that releases frames
         self._room = threading.Condition(self._lock)  # for those who wait until frames arrived
-        self._publisher = _publisher(session, f"{key}/frame")
+        self._publisher = publisher(session, f"{key}/frame")
         self._subscriber = session.declare_subscriber(f"{key}/ack", self._on_ack)
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -336,12 +320,13 @@ class Sender:
             oldest is None or self._num_turns - oldest.turn < _SPAN
         )
 
-    def send(self, request: int, payload: bytes) -> int:
+    def send(self, request: int, payload: bytes | memoryview, width: int = 0) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
 
         Args:
             request: A number that no frame of this hop had lately.
             payload: What the frame carries.
+            width: What nested crossings of the request are to take; 0 leaves it to each sender.
 
         Returns:
             Length of the frame in bytes.
@@ -349,7 +334,7 @@ class Sender:
         Raises:
             RunError: Nothing was acknowledged in time.
         """
-        frame = encode_frame(request, self._crossing, payload)
+        frame = encode_frame(request, self._crossing, payload, width)
         with self._lock:
             if not (self._has_room() or self._room.wait_for(self._has_room, self._timeout_s)):
                 raise RunError(
@@ -384,9 +369,20 @@ class Sender:
         """Return every frame that was sent since the last call, repetitions included."""
         found = [self._passed.popleft() for _ in range(len(self._passed))]
         return tuple(
-            Passage(request=request, frame_bytes=size, asked_s=asked_s, observed_s=observed_s)
-            for request, size, asked_s, observed_s in found
+            Passage(
+                request=request,
+                frame_bytes=size,
+                asked_s=asked_s,
+                observed_s=observed_s,
+                start_s=start_s,
+            )
+            for request, size, asked_s, observed_s, start_s in found
         )
+
+    def round_trips(self) -> tuple[RoundTrip, ...]:
+        """Return those of the frames that were acknowledged since the last call and sent once."""
+        found = [self._round_trips.popleft() for _ in range(len(self._round_trips))]
+        return tuple(RoundTrip(frame_bytes=size, seconds=seconds) for size, seconds in found)
 
     def _repeat(self, parcels: Sequence[_Parcel]) -> None:
         for parcel in parcels:
@@ -412,8 +408,12 @@ class Sender:
                 self._put(parcel)
 
     def _put(self, parcel: _Parcel) -> None:
-        observed_s = time.monotonic() - parcel.handed_over_s if parcel.asked_s else 0.0
-        self._passed.append((parcel.request, len(parcel.frame), parcel.asked_s, observed_s))
+        start_s = parcel.handed_over_s
+        parcel.put_s = time.monotonic()
+        observed_s = parcel.put_s - start_s if parcel.asked_s else 0.0
+        self._passed.append(
+            (parcel.request, len(parcel.frame), parcel.asked_s, observed_s, start_s)
+        )
         self._publisher.put(parcel.frame)
 
     def _next_parcel(self) -> _Parcel | None:
@@ -447,20 +447,24 @@ class Sender:
 
     def _on_ack(self, sample: zenoh.Sample) -> None:
         data = sample.payload.to_bytes()
-        if len(data) % _REQUEST.size:
+        if len(data) % _ACK.size:
             return
         with self._lock:
-            for (request,) in _REQUEST.iter_unpack(data):
-                self._forget(request)
+            for request, kept_us in _ACK.iter_unpack(data):
+                self._forget(request, 1e-6 * kept_us)
             self._room.notify_all()
 
-    def _forget(self, request: int) -> None:
+    def _forget(self, request: int, kept_s: float) -> None:
         """Note that a frame arrived, and which frames did not that were sent before it."""
         parcel = self._parcels.pop(request, None)
         if parcel is None:
             return
+        now_s = time.monotonic()
         self._patience_s = self._resend_s
-        self._resend_at_s = time.monotonic() + self._patience_s
+        self._resend_at_s = now_s + self._patience_s
+        if parcel.times == 1:
+            seconds = max(0.0, now_s - parcel.put_s - kept_s)
+            self._round_trips.append((len(parcel.frame), seconds))
         # Frames arrive in the order in which they are sent, unless they are lost. Of a frame that
         # was sent twice it is not known which of the two is acknowledged.
         lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
@@ -468,10 +472,5 @@ class Sender:
             self._repeat(lost)
 
 
-def _publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
-    return session.declare_publisher(
-        key,
-        congestion_control=zenoh.CongestionControl.BLOCK,
-        reliability=zenoh.Reliability.RELIABLE,
-        express=True,
-    )
+def _ack(request: int, kept_s: float) -> bytes:
+    return _ACK.pack(request, min(_MOST, round(1e6 * kept_s)))

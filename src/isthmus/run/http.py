@@ -31,6 +31,7 @@ from starlette.routing import Route
 from isthmus import __version__
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import oip
+from isthmus.run.ingress import Answer
 from isthmus.run.metrics import count_service
 from isthmus.run.service import LOOPBACK, Service, address
 
@@ -178,8 +179,14 @@ async def _infer(request: Request) -> Response:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    done = [result for result in results if isinstance(result, bytes)]
-    answer, head_bytes = oip.write_answer(question, done, service.bundle, service.name)
+    done = [result for result in results if isinstance(result, Answer)]
+    answer, head_bytes = oip.write_answer(
+        question,
+        [each.payload for each in done],
+        service.bundle,
+        service.name,
+        width="; ".join(each.width for each in done if each.width),
+    )
     if head_bytes is None:
         return Response(answer, media_type="application/json")
     return Response(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,8 @@ from isthmus.bundle import Bundle
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json
 from isthmus.run import border
-from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
+from isthmus.run.adapt import Adapter
+from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender, Terms
 from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key
 
 Array = npt.NDArray[Any]
@@ -41,6 +42,18 @@ MAX_DEADLINE_S = 3600.0
 _ROOM_S = 0.05
 _RECEIVE_S = 0.2
 _NUMBERS = 1 << 32
+
+
+class Answer(NamedTuple):
+    """The result of one request.
+
+    Attributes:
+        payload: The bundle's outputs, as `isthmus.run.border.to_bytes` joins them.
+        width: What was asked of nested crossings; empty where nothing was.
+    """
+
+    payload: bytes
+    width: str = ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -56,6 +69,7 @@ class _Request:
         future: What its result is told to.
         numbers: Under which it was sent.
         waits: Whether it is to be sent.
+        sent_s: When it was last sent, as ``deadline_s``.
     """
 
     id: bytes
@@ -63,9 +77,10 @@ class _Request:
     deadline_s: float
     limit_s: float
     priority: int
-    future: Future[bytes]
+    future: Future[Answer]
     numbers: list[int] = field(default_factory=list)
     waits: bool = False
+    sent_s: float = 0.0
 
 
 class Ingress:
@@ -81,6 +96,7 @@ class Ingress:
         run: Id of the service, part of every key.
         depth: How many requests may be in flight; None is one for each device and crossing.
         max_waiting: How many more may wait.
+        adapter: Chooses the width of nested crossings; None leaves it to their senders.
     """
 
     def __init__(
@@ -92,6 +108,7 @@ class Ingress:
         *,
         depth: int | None = None,
         max_waiting: int = MAX_WAITING,
+        adapter: Adapter | None = None,
     ) -> None:
         self.away: Callable[[], Sequence[str]] = tuple  # names of devices that are not there
         self.on_end: Callable[[str, float], None] = lambda outcome, seconds: None
@@ -101,6 +118,7 @@ class Ingress:
         self._bundle = bundle
         self._depth = min(2 * last - 1 if depth is None else depth, WINDOW)
         self._max_waiting = max_waiting
+        self._adapter = adapter
         self._waiting: list[tuple[int, int, _Request]] = []  # a heap
         self._in_flight: dict[int, _Request] = {}
         self._known: dict[bytes, _Request] = {}
@@ -136,7 +154,7 @@ class Ingress:
 
     def submit(
         self, payload: bytes, *, deadline_s: float, priority: int = 0, id_: bytes = b""
-    ) -> Future[bytes]:
+    ) -> Future[Answer]:
         """Take one request.
 
         Args:
@@ -147,7 +165,7 @@ class Ingress:
                 it is the same request. Empty for one that is asked once.
 
         Returns:
-            What becomes the outputs, joined likewise, or a `RequestError`, by the deadline.
+            What becomes the answer, or a `RequestError`, by the deadline.
 
         Raises:
             RequestError: The input is wrong, or as many requests wait as may.
@@ -156,7 +174,7 @@ class Ingress:
 
     def submit_all(
         self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0
-    ) -> list[Future[bytes]]:
+    ) -> list[Future[Answer]]:
         """Do as `submit` for several requests: all of them are taken, or none."""
         return self._submit(payloads, deadline_s, priority, b"")
 
@@ -198,7 +216,7 @@ class Ingress:
 
     def _submit(
         self, payloads: Sequence[bytes], deadline_s: float, priority: int, id_: bytes
-    ) -> list[Future[bytes]]:
+    ) -> list[Future[Answer]]:
         try:
             for payload in payloads:
                 self._check(payload, deadline_s)
@@ -224,7 +242,7 @@ class Ingress:
 
     def _take_in(
         self, payload: bytes, deadline_s: float, priority: int, id_: bytes
-    ) -> Future[bytes]:
+    ) -> Future[Answer]:
         request = _Request(
             id=id_ or self._turn.to_bytes(8, "little"),
             payload=payload,
@@ -277,7 +295,9 @@ class Ingress:
                 if self._given_up(request):
                     break
             else:
-                self._sender.send(number, request.payload)
+                request.sent_s = time.monotonic()
+                width = 0 if self._adapter is None else self._adapter.choose().byte
+                self._sender.send(number, request.payload, width)
 
     def _given_up(self, request: _Request) -> bool:
         return self._closed or request.future.done()
@@ -316,7 +336,17 @@ class Ingress:
         while not self._closed:
             frame = self._receiver.receive(_RECEIVE_S)
             if frame is not None:
-                self._end_number(frame.request, bytes(frame.payload))
+                self._answered(frame)
+
+    def _answered(self, frame: Arrival) -> None:
+        width = ""
+        with self._changed:
+            request = self._in_flight.get(frame.request)
+        if request is not None and self._adapter is not None:
+            width = self._adapter.text(frame.width)
+            if len(request.numbers) == 1:  # else it is not known which sending is answered
+                self._adapter.learn(frame.width, frame.arrived_s - request.sent_s)
+        self._end_number(frame.request, Answer(bytes(frame.payload), width))
 
     def _on_error(self, sample: zenoh.Sample) -> None:
         with suppress(InputError, IndexError):  # what is not ours is not answered
@@ -327,13 +357,13 @@ class Ingress:
             message = f"device {device}: {said.message}"
             self._end_number(said.request, RequestError(message, reason="failed", device=device))
 
-    def _end_number(self, number: int, result: bytes | RequestError) -> None:
+    def _end_number(self, number: int, result: Answer | RequestError) -> None:
         with self._changed:
             request = self._in_flight.get(number)
         if request is not None:
             self._end(request, result)
 
-    def _end(self, request: _Request, result: bytes | RequestError) -> None:
+    def _end(self, request: _Request, result: Answer | RequestError) -> None:
         """Tell the result, once, and forget the request."""
         with self._changed:
             if self._known.pop(request.id, None) is None:

@@ -12,8 +12,9 @@
 The first line of the prediction adds up to the calibration's median latency.
 """
 
+import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -26,16 +27,21 @@ import numpy.typing as npt
 
 from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import InputError, RunError
+from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, library_versions
+from isthmus.run.adapt import Adapter, empty_s, rungs
 from isthmus.run.messages import Timings
 from isthmus.run.processes import Workers, start_workers
 from isthmus.run.record import (
+    STEPS,
+    AdaptRecord,
     Breakdown,
     CrossingRecord,
-    Latency,
     RunRecord,
+    Spread,
     StageRecord,
 )
+from isthmus.run.timeline import MAX_REQUESTS, Span, to_trace
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, payload_bytes_at
 
@@ -58,12 +64,33 @@ class _Pass:
         classes: Index of the sample and of its largest output, answered requests only.
         lost: Requests without an answer.
         timings: What each worker measured.
+        spans: One for each answered request, in order.
+        widths: What each of them asked of nested crossings; 0 where it asked nothing.
     """
 
     latencies_s: tuple[float, ...]
     classes: tuple[tuple[int, int], ...]
     lost: int
     timings: tuple[Timings, ...]
+    spans: tuple[Span, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flow:
+    """One pass with as many requests in flight as stages and links.
+
+    Attributes:
+        throughput_per_s: Answers per second.
+        lost: Requests without an answer.
+        timings: What each worker measured.
+        spans: One for each answered request, in the order of the answers.
+    """
+
+    throughput_per_s: float
+    lost: int
+    timings: tuple[Timings, ...]
+    spans: tuple[Span, ...]
 
 
 def run_bundle(
@@ -76,6 +103,8 @@ def run_bundle(
     throttle: bool = True,
     port: int | None = None,
     width: Width | None = None,
+    target_s: float | None = None,
+    timeline: Path | None = None,
     timeout_s: float = 30.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunRecord:
@@ -90,6 +119,9 @@ def run_bundle(
         throttle: Whether links behave like the platform's.
         port: Where the launcher listens; None lets the system choose.
         width: Of nested crossings; None is the widest.
+        target_s: How long a request may take, one in flight: the width of nested crossings is
+            chosen for each anew; None leaves it at ``width``.
+        timeline: A file to write, which Perfetto opens; see `isthmus.run.timeline`.
         timeout_s: Longest wait for another process, beside the links' own time.
         progress: Called with the number of requests done and their total.
 
@@ -103,6 +135,8 @@ def run_bundle(
             as long as predicted.
     """
     bundle = read_bundle(path)
+    if width is not None and target_s is not None:
+        raise InputError("found a width and a target, expected one: the target chooses the width")
     samples = _samples(bundle, inputs, requests)
     _check_labels(labels, len(samples))
     if warmup_inputs is None:
@@ -110,6 +144,7 @@ def run_bundle(
     others = _samples(bundle, warmup_inputs, None)
     hops = len(bundle.crossings) + 2  # one from the client, one back to it
     with start_workers(path, port=port, timeout_s=timeout_s) as workers:
+        ladder = None if target_s is None else rungs(bundle, workers.links)
         if width is not None:
             workers.use_width(width)
         pause_s = _links_s(workers, _payloads(workers.bundle)) if throttle else 0.0
@@ -119,28 +154,33 @@ def run_bundle(
         free = _breakdown(calibration, workers)
         floor_per_hop_s = free.remainder_s / hops
         predicted_s = free.compute_s + free.codec_s + floor_per_hop_s * hops + links_s
+        adapter = None
+        if ladder is not None and target_s is not None:
+            rest_s = predicted_s - links_s + sum(map(empty_s, workers.links)) * throttle
+            adapter = Adapter(ladder, target_s, rest_s=rest_s)
         workers.throttle(throttle)
         report = _reporter(progress, 2 * len(samples))
-        measured = _one_in_flight(workers, samples, report)
-        throughput_per_s, lost = _many_in_flight(workers, samples, report)
-        retries = sum(timings.retries for timings in workers.timings())
-    p50, p95 = np.percentile(measured.latencies_s, (50, 95))
+        measured = _one_in_flight(workers, samples, report, adapter)
+        flow = _many_in_flight(workers, samples, report)
+    if timeline is not None:
+        _write_timeline(timeline, workers, measured, flow)
     return RunRecord(
         crossings=_crossings(workers, measured.timings, payloads),
         width=width,
-        stages=_stages(workers, measured.timings),
+        stages=_stages(workers, measured.timings, flow.timings),
         accuracy=_accuracy(measured, labels),
-        latency_s=Latency(p50=float(p50), p95=float(p95)),
+        latency_s=_spread(measured.latencies_s),
         predicted_here_s=predicted_s,
         breakdown=_breakdown(measured, workers, floor_per_hop_s=floor_per_hop_s),
-        throughput_per_s=throughput_per_s,
+        throughput_per_s=flow.throughput_per_s,
         requests=len(measured.latencies_s),
-        lost=measured.lost + lost,
-        retries=retries,
+        lost=measured.lost + flow.lost,
+        retries=sum(timings.retries for timings in flow.timings),
         emulated="devices run at this machine's speed; links are loopback TCP, "
         + ("throttled to the platform's figures" if throttle else "not throttled"),
         machine=describe_machine(),
         versions=library_versions(),
+        adapted=None if adapter is None else _adapted(adapter, measured),
     )
 
 
@@ -201,49 +241,65 @@ def _calibrate(workers: Workers, samples: Sequence[Sample], *, pause_s: float) -
 
 
 def _one_in_flight(
-    workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
+    workers: Workers,
+    samples: Sequence[Sample],
+    report: Callable[[], None],
+    adapter: Adapter | None = None,
 ) -> _Pass:
-    latencies_s, classes = [], []
+    classes, spans, widths = [], [], []
     for index, sample in enumerate(samples):
-        start_s = time.perf_counter()
-        outputs = workers.ask(sample)
-        if outputs is not None:
-            latencies_s.append(time.perf_counter() - start_s)
-            classes.append((index, int(np.argmax(outputs[0]))))
+        width = 0 if adapter is None else adapter.choose().byte
+        start_s = time.monotonic()
+        reply = workers.wait(workers.send(sample, width))
+        if reply is not None:
+            end_s = time.monotonic()
+            spans.append(Span(request=reply.request, start_s=start_s, end_s=end_s))
+            classes.append((index, int(np.argmax(reply.outputs[0]))))
+            widths.append(reply.width)
+            if adapter is not None:
+                adapter.learn(reply.width, end_s - start_s)
         report()
-    if not latencies_s:
+    if not spans:
         raise RunError(f"none of {len(samples)} requests was answered in {workers.timeout_s:g} s")
     timings = workers.timings()
     check_payloads(workers.bundle, timings)
     return _Pass(
-        latencies_s=tuple(latencies_s),
+        latencies_s=tuple(span.end_s - span.start_s for span in spans),
         classes=tuple(classes),
-        lost=len(samples) - len(latencies_s),
+        lost=len(samples) - len(spans),
         timings=timings,
+        spans=tuple(spans),
+        widths=tuple(widths),
     )
 
 
 def _many_in_flight(
     workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
-) -> tuple[float, int]:
-    """Keep every stage and link busy; return answers per second and the number without one."""
+) -> _Flow:
+    """Keep every stage and link busy."""
     depth = len(workers.bundle.devices) + len(workers.bundle.crossings)
     unsent = deque(samples)
-    waiting: set[int] = set()
-    num_answered = 0
+    waiting: dict[int, float] = {}
+    spans = []
     start_s = time.perf_counter()
     while unsent or waiting:
         if unsent and len(waiting) < depth:
-            waiting.add(workers.send(unsent.popleft()))
+            sent_s = time.monotonic()
+            waiting[workers.send(unsent.popleft())] = sent_s
             continue
         reply = workers.receive()
         if reply is None:
             break
         if reply.request in waiting:  # otherwise it comes too late and is counted as lost
-            waiting.remove(reply.request)
-            num_answered += 1
+            sent_s = waiting.pop(reply.request)
+            spans.append(Span(request=reply.request, start_s=sent_s, end_s=time.monotonic()))
             report()
-    return num_answered / (time.perf_counter() - start_s), len(samples) - num_answered
+    return _Flow(
+        throughput_per_s=len(spans) / (time.perf_counter() - start_s),
+        lost=len(samples) - len(spans),
+        timings=workers.timings(),
+        spans=tuple(spans),
+    )
 
 
 def _payloads(
@@ -289,6 +345,11 @@ def _crossings(
             decode_s=median(work.decode_s for work in far.work),
             link_asked_s=median(passage.asked_s for passage in near.passages),
             link_observed_s=median(passage.observed_s for passage in near.passages),
+            retries=near.retries,
+            round_trip_s=_spread([trip.seconds for trip in near.round_trips])
+            if near.round_trips
+            else None,
+            rate_bytes_per_s=_rate(near),
             payload_spread_bytes=(
                 crossing.payload_spread_bytes if payload == crossing.payload_bytes else None
             ),
@@ -299,22 +360,69 @@ def _crossings(
     )
 
 
-def _stages(workers: Workers, timings: Sequence[Timings]) -> tuple[StageRecord, ...]:
+def _rate(near: Timings) -> float:
+    """Return how many bytes a second a frame gets that is alone on its link."""
+    seconds = median(passage.observed_s for passage in near.passages)
+    if near.round_trips:
+        seconds += median(trip.seconds for trip in near.round_trips)
+    return fmean(passage.frame_bytes for passage in near.passages) / max(seconds, 1e-9)
+
+
+def _spread(seconds: Sequence[float]) -> Spread:
+    p50, p95, p99 = (float(found) for found in np.percentile(seconds, (50, 95, 99)))
+    return Spread(p50=p50, p95=p95, p99=p99)
+
+
+def _stages(
+    workers: Workers, timings: Sequence[Timings], busy: Sequence[Timings]
+) -> tuple[StageRecord, ...]:
     return tuple(
         StageRecord(
             device=device.name,
             compute_s=median(work.compute_s for work in timing.work),
             pid=process.pid,
+            times_s=_times(timing),
+            busy_s=_times(more),
         )
-        for device, process, timing in zip(
-            workers.bundle.devices, workers.processes, timings, strict=True
+        for device, process, timing, more in zip(
+            workers.bundle.devices, workers.processes, timings, busy, strict=True
         )
     )
 
 
+def _times(timing: Timings) -> dict[str, Spread]:
+    return {name: _spread([getattr(work, f"{name}_s") for work in timing.work]) for name in STEPS}
+
+
+def _adapted(adapter: Adapter, measured: _Pass) -> AdaptRecord:
+    counts = Counter(measured.widths)
+    return AdaptRecord(
+        target_s=adapter.target_s,
+        in_time=fmean(seconds <= adapter.target_s for seconds in measured.latencies_s),
+        requests={str(rung.width): counts[rung.byte] for rung in adapter.rungs},
+    )
+
+
+def _write_timeline(path: Path, workers: Workers, measured: _Pass, flow: _Flow) -> None:
+    """Write both passes, one after the other."""
+    spans = [*measured.spans[:MAX_REQUESTS], *flow.spans[:MAX_REQUESTS]]
+    timings = [
+        Timings(
+            work=first.work + second.work,
+            passages=first.passages + second.passages,
+            round_trips=(),
+            retries=second.retries,
+        )
+        for first, second in zip(measured.timings, flow.timings, strict=True)
+    ]
+    names = [device.name for device in workers.bundle.devices]
+    trace = to_trace(names, [link.name for link in workers.links], spans, timings)
+    write_bytes(path, json.dumps(trace, separators=(",", ":")).encode())
+
+
 def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:
     pairs = list(pairwise(measured.timings))
-    compute_s = sum(stage.compute_s for stage in _stages(workers, measured.timings))
+    compute_s = sum(median(work.compute_s for work in t.work) for t in measured.timings)
     link_s = sum(median(p.observed_s for p in near.passages) for near, _ in pairs)
     codec_s = sum(
         median(work.encode_s for work in near.work) + median(work.decode_s for work in far.work)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import Reason
 from isthmus.platform.platform import Link
-from isthmus.run.hop import PROTOCOL, Passage
+from isthmus.run.hop import PROTOCOL, Passage, RoundTrip
 
 JOB_SCHEMA = "isthmus.job/1"
 STATUS_SCHEMA = "isthmus.status/1"
@@ -87,6 +87,9 @@ class Work:
         compute_s: The program.
         encode_s: Packing of what leaves.
         payload_bytes: Length of the payload that leaves.
+        start_s: When it was taken, by the device's monotonic clock.
+        queue_s: How long it had waited to be taken.
+        wait_s: How long the device had waited for it.
     """
 
     request: int
@@ -94,6 +97,9 @@ class Work:
     compute_s: float
     encode_s: float
     payload_bytes: int
+    start_s: float
+    queue_s: float
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +109,13 @@ class Timings:
     Attributes:
         work: One for each request it finished.
         passages: One for each frame it sent, repetitions included.
+        round_trips: One for each frame that was sent once and acknowledged.
         retries: Repetitions since the start.
     """
 
     work: tuple[Work, ...]
     passages: tuple[Passage, ...]
+    round_trips: tuple[RoundTrip, ...]
     retries: int
 
 

@@ -67,12 +67,25 @@ def _count_frames(service: Service, registry: CollectorRegistry) -> None:
     payload_bytes = Counter(
         "isthmus_stage_payload_bytes", "Payloads that left the stage.", registry=registry
     )
-    decode, compute, encode = (
+    frame_bytes = Counter(
+        "isthmus_hop_frame_bytes",
+        "Frames to the next device that were sent once and acknowledged.",
+        registry=registry,
+    )
+    round_trip = Histogram(
+        "isthmus_hop_round_trip_seconds",
+        "From sending such a frame to its acknowledgement, less what the receiver kept it for.",
+        buckets=_BUCKETS_S,
+        registry=registry,
+    )
+    decode, compute, encode, queue, wait = (
         Histogram(f"isthmus_stage_{name}_seconds", text, buckets=_BUCKETS_S, registry=registry)
         for name, text in (
             ("decode", "Unpacking of what arrived."),
             ("compute", "The stage's program."),
             ("encode", "Packing of what leaves."),
+            ("queue", "How long a frame waited for the stage."),
+            ("wait", "How long the stage waited for a frame."),
         )
     )
 
@@ -85,6 +98,11 @@ def _count_frames(service: Service, registry: CollectorRegistry) -> None:
         decode.observe(work.decode_s)
         compute.observe(work.compute_s)
         encode.observe(work.encode_s)
+        queue.observe(work.queue_s)
+        for trip in service.round_trips():
+            frame_bytes.inc(trip.frame_bytes)
+            round_trip.observe(trip.seconds)
+        wait.observe(work.wait_s)
 
     service.on_frame = on_frame
 

@@ -165,7 +165,7 @@ def read_question(body: bytes, head_bytes: int | None, bundle: Bundle) -> Questi
 
 
 def write_answer(
-    question: Question, results: Sequence[bytes], bundle: Bundle, name: str
+    question: Question, results: Sequence[bytes], bundle: Bundle, name: str, *, width: str = ""
 ) -> tuple[bytes, int | None]:
     """Return the body of an answer, and the length of its JSON if bytes follow it.
 
@@ -174,6 +174,7 @@ def write_answer(
         results: The outputs of each sample, as `isthmus.run.border.to_bytes` joins them.
         bundle: Says what the model returns.
         name: Of the model.
+        width: What was asked of nested crossings, of each sample; becomes a parameter.
 
     Raises:
         RequestError: NaN or infinity is among the outputs, which JSON cannot say.
@@ -204,6 +205,8 @@ def write_answer(
     head: dict[str, object] = {"model_name": name, "model_version": VERSION, "outputs": outputs}
     if question.id is not None:
         head["id"] = question.id
+    if width:
+        head["parameters"] = {"width": width}
     text = json.dumps(head).encode()
     return b"".join((text, *tail)), len(text) if tail else None
 

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import zenoh
 
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
-from isthmus.errors import BundleError, InputError, RunError
+from isthmus.errors import InputError, RunError
 from isthmus.files import from_json, to_json
-from isthmus.platform import Link, Platform, load_platform
+from isthmus.platform import Link, load_platform
 from isthmus.run import border
-from isthmus.run.hop import Receiver, Sender, Terms, locator, open_session
+from isthmus.run.adapt import bundle_links
+from isthmus.run.hop import Receiver, Sender, Terms
 from isthmus.run.messages import (
     JOB_SCHEMA,
     STATUS,
@@ -37,6 +38,7 @@ from isthmus.run.messages import (
     hop_codec,
     hop_key,
 )
+from isthmus.run.session import locator, open_session
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 
@@ -56,10 +58,12 @@ class Reply:
     Attributes:
         request: What it answers.
         outputs: The bundle's outputs, one sample.
+        width: What the request asked of nested crossings; 0 where it asked nothing.
     """
 
     request: int
     outputs: tuple[Array, ...]
+    width: int = 0
 
 
 class Workers:
@@ -105,11 +109,12 @@ class Workers:
         self._receiver = receiver
         self._num_sent = 0
 
-    def send(self, sample: Sequence[Array]) -> int:
+    def send(self, sample: Sequence[Array], width: int = 0) -> int:
         """Send one sample to the first device and return the number of the request.
 
         Args:
             sample: One array for each input of the bundle, without a batch.
+            width: What nested crossings are to take; 0 for what `use_width` said.
 
         Raises:
             RunError: A worker has died or does not answer any more; names its device. Or no
@@ -119,7 +124,7 @@ class Workers:
         if self._watch(self._sender.wait_for_room) is None:
             raise RunError(f"the first device takes no request for {self.timeout_s:g} s")
         request = self._num_sent
-        self._sender.send(request, border.to_bytes(sample, self.bundle.inputs))
+        self._sender.send(request, border.to_bytes(sample, self.bundle.inputs), width)
         self._num_sent += 1
         return request
 
@@ -133,14 +138,18 @@ class Workers:
         if frame is None:
             return None
         outputs = border.from_bytes(frame.payload, self.bundle.outputs)
-        return Reply(request=frame.request, outputs=outputs)
+        return Reply(request=frame.request, outputs=outputs, width=frame.width)
 
     def ask(self, sample: Sequence[Array]) -> tuple[Array, ...] | None:
         """Run one sample through all devices; None if the answer does not come in time."""
-        request = self.send(sample)
+        reply = self.wait(self.send(sample))
+        return None if reply is None else reply.outputs
+
+    def wait(self, request: int) -> Reply | None:
+        """Wait for the reply to one request; None if it does not come in time."""
         while (reply := self.receive()) is not None:
             if reply.request == request:
-                return reply.outputs
+                return reply
         return None
 
     def throttle(self, on: bool) -> None:
@@ -270,7 +279,7 @@ def start_workers(
         RunError: The port is taken, or a worker does not start; names its device.
     """
     bundle = read_bundle(path)
-    links, clocks = _links(bundle, load_platform(path / PLATFORM_FILE))
+    links = bundle_links(bundle, load_platform(path / PLATFORM_FILE))
     identity, run = bundle_id(path), uuid.uuid4().hex
     patience_s = timeout_s + 2 * sum(
         link.transfer_s(crossing.payload_bytes + HEADER_BYTES)
@@ -296,7 +305,9 @@ def start_workers(
                 run=run,
                 connect=address,
                 link=links[index] if index < len(links) else None,
-                clock=str(folder / clocks[index]) if index < len(links) else "",
+                clock=str(folder / _clock(links[index], bundle.crossings[index].source))
+                if index < len(links)
+                else "",
                 timeout_s=patience_s,
             )
             _hand_over(processes[index], job)
@@ -317,21 +328,9 @@ def start_workers(
         yield workers
 
 
-def _links(bundle: Bundle, platform: Platform) -> tuple[tuple[Link, ...], tuple[str, ...]]:
-    """Return the link of each crossing, and the name of the clock that its users share."""
-    links, clocks = [], []
-    for crossing in bundle.crossings:
-        ends = {crossing.source, crossing.target}
-        found = [link for link in platform.links if set(link.between) == ends]
-        if not found:
-            raise BundleError(
-                f"{PLATFORM_FILE}: found no link between {crossing.source} and {crossing.target}; "
-                "export the bundle anew"
-            )
-        (link,) = found
-        links.append(link)
-        clocks.append(f"{'+'.join(link.clock(crossing.source))}.clock")
-    return tuple(links), tuple(clocks)
+def _clock(link: Link, source: str) -> str:
+    """Return the name of the clock that all users of a link share."""
+    return f"{'+'.join(link.clock(source))}.clock"
 
 
 def _start(log: Path) -> subprocess.Popen[bytes]:

@@ -4,8 +4,18 @@ from dataclasses import dataclass
 
 from isthmus.wire.nested import Width
 
-SCHEMA = "isthmus.run/1"
+SCHEMA = "isthmus.run/2"
 RUN_FILE = "run.json"
+STEPS = ("wait", "queue", "decode", "compute", "encode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How one figure is spread over the requests: its median and upper percentiles."""
+
+    p50: float
+    p95: float
+    p99: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +33,10 @@ class CrossingRecord:
         decode_s: Median time of the unpacking half.
         link_asked_s: Median time the emulated link should take; 0 with the throttle off.
         link_observed_s: Median time it took.
+        retries: Frames sent more than once.
+        round_trip_s: From giving a frame to the transport to its acknowledgement, less what the
+            receiver kept it for, by the sender's clock alone; None if none was acknowledged.
+        rate_bytes_per_s: Bytes on the wire over the median of the emulated link and this.
         payload_spread_bytes: Standard deviation of the payload, predicted; None at a fixed rate.
     """
 
@@ -36,6 +50,9 @@ class CrossingRecord:
     decode_s: float
     link_asked_s: float
     link_observed_s: float
+    retries: int
+    round_trip_s: Spread | None
+    rate_bytes_per_s: float
     payload_spread_bytes: float | None = None
 
 
@@ -47,19 +64,32 @@ class StageRecord:
         device: Its name.
         compute_s: Median time of its program.
         pid: Process id of its worker.
+        times_s: One request in flight: ``"wait"`` is how long the device waited for a frame,
+            ``"queue"`` how long a frame waited for the device, then ``"decode"``, ``"compute"``
+            and ``"encode"``.
+        busy_s: The same with as many requests in flight as stages and links.
     """
 
     device: str
     compute_s: float
     pid: int
+    times_s: dict[str, Spread]
+    busy_s: dict[str, Spread]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Round trip of one request as the client saw it, one in flight, in seconds."""
+class AdaptRecord:
+    """How the width of nested crossings was chosen, where it was, one request in flight.
 
-    p50: float
-    p95: float
+    Attributes:
+        target_s: How long a request may take.
+        in_time: Share of the answered requests that took no longer.
+        requests: How many asked for each width, the narrowest first.
+    """
+
+    target_s: float
+    in_time: float
+    requests: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +120,7 @@ class RunRecord:
         crossings: In order.
         stages: In order.
         accuracy: Share of replies whose largest output is the label; None without labels.
-        latency_s: One request in flight.
+        latency_s: Round trip of one request as the client saw it, one in flight.
         predicted_here_s: Median latency predicted before the first request: programs, codecs
             and the floor of every hop, which add up to the median latency on this machine with
             the links free and other inputs; plus the time each link takes for its frame by the
@@ -104,12 +134,13 @@ class RunRecord:
         machine: The machine that ran it.
         versions: Of Isthmus and the libraries that matter.
         width: That nested crossings had; None is the widest.
+        adapted: How it was chosen for each request, where it was.
     """
 
     crossings: tuple[CrossingRecord, ...]
     stages: tuple[StageRecord, ...]
     accuracy: float | None
-    latency_s: Latency
+    latency_s: Spread
     predicted_here_s: float
     breakdown: Breakdown
     throughput_per_s: float
@@ -120,3 +151,4 @@ class RunRecord:
     machine: str
     versions: dict[str, str]
     width: Width | None = None
+    adapted: AdaptRecord | None = None

@@ -25,12 +25,14 @@ from types import MappingProxyType
 import zenoh
 
 from isthmus import __version__
-from isthmus.bundle import Bundle, bundle_id, read_bundle
+from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, IsthmusError, RequestError
 from isthmus.files import from_json, to_json
+from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
-from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms, open_session
-from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
+from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
+from isthmus.run.hop import PROTOCOL, Arrival, Receiver, RoundTrip, Sender, Terms
+from isthmus.run.ingress import MAX_DEADLINE_S, Answer, Ingress
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
     ASK_SCHEMA,
@@ -49,6 +51,7 @@ from isthmus.run.messages import (
     infer_key,
     run_of,
 )
+from isthmus.run.session import open_session
 from isthmus.run.stage import Stage, apply_stage, load_stage
 
 PORT = 7447  # of the first device; the next ones have the next ports
@@ -71,12 +74,15 @@ class Site:
         keys: The folder of this device's certificate and key, as `isthmus.run.keys` issues them;
             without one, devices are on loopback only.
         config: A file of zenoh's settings that are taken as they are, in place of all these.
+        target_s: How long a request may take, in seconds, of which the first device chooses the
+            width of nested crossings; None leaves them at the widest.
     """
 
     addresses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     service: str = SERVICE
     keys: Path | None = None
     config: Path | None = None
+    target_s: float | None = None
 
 
 class Service:
@@ -129,6 +135,7 @@ class Service:
         self._receiver = receiver
         self._sender = sender
         self._run = run
+        self._ready_s = time.monotonic()  # since when no frame is computed
 
     def work(self, stop: threading.Event) -> None:
         """Compute what arrives until told to stop; then finish what is under way."""
@@ -167,13 +174,20 @@ class Service:
             return retries + more_retries, damaged + more_damaged
         return retries, damaged
 
+    def round_trips(self) -> tuple[RoundTrip, ...]:
+        """Return what the hop to the next device measured since the last call."""
+        return self._sender.round_trips()
+
     def _turn(self, stop: threading.Event) -> None:
         """Compute one frame, if one comes, and hand it on as soon as there is room."""
         frame = self._receiver.receive(_IDLE_S)
-        if frame is None:
-            return
+        if frame is not None:
+            self._compute(frame, stop)
+            self._ready_s = time.monotonic()
+
+    def _compute(self, frame: Arrival, stop: threading.Event) -> None:
         try:
-            payload, work = apply_stage(self._stage, frame, None)
+            payload, work = apply_stage(self._stage, frame, None, ready_s=self._ready_s)
         except IsthmusError as error:
             self.on_frame(None)
             message = " ".join(str(error).split())
@@ -188,7 +202,7 @@ class Service:
         while not self._sender.wait_for_room(_IDLE_S):
             if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
                 return  # nobody takes it; the ingress asks for it again
-        self._sender.send(frame.request, payload)
+        self._sender.send(frame.request, payload, frame.width)
 
 
 class Watch:
@@ -306,7 +320,12 @@ def open_service(
         stack.enter_context(sender)
         ingress = None
         if index == 0:
-            ingress = Ingress(bundle, identity, session, run)
+            adapter = None
+            if site.target_s is not None:
+                links = bundle_links(bundle, load_platform(path / PLATFORM_FILE))
+                rest_s = sum(map(empty_s, links))
+                adapter = Adapter(rungs(bundle, links), site.target_s, rest_s=rest_s)
+            ingress = Ingress(bundle, identity, session, run, adapter=adapter)
             stack.enter_context(ingress)
 
         def came(other: int) -> None:
@@ -428,13 +447,14 @@ def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:
             with query:
                 query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
 
-        def reply(future: Future[bytes]) -> None:
+        def reply(future: Future[Answer]) -> None:
             error = future.exception()
             if isinstance(error, RequestError):
                 refuse(error)
             else:
                 with query:
-                    query.reply(key, future.result())
+                    found = future.result()
+                    query.reply(key, found.payload, attachment=found.width or None)
 
         try:
             attachment = query.attachment.to_bytes() if query.attachment else b""

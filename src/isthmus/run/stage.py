@@ -11,9 +11,10 @@ import numpy.typing as npt
 from isthmus.bundle import Bundle
 from isthmus.run import border
 from isthmus.run.backends import Program, load_program
+from isthmus.run.hop import Arrival
 from isthmus.run.messages import Work
-from isthmus.wire import CodecSpec, Frame, pack, parse_codec, unpack
-from isthmus.wire.nested import Width
+from isthmus.wire import CodecSpec, pack, parse_codec, unpack
+from isthmus.wire.nested import Width, read_width
 from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
 
@@ -67,8 +68,18 @@ def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
     )
 
 
-def apply_stage(stage: Stage, frame: Frame, width: Width | None) -> tuple[bytes, Work]:
-    """Return the payload that leaves for one that arrived, and what that cost."""
+def apply_stage(
+    stage: Stage, frame: Arrival, width: Width | None, *, ready_s: float
+) -> tuple[bytes, Work]:
+    """Return the payload that leaves for one that arrived, and what that cost.
+
+    Args:
+        stage: What computes it.
+        frame: What arrived.
+        width: Of nested crossings, where the frame does not say; None is the widest.
+        ready_s: Since when the stage waited for a frame, by this machine's monotonic clock.
+    """
+    begin_s = time.monotonic()
     start_s = decoded_s = computed_s = time.perf_counter()
     if stage.program is None:
         payload = bytes(frame.payload)
@@ -77,13 +88,16 @@ def apply_stage(stage: Stage, frame: Frame, width: Width | None) -> tuple[bytes,
         decoded_s = time.perf_counter()
         outputs = stage.program([array[np.newaxis] for array in inputs])
         computed_s = time.perf_counter()
-        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs], width)
+        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs], width, frame.width)
     return payload, Work(
         request=frame.request,
         decode_s=decoded_s - start_s,
         compute_s=computed_s - decoded_s,
         encode_s=time.perf_counter() - computed_s,
         payload_bytes=len(payload),
+        start_s=begin_s,
+        queue_s=begin_s - frame.arrived_s,
+        wait_s=max(0.0, frame.arrived_s - ready_s),
     )
 
 
@@ -93,10 +107,12 @@ def _unpack(stage: Stage, payload: memoryview) -> tuple[Array, ...]:
     return unpack(stage.before.spec, payload, stage.before.tables)
 
 
-def _pack(stage: Stage, outputs: list[Array], width: Width | None) -> bytes:
+def _pack(stage: Stage, outputs: list[Array], width: Width | None, asked: int) -> bytes:
     if stage.after is None:
         return border.to_bytes(outputs, stage.bundle.outputs)
     spec = stage.after.spec
+    if spec.nested and asked:
+        width = read_width(spec, bytes([asked]))
     return pack(spec, outputs, stage.after.tables, width=width if spec.nested else None)
 
 

@@ -21,7 +21,8 @@ import zenoh
 from isthmus.bundle import Bundle, bundle_id, read_bundle
 from isthmus.errors import IsthmusError, RunError
 from isthmus.files import from_json, to_json
-from isthmus.run.hop import MAX_TIMINGS, Receiver, Sender, Terms, open_session
+from isthmus.machine import keep_freed_memory
+from isthmus.run.hop import MAX_TIMINGS, Receiver, Sender, Terms
 from isthmus.run.messages import (
     JOB_SCHEMA,
     STATUS_SCHEMA,
@@ -38,6 +39,7 @@ from isthmus.run.messages import (
     hop_codec,
     hop_key,
 )
+from isthmus.run.session import open_session
 from isthmus.run.stage import apply_stage, load_stage
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
@@ -52,6 +54,7 @@ _GRACE_S = 2.0
 def main() -> None:
     """Read the job, then work until told to stop."""
     raise_at(signal.SIGTERM, lambda: SystemExit(0))
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's; it ends our input
     try:
         with open(0, "rb", buffering=0, closefd=False) as stdin:
@@ -87,6 +90,7 @@ def work(job: Job) -> None:
         done: deque[Work] = deque(maxlen=MAX_TIMINGS)
         key = device_key(job.run, job.device)
         width: Width | None = None
+        ready_s = time.monotonic()
 
         def answer(query: zenoh.Query) -> None:
             nonlocal width
@@ -105,9 +109,10 @@ def work(job: Job) -> None:
         while True:
             frame = receiver.receive(_IDLE_S)
             if frame is not None:
-                payload, cost = apply_stage(stage, frame, width)
+                payload, cost = apply_stage(stage, frame, width, ready_s=ready_s)
                 done.append(cost)
-                sender.send(frame.request, payload)
+                sender.send(frame.request, payload, frame.width)
+                ready_s = time.monotonic()
 
 
 def _throttle(job: Job, stack: contextlib.ExitStack) -> Throttle | None:
@@ -134,6 +139,7 @@ def _timings(done: deque[Work], sender: Sender) -> Timings:
     return Timings(
         work=tuple(done.popleft() for _ in range(len(done))),
         passages=sender.passages(),
+        round_trips=sender.round_trips(),
         retries=sender.retries,
     )
 

@@ -18,6 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
+from isthmus.bundle import WidthEntry
 from isthmus.data import Dataset, load_data
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError, IsthmusError
@@ -197,7 +198,17 @@ def fit_plan(
 def export_fitted(folder: Path, out: Path) -> Verification:
     """Export what `fit_plan` wrote; see `isthmus.export.export`."""
     fitted = read_fitted(folder)
-    return export(fitted.split_model, fitted.record.plan, out, samples=fitted.samples)
+    widths = tuple(
+        WidthEntry(
+            ratio=found.width.ratio,
+            bits=found.width.bits,
+            payload_bytes=found.payload_bytes,
+            accuracy=found.accuracy,
+        )
+        for found in fitted.record.widths
+    )
+    plan = fitted.record.plan
+    return export(fitted.split_model, plan, out, samples=fitted.samples, widths=widths)
 
 
 def fit_model(

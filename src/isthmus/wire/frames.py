@@ -2,11 +2,12 @@
 
 .. code-block:: none
 
-    request u32 | crossing u16 | length u32 | checksum u32 | payload
+    request u32 | crossing u8 | width u8 | length u32 | checksum u32 | payload
 
 All little-endian. The checksum is the low half of XXH3-64 over the payload, with the first eight
 bytes of the header as its seed. All that is constant (codec, shapes, scales) is agreed once and is
-not repeated here.
+not repeated here. The width is what nested crossings of this request are to take, as
+`isthmus.wire.nested` writes it in one byte; 0 leaves it to each sender.
 """
 
 import struct
@@ -19,7 +20,7 @@ from isthmus.errors import InputError, RunError
 HEADER_BYTES = 14
 MAX_PAYLOAD_BYTES = 64 << 20
 
-_HEADER = struct.Struct("<IHII")
+_HEADER = struct.Struct("<IBBII")
 
 
 class Frame(NamedTuple):
@@ -27,16 +28,20 @@ class Frame(NamedTuple):
 
     Attributes:
         request: Number of the request, 0 to 2**32 - 1.
-        crossing: Number of the crossing, 0 to 2**16 - 1.
+        crossing: Number of the crossing, 0 to 255.
         payload: What the codec sent: a view of the message, not a copy.
+        width: What nested crossings are to take; 0 leaves it to each sender.
     """
 
     request: int
     crossing: int
     payload: memoryview
+    width: int = 0
 
 
-def encode_frame(request: int, crossing: int, payload: bytes | memoryview) -> bytes:
+def encode_frame(
+    request: int, crossing: int, payload: bytes | memoryview, width: int = 0
+) -> bytes:
     """Put a header before a payload.
 
     Raises:
@@ -48,10 +53,12 @@ def encode_frame(request: int, crossing: int, payload: bytes | memoryview) -> by
             f"crossing {crossing}: found a payload of {num_bytes} bytes, expected at most "
             f"{MAX_PAYLOAD_BYTES}; choose another cut or a narrower codec"
         )
-    if not (0 <= request < 1 << 32 and 0 <= crossing < 1 << 16):
-        raise InputError(f"request {request}, crossing {crossing}: expected 32 and 16 bits")
-    checksum = _checksum(request, crossing, num_bytes, payload)
-    return b"".join((_HEADER.pack(request, crossing, num_bytes, checksum), payload))
+    if not (0 <= request < 1 << 32 and 0 <= crossing < 1 << 8 and 0 <= width < 1 << 8):
+        raise InputError(
+            f"request {request}, crossing {crossing}, width {width}: expected 32, 8 and 8 bits"
+        )
+    checksum = _checksum(request, crossing | width << 8, num_bytes, payload)
+    return b"".join((_HEADER.pack(request, crossing, width, num_bytes, checksum), payload))
 
 
 def decode_frame(message: bytes | memoryview) -> Frame:
@@ -63,19 +70,19 @@ def decode_frame(message: bytes | memoryview) -> Frame:
     view = memoryview(message)
     if len(view) < HEADER_BYTES:
         raise RunError(f"frame: found {len(view)} bytes, expected at least {HEADER_BYTES}")
-    request, crossing, num_bytes, checksum = _HEADER.unpack_from(view)
+    request, crossing, width, num_bytes, checksum = _HEADER.unpack_from(view)
     payload = view[HEADER_BYTES:]
     if len(payload) != num_bytes or num_bytes > MAX_PAYLOAD_BYTES:
         raise RunError(
             f"frame: found {len(payload)} bytes after the header, which says {num_bytes}"
         )
-    if checksum != _checksum(request, crossing, num_bytes, payload):
+    if checksum != _checksum(request, crossing | width << 8, num_bytes, payload):
         raise RunError(
             f"frame: wrong checksum on request {request}, crossing {crossing}; send it again"
         )
-    return Frame(request=request, crossing=crossing, payload=payload)
+    return Frame(request=request, crossing=crossing, payload=payload, width=width)
 
 
-def _checksum(request: int, crossing: int, num_bytes: int, payload: bytes | memoryview) -> int:
-    seed = request | crossing << 32 | (num_bytes & 0xFFFF) << 48
+def _checksum(request: int, where: int, num_bytes: int, payload: bytes | memoryview) -> int:
+    seed = request | where << 32 | (num_bytes & 0xFFFF) << 48
     return xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF

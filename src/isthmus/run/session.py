@@ -1,0 +1,73 @@
+"""This process's way to the others: a zenoh peer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import zenoh
+
+from isthmus.errors import RunError
+
+
+def open_session(
+    *,
+    listen: str = "tcp/127.0.0.1:0",
+    connect: str = "",
+    more: Mapping[str, object] = MappingProxyType({}),
+    config: Path | None = None,
+) -> zenoh.Session:
+    """Open a zenoh peer on loopback TCP that finds other peers by gossip alone.
+
+    Args:
+        listen: Where to listen; port 0 lets the system choose, empty is nowhere.
+        connect: A peer that must be there; empty for the first one.
+        more: Other settings of zenoh; they go before those of here.
+        config: A file of zenoh's settings that are taken as they are, in place of all these.
+
+    Raises:
+        RunError: The port is taken, the peer does not answer, or zenoh refuses a setting.
+    """
+    settings = {
+        "mode": "peer",
+        "listen/endpoints": [listen] if listen else [],
+        "connect/endpoints": [connect] if connect else [],
+        "connect/exit_on_failure": True,
+        "connect/timeout_ms": 5000,
+        "scouting/multicast/enabled": False,
+        "scouting/gossip/autoconnect_strategy": "greater-zid",  # one connection for each pair
+        "transport/shared_memory/enabled": False,  # a link is TCP, also on one machine
+        "adminspace/enabled": True,  # tells which port the system chose
+        **more,
+    }
+    try:
+        if config is not None:
+            return zenoh.open(zenoh.Config.from_file(str(config)))
+        found = zenoh.Config()
+        for key, value in settings.items():
+            found.insert_json5(key, json.dumps(value))
+        return zenoh.open(found)
+    except zenoh.ZError as error:
+        if "in use" in str(error):
+            raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
+        where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
+        where = where if config is None else f"by {config}"
+        raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
+
+
+def locator(session: zenoh.Session) -> str:
+    """Return the address on which a session listens."""
+    for reply in session.get(f"@/{session.zid()}/peer", timeout=5.0):
+        if reply.ok is not None:
+            return str(json.loads(reply.ok.payload.to_bytes())["locators"][0])
+    raise RunError("zenoh does not say on which port it listens")
+
+
+def publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
+    """Return what puts messages under a key: at once, in order, and never dropped on the way."""
+    return session.declare_publisher(
+        key,
+        congestion_control=zenoh.CongestionControl.BLOCK,
+        reliability=zenoh.Reliability.RELIABLE,
+        express=True,
+    )
