@@ -2,8 +2,10 @@
 
     taskset -c 1 chrt -r 1 python benchmarks/simulate.py [--out benchmarks/results]
 
-Three bundles run on this machine over throttled links, and are simulated from what the runner
-measured before its first request: the time of all programs, codecs and hops with free links. The
+Three bundles run on this machine over throttled links, and are simulated from what was measured
+before with free links and other inputs. What a request takes alone is more than what it takes of a
+core when the pipeline is full, as processes need not be woken up then: latency is simulated from
+the first, which the runner measures itself, and throughput from the second, of a run before. The
 emulated devices share the cores on which this runs, and so do they in the simulation. `chrt` keeps
 other programs from these cores while a bundle runs. Then a fleet of cameras and a row of chiplets
 are simulated. Networks have random weights: only time matters here.
@@ -58,6 +60,7 @@ RUNS = {  # platform: codec of the inner crossing, and after which module it is
     "camera-hub-cloud": ("bottleneck:ratio=4,bits=8", "layer2"),
 }
 NUM_REQUESTS = 360
+CORES = len(os.sched_getaffinity(0))
 SPIN_S = 2e-4  # the emulated link holds a core for so long before it lets a frame go
 
 CAMERAS, HUBS, SERVERS = 1000, 100, 10
@@ -109,10 +112,13 @@ def runs(repetitions: int) -> Iterator[Row]:
             samples = [x[:16] for x in data.x_test]
             export(split_with_codecs(model, plan), plan, path, samples=samples)
             for _ in range(repetitions):
+                free = run_bundle(path, data.x_train, requests=NUM_REQUESTS, throttle=False)
                 run = run_bundle(
                     path, data.x_test, requests=NUM_REQUESTS, warmup_inputs=data.x_train
                 )
-                here = on_this_machine(plan, run.predicted_here_s)
+                links_s = sum(crossing.transfer_s for crossing in plan.crossings)
+                alone = on_this_machine(plan, run.predicted_here_s - links_s)
+                busy = on_this_machine(plan, CORES / free.throughput_per_s)
                 many = InFlight(len(plan.stages) + len(plan.crossings))
                 row = {
                     "part": "run",
@@ -120,27 +126,25 @@ def runs(repetitions: int) -> Iterator[Row]:
                     "requests": NUM_REQUESTS,
                     "measured_p50_s": run.latency_s.p50,
                     "measured_per_s": run.throughput_per_s,
-                    "simulated_p50_s": simulate(here, requests=NUM_REQUESTS).latency_s(50),
+                    "simulated_p50_s": simulate(alone, requests=NUM_REQUESTS).latency_s(50),
                     "simulated_per_s": simulate(
-                        here, requests=NUM_REQUESTS, arrivals=many
+                        busy, requests=NUM_REQUESTS, arrivals=many
                     ).throughput_per_s,
                 }
                 print(row, flush=True)
                 yield row
 
 
-def on_this_machine(plan: Plan, latency_s: float) -> Plan:
+def on_this_machine(plan: Plan, work_s: float) -> Plan:
     """Return the plan as it runs here: its stages on our cores, its hops as they are emulated.
 
     Args:
         plan: For the real devices.
-        latency_s: Predicted before the first request.
+        work_s: What one request takes of a core, links apart.
     """
-    links_s = sum(crossing.transfer_s for crossing in plan.crossings)
-    each_s = (latency_s - links_s) / len(plan.stages)
-    cores = len(os.sched_getaffinity(0))
+    each_s = work_s / len(plan.stages)
     stages = [
-        replace(stage, device=f"core {k % cores}", compute_s=each_s + SPIN_S * (k > 0))
+        replace(stage, device=f"core {k % CORES}", compute_s=each_s + SPIN_S * (k > 0))
         for k, stage in enumerate(plan.stages)
     ]
     links = [replace(link, latency_s=link.latency_s - SPIN_S) for link in plan.platform.links]
@@ -347,7 +351,8 @@ def runs_text(rows: Sequence[Row]) -> list[str]:
             f"""Three bundles over throttled links, {NUM_REQUESTS} requests a run; medians of the
             runs, and in brackets the least and the most. Latency is with one request in flight,
             answers per second with as many as stages and links. Each run is simulated from what
-            its runner measured before the first request, with free links and other inputs. The
+            was measured before it with free links and other inputs: latency from one request in
+            flight, answers per second from as many as stages and links. The
             emulated devices share one core, there as here, and an emulated link holds it for the
             last 0.2 ms of a frame. Off is the simulated figure over the measured one, less one:
             of the medians, and of the worst run."""

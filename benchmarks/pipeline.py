@@ -1,0 +1,240 @@
+"""Pipelines of two and four stages: how near they come to what bounds them, and two rivals.
+
+    python benchmarks/pipeline.py [--out benchmarks/results]
+
+A ResNet-18 with random weights (only time and bytes matter here) is cut where the stages take
+about as long, and runs as a process for each stage on this machine's loopback, one thread each.
+Beside it, the same stages of the same network: torch.distributed by gloo, and pickled numpy over
+plain sockets; both send fp32 tensors and compute with torch, as such set-ups do. Isthmus sends the
+crossing as integers of 4 bits and computes with onnxruntime; a second row sends it as fp32.
+
+A pipeline cannot answer more often than its slowest stage, nor, where stages share cores, than the
+cores allow; a request cannot take less than its stages one after the other.
+"""
+
+import argparse
+import csv
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import date
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+
+from isthmus.export import export
+from isthmus.files import write_bytes
+from isthmus.graph import Graph, capture, cuts
+from isthmus.machine import describe_machine, git_revision, library_versions
+from isthmus.plan import Plan, partition
+from isthmus.platform import Device, Link, Platform
+from isthmus.run import run_bundle
+from isthmus.run.processes import start_workers
+from isthmus.train import calibrate, split_with_codecs
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rival_stage import ENDS, REQUESTS, RIVALS, network
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+
+STAGE = Path(__file__).parent / "rival_stage.py"
+STAGES = (2, 4)
+REPETITIONS = 5
+CORES = len(os.sched_getaffinity(0))
+FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "over_sum",
+          "per_s", "bound_per_s", "of_bound")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    out: Path = parser.parse_args().out
+    torch.set_num_threads(1)
+    revision, load = git_revision(), os.getloadavg()[0]
+    rows = [row for stages in STAGES for row in measure(stages)]
+    name = f"pipeline_2core-x86_{date.today():%Y-%m}"
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    write_bytes(out / f"{name}.md", page(name, rows, revision, load).encode())
+    print(out / f"{name}.md")
+
+
+def inputs(count: int) -> Array:
+    return np.random.default_rng(0).random((count, 3, 32, 32), np.float32)
+
+
+def chain(stages: int) -> Platform:
+    """Return equal devices one after the other, joined by links that no one waits for."""
+    names = [f"stage{k}" for k in range(stages)]
+    return Platform(
+        name=f"chain-{stages}",
+        devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),
+        links=tuple(Link(between=(near, far), bytes_per_s=1e10) for near, far in pairwise(names)),
+        input=names[0],
+        output=names[-1],
+    )
+
+
+def plan_of(graph: Graph, stages: int, codec: str) -> Plan:
+    """Cut after the network's own layers, so that the rivals can take the same ones."""
+    indices = {cut.after: cut.index for cut in cuts(graph)}
+    where = [indices[name] for name in ENDS[stages]]
+    return partition(graph, chain(stages), codec=codec, cut=where)
+
+
+def measure(stages: int) -> Iterator[Row]:
+    """Run all ways, in turns; medians of their turns."""
+    with TemporaryDirectory() as folder:
+        model, x = network(), inputs(REQUESTS)
+        graph = capture(model, (torch.from_numpy(x[:2]),))
+        ways: dict[str, Callable[[], Row]] = {}
+        for codec in ("uniform:bits=4", "raw"):
+            plan = plan_of(graph, stages, codec)
+            split_model = split_with_codecs(model, plan)
+            calibrate(split_model, (torch.from_numpy(x[:16]),))
+            path = Path(folder) / codec.partition(":")[0]
+            export(split_model, plan, path, samples=[x[:4]])
+            ways[f"isthmus, {codec}"] = partial(isthmus, path, x)
+        for kind in RIVALS:
+            ways[kind] = partial(rival, kind, stages, x)
+        found: dict[str, list[Row]] = {way: [] for way in ways}
+        for _ in range(REPETITIONS):
+            for way, turn in ways.items():
+                found[way].append(turn())
+                print(stages, way, found[way][-1], flush=True)
+        for way, turns in found.items():
+            middle = {
+                name: statistics.median(float(str(turn[name])) for turn in turns)
+                for name in turns[0]
+            }
+            yield {
+                "stages": stages,
+                "way": way,
+                **middle,
+                "over_sum": middle["latency_ms"] / middle["sum_ms"],
+                "of_bound": middle["per_s"] / middle["bound_per_s"],
+            }
+
+
+def isthmus(path: Path, x: Array) -> Row:
+    """Run a bundle: its start and memory, then latency and throughput as `isthmus run` does."""
+    start_s = time.perf_counter()
+    with start_workers(path) as workers:
+        workers.ask([x[0]])
+        started_s = time.perf_counter() - start_s
+        memory = max(psutil.Process(each.pid).memory_info().rss for each in workers.processes)
+    record = run_bundle(path, [x], throttle=False, warmup_inputs=[x[::-1]])
+    each_s = [
+        sum(stage.times_s[step].p50 for step in ("decode", "compute", "encode"))
+        for stage in record.stages
+    ]
+    num_bytes = sum(crossing.payload_bytes_measured for crossing in record.crossings)
+    return figures(num_bytes, started_s, memory, record.latency_s.p50, each_s,
+                   record.throughput_per_s)  # fmt: skip
+
+
+def figures(
+    num_bytes: float, start_s: float, memory: int, latency_s: float, each_s: list[float],
+    per_s: float,
+) -> Row:  # fmt: skip
+    return {
+        "bytes": num_bytes,
+        "start_s": start_s,
+        "memory_mb": memory / 1e6,
+        "latency_ms": 1e3 * latency_s,
+        "sum_ms": 1e3 * sum(each_s),
+        "per_s": per_s,
+        "bound_per_s": min(1 / max(each_s), CORES / sum(each_s)),
+    }
+
+
+def rival(kind: str, stages: int, x: Array) -> Row:
+    """Run the stages of a rival, and measure the same from outside."""
+    port = free_port()
+    start_s = time.perf_counter()
+    with ExitStack() as stack:
+        processes = []
+        for rank in range(1, stages + 1):
+            command = [sys.executable, STAGE, kind, str(stages), str(rank), str(port)]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            stack.callback(processes[-1].kill)
+        send, receive = RIVALS[kind](stack, 0, stages, port)
+        send(x[:1])
+        receive()
+        started_s = time.perf_counter() - start_s
+        memory = max(psutil.Process(each.pid).memory_info().rss for each in processes)
+        latencies_s = []
+        for sample in x:
+            begin_s = time.perf_counter()
+            send(sample[np.newaxis])
+            receive()
+            latencies_s.append(time.perf_counter() - begin_s)
+        begin_s = time.perf_counter()
+        for index in range(len(x) + stages):  # as many in flight as there are stages
+            if index >= stages:
+                receive()
+            if index < len(x):
+                send(x[index : index + 1])
+        per_s = len(x) / (time.perf_counter() - begin_s)
+        send(np.zeros((0, 3, 32, 32), np.float32))  # the end
+        said = [process.communicate(timeout=60)[0].split() for process in processes]
+    each_s = [float(words[0]) for words in said]
+    num_bytes = sum(int(words[1]) for words in said[:-1])
+    return figures(num_bytes, started_s, memory, statistics.median(latencies_s), each_s, per_s)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def page(name: str, rows: list[Row], revision: str | None, load: float) -> str:
+    words = " ".join((__doc__ or "").split("\n\n", 2)[2].split())
+    lines = "".join(
+        f"| {row['stages']} | {row['way']} | {row['bytes']:,.0f} | {row['start_s']:.2f} | "
+        f"{row['memory_mb']:.0f} | {row['latency_ms']:.2f} | {row['over_sum']:.2f} | "
+        f"{row['per_s']:.1f} | {row['of_bound']:.2f} |\n"
+        for row in rows
+    )
+    versions = ", ".join(f"{key} {value}" for key, value in library_versions().items())
+    return f"""# {name}
+
+{words}
+
+Wanted of Isthmus: at least 0.90 of the bound, and a latency of at most 1.10 times the sum.
+
+- command: `python benchmarks/pipeline.py`
+- machine: {describe_machine()}
+- load in the minute before: {load:.1f}
+- versions: {versions}
+- revision: {revision}
+
+{REQUESTS} requests, medians of {REPETITIONS} turns. Bytes are those of all crossings of one
+request; start is from starting the processes to the first answer; memory is that of the largest
+stage; the sum is what the stages take one after the other, codecs included, with one request in
+flight; the bound is what the slowest stage or the cores allow.
+
+| stages | way | bytes | start, s | MB | latency, ms | over sum | answers per s | of bound |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+{lines}"""
+
+
+if __name__ == "__main__":
+    main()
