@@ -8,7 +8,8 @@
       plan.json              the plan, for people and the report
       verification.json      how far it is from the model
       crossing0.tables       how often each symbol comes, where a codec is entropy-coded
-      <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols
+      <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols;
+                             program.safetensors where torch is to run it
 
 Nothing here is code that loading would run. A bundle is never written to after export.
 """
@@ -21,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from isthmus import __version__
+from isthmus.backends import MAX_THREADS
 from isthmus.errors import BundleError, InputError
 from isthmus.files import from_json, sha256, write_json
 
@@ -29,14 +31,13 @@ INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
 FILES = (
     INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "crossing*.tables",
-    "*/program.onnx",
+    "*/program.onnx", "*/program.safetensors",
 )  # fmt: skip
 
 _MAX_INDEX_BYTES = 16 << 20
 _MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends at 2 GiB
 _MAX_FILES = 1000
 _MAX_ELEMENTS = 1 << 31
-_MAX_THREADS = 1024
 _ODD_CHARACTERS = set("\\:\0")  # they lead elsewhere on some systems
 _DTYPES = (
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
@@ -49,8 +50,8 @@ class DeviceEntry:
 
     Attributes:
         name: The device.
-        program: Path of its ONNX program in the bundle; None where it only passes bytes on.
-        backend: What runs it.
+        program: Path of its program in the bundle; None where it only passes bytes on.
+        backend: What runs it, a name of `isthmus.backends`.
         threads: Intra-op threads.
         format: The number format the program holds.
     """
@@ -234,7 +235,7 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
         yield f"found crossings {found}, expected {expected}"
         return
     for index, device in enumerate(bundle.devices):
-        if not 1 <= device.threads <= _MAX_THREADS:
+        if not 1 <= device.threads <= MAX_THREADS:
             yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
         if device.program is None:
             yield from _relay_problems(bundle, index)

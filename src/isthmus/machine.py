@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("isthmus", "numpy", "onnxruntime", "eclipse-zenoh", "torch", "lightning")
+_LIBRARIES = ("isthmus", "numpy", "onnxruntime", "openvino", "eclipse-zenoh", "torch", "lightning")
 
 
 def describe_machine() -> str:
