@@ -8,10 +8,12 @@
       plan.json              the plan, for people and the report
       verification.json      how far it is from the model
       crossing0.tables       how often each symbol comes, where a codec is entropy-coded
+      bundle.sig             the signature of bundle.json, where the bundle was signed
       <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols;
                              program.safetensors where torch is to run it
 
-Nothing here is code that loading would run. A bundle is never written to after export.
+Nothing here is code that loading would run, and no other file is taken into a bundle. It is never
+written to after export; `isthmus keys sign` adds a file.
 """
 
 import json
@@ -29,9 +31,10 @@ from isthmus.files import from_json, sha256, write_json
 SCHEMA = "isthmus.bundle/1"
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
+SIGNATURE_FILE = "bundle.sig"
 FILES = (
-    INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "crossing*.tables",
-    "*/program.onnx", "*/program.safetensors",
+    INDEX_FILE, SIGNATURE_FILE, PLATFORM_FILE, "plan.json", "verification.json",
+    "crossing*.tables", "*/program.onnx", "*/program.safetensors",
 )  # fmt: skip
 
 _MAX_INDEX_BYTES = 16 << 20
@@ -111,7 +114,8 @@ class Bundle:
         crossings: One fewer than the devices.
         inputs: What the first device takes.
         outputs: What the last device returns.
-        files: SHA-256 of every file but ``bundle.json``, by path with forward slashes.
+        files: SHA-256 of every file but ``bundle.json`` and its signature, by path with forward
+            slashes.
     """
 
     version: str
@@ -268,6 +272,8 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
         path = folder / name
         if not _stays_inside(name) or _has_symlink(folder, name):
             yield f"{folder}: {name!r} leaves the bundle, expected a plain file inside it"
+        elif not _is_known(name):
+            yield f"{folder}: {name!r} is no file of a bundle, which holds data alone"
         elif not path.is_file():
             yield f"{path}: is missing"
         elif path.stat().st_size > _MAX_FILE_BYTES:
@@ -281,7 +287,15 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
 def _stays_inside(name: str) -> bool:
     parts = name.split("/")
     odd = any(part in ("", ".", "..") or set(part) & _ODD_CHARACTERS for part in parts)
-    return not odd and name != INDEX_FILE
+    return not odd and name not in (INDEX_FILE, SIGNATURE_FILE)
+
+
+def _is_known(name: str) -> bool:
+    """Return whether a name is that of a file which an export makes."""
+    return any(
+        name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
+        for pattern in FILES
+    )
 
 
 def _has_symlink(folder: Path, name: str) -> bool:
@@ -296,4 +310,4 @@ def _names(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
     }
-    return found - {INDEX_FILE}
+    return found - {INDEX_FILE, SIGNATURE_FILE}

@@ -161,13 +161,24 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--no-throttle",
                 "--port",
                 "--width",
+                "--keys",
+                "--signed",
                 "--out",
                 "--json",
             },
         ),
         (
             "serve",
-            {"--device", "--at", "--service", "--keys", "--config", "--http", "--metrics"},
+            {
+                "--device",
+                "--at",
+                "--service",
+                "--keys",
+                "--signed",
+                "--config",
+                "--http",
+                "--metrics",
+            },
         ),
         ("ask", {"--deadline", "--priority", "--service", "--keys", "--json"}),
         (
@@ -188,6 +199,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
         ("report", {"--out", "--json"}),
         ("keys init", {"--out", "--json"}),
         ("keys issue", {"--out", "--host", "--days", "--renew", "--json"}),
+        ("keys sign", {"--keys", "--json"}),
     ],
 )
 def test_the_flags_are_these_and_every_help_has_an_example(isthmus, command, flags):

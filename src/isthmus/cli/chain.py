@@ -14,8 +14,11 @@ from isthmus.cli.options import (
     Download,
     Inputs,
     Json,
+    Keys,
     Model,
+    Signed,
     Weights,
+    check_signed,
     print_json,
     print_parts,
     read_model,
@@ -299,6 +302,8 @@ def run(
             "The widest if left out.",
         ),
     ] = None,
+    keys: Keys = None,
+    signed: Signed = False,
     out: Annotated[Path | None, typer.Option(help="Folder to make, with run.json.")] = None,
     json_: Json = False,
 ) -> None:
@@ -316,6 +321,8 @@ def run(
     from isthmus.run.record import RUN_FILE, SCHEMA
     from isthmus.wire.nested import parse_width
 
+    if signed:
+        check_signed(bundle, keys)
     if out is not None:
         check_ours(out, files=(RUN_FILE,))
     with shown() as progress:

@@ -11,13 +11,9 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Json, print_parts
+from isthmus.cli.options import Json, Keys, Signed, check_signed, print_parts
 from isthmus.errors import InputError, RequestError, RunError
 
-Keys = Annotated[
-    Path | None,
-    typer.Option(help="Folder of one's own certificate and key, as `isthmus keys issue` made it."),
-]
 ServiceName = Annotated[
     str, typer.Option("--service", help="Its name, where one network has several.")
 ]
@@ -37,6 +33,7 @@ def serve(
     ] = None,
     service: ServiceName = "main",
     keys: Keys = None,
+    signed: Signed = False,
     config: Annotated[
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
@@ -68,6 +65,8 @@ def serve(
     if http is not None or metrics is not None:
         from isthmus.run.http import open_http  # needs the extra `serve`
 
+    if signed:
+        check_signed(bundle, keys)
     addresses = {}
     for each in at or ():
         name, equals, place = each.partition("=")
