@@ -19,6 +19,7 @@ stall a session.
 
 import json
 import queue
+import re
 import struct
 import threading
 import time
@@ -140,7 +141,12 @@ def open_session(
             raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
         where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
         where = where if config is None else f"by {config}"
-        raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
+        raise RunError(f"zenoh cannot start {where}: {_words(error)}") from error
+
+
+def _words(error: zenoh.ZError) -> str:
+    """Return what zenoh says in one line, without the places in its source."""
+    return re.sub(r" at /\S+\.rs:\d+\.?", "", " ".join(str(error).split()))
 
 
 def locator(session: zenoh.Session) -> str:
