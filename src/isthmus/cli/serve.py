@@ -60,6 +60,7 @@ def serve(
 
     Example: `isthmus serve bundle --device hub --at camera=10.0.0.5 --at hub=10.0.0.6`
     """
+    from isthmus.run.refusals import telling_refusals
     from isthmus.run.service import Site, open_service
 
     if http is not None or metrics is not None:
@@ -81,7 +82,10 @@ def serve(
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
     site = Site(addresses=addresses, service=service, keys=keys, config=config)
-    with open_service(bundle, device, site=site, say=say) as served, ExitStack() as stack:
+    with ExitStack() as stack:
+        if keys is not None:
+            stack.enter_context(telling_refusals(say))
+        served = stack.enter_context(open_service(bundle, device, site=site, say=say))
         places = [served.place]
         if http is not None or metrics is not None:
             places += stack.enter_context(open_http(served, http=http, metrics=metrics))
