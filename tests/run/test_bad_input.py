@@ -109,6 +109,29 @@ def test_an_input_that_is_too_large_is_refused_or_dropped_and_the_service_stays_
         assert process.memory_info().rss - before < 64 << 20
 
 
+def test_a_full_disk_costs_the_file_but_not_the_figures(folder, tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=X, y_train=[0, 1], x_test=X, y_test=[0, 1])
+    (tmp_path / "small").mkdir()
+    shell = (
+        "mount -t tmpfs -o size=4k tmpfs small || exit 77; printf %4096s x > small/full; "
+        "$0 -m isthmus run bundle --data npz:data.npz --no-throttle --json --out small/run; "
+        "echo $? >&2; ls -A small >&2"
+    )
+    try:
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, sys.executable],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("may not mount a small disk here")
+    assert json.loads(done.stdout)["lost"] == 0
+    said, code, *left = done.stderr.splitlines()[-3:]
+    assert "cannot be written (No space left on device); make room for it" in said
+    assert (code, left) == ("1", ["full"])
+
+
 def ask(session, payload, *, timeout=60.0):
     """Return what a service says that refuses; None if it says nothing."""
     attachment = to_json(Ask(id=str(len(payload)), deadline_s=30.0), schema=ASK_SCHEMA)

@@ -338,10 +338,10 @@ def run(
             width=None if width is None else parse_width(width),
             progress=lambda done, total: progress("requests", done, total),
         )
-    if out is not None:
-        with new_folder(out, files=(RUN_FILE,)) as folder:
-            write_json(folder / RUN_FILE, record, schema=SCHEMA)
     if json_:
-        print(to_json(record, schema=SCHEMA))
+        print(to_json(record, schema=SCHEMA), flush=True)
     else:
         print_parts(*run_tables(record))
+    if out is not None:  # after it is told, as the disk may be full
+        with new_folder(out, files=(RUN_FILE,)) as folder:
+            write_json(folder / RUN_FILE, record, schema=SCHEMA)
