@@ -11,6 +11,7 @@ The package reads in the order in which the data flows:
 * ``links``     how tensors cross: the differentiable halves of each codec
 * ``split``     the model as separable stages joined by codecs
 * ``train``     fit the base model and the crossings
+* ``backends``  what runs a stage's program: onnxruntime, openvino, torch
 * ``bundle``    the exported plan on disk
 * ``export``    write a bundle and verify it
 * ``run``       execute a bundle, one process per device

@@ -8,9 +8,12 @@
       plan.json              the plan, for people and the report
       verification.json      how far it is from the model
       crossing0.tables       how often each symbol comes, where a codec is entropy-coded
-      <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols
+      bundle.sig             the signature of bundle.json, where the bundle was signed
+      <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols;
+                             program.safetensors where torch is to run it
 
-Nothing here is code that loading would run. A bundle is never written to after export.
+Nothing here is code that loading would run, and no other file is taken into a bundle. It is never
+written to after export; `isthmus keys sign` adds a file.
 """
 
 import json
@@ -21,22 +24,23 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from isthmus import __version__
+from isthmus.backends import MAX_THREADS
 from isthmus.errors import BundleError, InputError
 from isthmus.files import from_json, sha256, write_json
 
 SCHEMA = "isthmus.bundle/1"
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
+SIGNATURE_FILE = "bundle.sig"
 FILES = (
-    INDEX_FILE, PLATFORM_FILE, "plan.json", "verification.json", "crossing*.tables",
-    "*/program.onnx",
+    INDEX_FILE, SIGNATURE_FILE, PLATFORM_FILE, "plan.json", "verification.json",
+    "crossing*.tables", "*/program.onnx", "*/program.safetensors",
 )  # fmt: skip
 
 _MAX_INDEX_BYTES = 16 << 20
 _MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends at 2 GiB
 _MAX_FILES = 1000
 _MAX_ELEMENTS = 1 << 31
-_MAX_THREADS = 1024
 _ODD_CHARACTERS = set("\\:\0")  # they lead elsewhere on some systems
 _DTYPES = (
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
@@ -49,8 +53,8 @@ class DeviceEntry:
 
     Attributes:
         name: The device.
-        program: Path of its ONNX program in the bundle; None where it only passes bytes on.
-        backend: What runs it.
+        program: Path of its program in the bundle; None where it only passes bytes on.
+        backend: What runs it, a name of `isthmus.backends`.
         threads: Intra-op threads.
         format: The number format the program holds.
     """
@@ -127,7 +131,8 @@ class Bundle:
         crossings: One fewer than the devices.
         inputs: What the first device takes.
         outputs: What the last device returns.
-        files: SHA-256 of every file but ``bundle.json``, by path with forward slashes.
+        files: SHA-256 of every file but ``bundle.json`` and its signature, by path with forward
+            slashes.
         widths: Those of nested crossings whose worth was measured.
     """
 
@@ -253,7 +258,7 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
         yield f"found crossings {found}, expected {expected}"
         return
     for index, device in enumerate(bundle.devices):
-        if not 1 <= device.threads <= _MAX_THREADS:
+        if not 1 <= device.threads <= MAX_THREADS:
             yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
         if device.program is None:
             yield from _relay_problems(bundle, index)
@@ -286,6 +291,8 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
         path = folder / name
         if not _stays_inside(name) or _has_symlink(folder, name):
             yield f"{folder}: {name!r} leaves the bundle, expected a plain file inside it"
+        elif not _is_known(name):
+            yield f"{folder}: {name!r} is no file of a bundle, which holds data alone"
         elif not path.is_file():
             yield f"{path}: is missing"
         elif path.stat().st_size > _MAX_FILE_BYTES:
@@ -299,7 +306,15 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
 def _stays_inside(name: str) -> bool:
     parts = name.split("/")
     odd = any(part in ("", ".", "..") or set(part) & _ODD_CHARACTERS for part in parts)
-    return not odd and name != INDEX_FILE
+    return not odd and name not in (INDEX_FILE, SIGNATURE_FILE)
+
+
+def _is_known(name: str) -> bool:
+    """Return whether a name is that of a file which an export makes."""
+    return any(
+        name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
+        for pattern in FILES
+    )
 
 
 def _has_symlink(folder: Path, name: str) -> bool:
@@ -314,4 +329,4 @@ def _names(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
     }
-    return found - {INDEX_FILE}
+    return found - {INDEX_FILE, SIGNATURE_FILE}

@@ -92,7 +92,7 @@ def from_json(text: str | bytes, kind: type[T], *, schema: str, where: str) -> T
     """
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); expected {schema}") from error
     found = fields.pop("schema", None) if isinstance(fields, dict) else None
     if found != schema:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("isthmus", "numpy", "onnxruntime", "eclipse-zenoh", "torch", "lightning")
+_LIBRARIES = ("isthmus", "numpy", "onnxruntime", "openvino", "eclipse-zenoh", "torch", "lightning")
 _MALLOPT = {-3: 32 << 20, -1: 256 << 20}  # M_MMAP_THRESHOLD, its most; M_TRIM_THRESHOLD
 
 

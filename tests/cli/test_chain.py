@@ -162,6 +162,8 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--port",
                 "--width",
                 "--adapt",
+                "--keys",
+                "--signed",
                 "--out",
                 "--json",
             },
@@ -173,6 +175,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--at",
                 "--service",
                 "--keys",
+                "--signed",
                 "--config",
                 "--adapt",
                 "--http",
@@ -198,6 +201,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
         ("report", {"--out", "--json"}),
         ("keys init", {"--out", "--json"}),
         ("keys issue", {"--out", "--host", "--days", "--renew", "--json"}),
+        ("keys sign", {"--keys", "--json"}),
     ],
 )
 def test_the_flags_are_these_and_every_help_has_an_example(isthmus, command, flags):

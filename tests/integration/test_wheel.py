@@ -13,7 +13,7 @@ from isthmus.platform import Link
 from tests.run.bundles import PAYLOAD_BYTES, logits, samples, write_chain
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ["torch", "lightning", "onnx", "sklearn", "plotly", "jinja2", "PIL"]
+EXTRAS = ["torch", "lightning", "onnx", "openvino", "sklearn", "plotly", "jinja2", "PIL"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 

@@ -1,12 +1,15 @@
 """Small bundles whose right answers are known in numpy: x (8) -> 4-bit codes (5) -> logits (3)."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
+from isthmus.backends import program_file
 from isthmus.bundle import Bundle, CrossingEntry, DeviceEntry, TensorEntry, write_bundle
 from isthmus.platform import Device, Link, Platform, dump_platform
 
@@ -30,18 +33,25 @@ def logits(x: np.ndarray) -> np.ndarray:
 def write_chain(
     folder: Path,
     *links: Link,
-    backend: str = "onnxruntime",
+    backend: str | tuple[str, ...] = "onnxruntime",
     input_dtype: str = "float32",
     **changed: object,
 ) -> Bundle:
-    """Write a bundle with a relay between any two links; without links, of one device."""
+    """Write a bundle with a relay between any two links; without links, of one device.
+
+    One backend is that of all devices, else there is one for each.
+    """
     names = [*(link.between[0] for link in links), links[-1].between[1] if links else "only"]
-    programs: dict[str, list[onnx.GraphProto]] = {names[0]: [], names[-1]: []}
-    programs[names[0]].append(near_program())
-    programs[names[-1]].append(far_program())
-    for name, graphs in programs.items():
-        (folder / name).mkdir(parents=True)
-        onnx.save(merge(*graphs), folder / name / "program.onnx")
+    backends = (backend,) * len(names) if isinstance(backend, str) else backend
+    parts: dict[str, list[str]] = {names[0]: [], names[-1]: []}
+    parts[names[0]].append("near")
+    parts[names[-1]].append("far")
+    programs = {}
+    for name, its_backend in zip(names, backends, strict=True):
+        if name in parts:
+            programs[name] = f"{name}/{program_file(its_backend)}"
+            (folder / name).mkdir(parents=True)
+            write_program(folder / programs[name], *parts[name])
     platform = Platform(
         name="test",
         devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),
@@ -58,12 +68,8 @@ def write_chain(
     bundle = Bundle(
         version="0.1.0",
         devices=tuple(
-            DeviceEntry(
-                name=name,
-                program=f"{name}/program.onnx" if name in programs else None,
-                backend=backend,
-            )
-            for name in names
+            DeviceEntry(name=name, program=programs.get(name), backend=its_backend)
+            for name, its_backend in zip(names, backends, strict=True)
         ),
         crossings=tuple(
             CrossingEntry(source=link.between[0], target=link.between[1], **crossing)
@@ -74,6 +80,45 @@ def write_chain(
         files={},
     )
     return write_bundle(folder, bundle)
+
+
+def write_program(path: Path, *parts: str) -> None:
+    """Write "near", "far" or both as one program, of the kind that the file's name says."""
+    if path.suffix == ".onnx":
+        graphs = {"near": near_program, "far": far_program}
+        onnx.save(merge(*(graphs[part]() for part in parts)), path)
+        return
+    reads, makes = ("x", "codes") if parts[0] == "near" else ("codes", "logits")
+    dtype, sizes = ("float32", [1, 8]) if reads == "x" else ("uint8", [1, 5])
+    calls = {
+        "schema": "isthmus.calls/1",
+        "inputs": [{"name": reads, "dtype": dtype, "shape": sizes}],
+        "calls": [call for part in parts for call in CALLS[part]],
+        "outputs": [makes if len(parts) == 1 else "logits"],
+    }
+    weights = {"near": {"narrow": NARROW, "middle": MIDDLE}, "far": {"head": HEAD}}
+    held = {name: value for part in parts for name, value in weights[part].items()}
+    save_file(held, path, {"isthmus": json.dumps(calls)})
+
+
+def call(operator: str, result: str, *arguments: object, **named: object) -> dict[str, Any]:
+    """Return a call of the backend torch; a text stands for a value."""
+    found = [{"value": each} if isinstance(each, str) else each for each in arguments]
+    return {"operator": operator, "arguments": found, "named": named, "result": result}
+
+
+CALLS = {
+    "near": [
+        call("aten.mm.default", "wide", "x", "narrow"),
+        call("aten.add.Tensor", "shifted", "wide", "middle"),
+        call("aten.clamp.default", "clipped", "shifted", 0.0, 15.0),
+        call("aten._to_copy.default", "codes", "clipped", dtype={"constant": "uint8"}),
+    ],
+    "far": [
+        call("aten._to_copy.default", "levels", "codes", dtype={"constant": "float32"}),
+        call("aten.mm.default", "logits", "levels", "head"),
+    ],
+}
 
 
 def near_program() -> onnx.GraphProto:

@@ -4,6 +4,7 @@ import http.client
 import json
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.errors import InputError, RunError
+from isthmus.run import oip
 from isthmus.run.oip import MAX_BATCH
 from isthmus.run.service import Site, open_service
 from tests.run.bundles import FAST, logits, samples, write_chain
@@ -51,7 +53,7 @@ class Served:
         connection = self.connect(port)
         try:
             connection.request(method, path, body, headers or {})
-            return read(connection)
+            return read_answer(connection)
         finally:
             connection.close()
 
@@ -82,7 +84,7 @@ class Served:
         }
 
 
-def read(connection):
+def read_answer(connection):
     answer = connection.getresponse()
     body = answer.read().decode()
     headers = {name.lower(): value for name, value in answer.getheaders()}
@@ -232,6 +234,31 @@ def test_a_full_batch_in_json_fits(served):
     one = GOOD | {"shape": data.shape, "data": data.astype(float).tolist()}
     status, _, said = served.infer(inputs=[one])
     assert (status, said["outputs"][0]["shape"]) == (200, [MAX_BATCH, 3])
+
+
+def test_a_large_body_is_read_aside_so_that_others_are_answered_meanwhile(tmp_path, monkeypatch):
+    write_chain(tmp_path / "bundle", FAST)
+    threads = []
+    read = oip.read_question
+
+    def noted(*arguments):
+        threads.append(threading.current_thread().name)
+        return read(*arguments)
+
+    monkeypatch.setattr(oip, "read_question", noted)
+    near, far, http_port = free_ports(3)
+    at = {"near": f"127.0.0.1:{near}", "far": f"127.0.0.1:{far}"}
+    with (
+        open_service(tmp_path / "bundle", "near", site=Site(addresses=at)) as service,
+        open_http(service, http=str(http_port)),
+    ):
+        for padding in (0, 40_000):
+            body = {"inputs": [GOOD], "id": "x" * padding, "parameters": {"timeout": 1000}}
+            connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=LONG_S)
+            connection.request("POST", INFER, json.dumps(body))
+            assert read_answer(connection)[0] == 504  # far is away
+            connection.close()
+    assert [name == "isthmus-http" for name in threads] == [True, False]
 
 
 def test_metrics_are_told_by_every_device_and_move(served):

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import RequestError
 from isthmus.run import border
-from isthmus.run.oip import DATATYPES, MAX_BATCH, body_limit, read_question, write_answer
+from isthmus.run.oip import (
+    DATATYPES,
+    MAX_BATCH,
+    body_limit,
+    json_limit,
+    read_question,
+    write_answer,
+)
 
 
 def bundle_of(*tensors: TensorEntry) -> Bundle:
@@ -139,6 +146,16 @@ def test_an_input_that_is_wrong_is_refused_in_one_line(changed, said):
         read_question(body, None, FLAT)
     assert error.value.reason == "refused"
     assert "\n" not in str(error.value)
+
+
+def test_json_has_a_limit_within_which_one_sample_always_fits():
+    assert json_limit(FLAT.inputs) < 17 << 20
+    large = TensorEntry(name="x", shape=(3, 1024, 1024), dtype="float32")
+    assert json_limit([large]) > 3 * 1024 * 1024 * len("-1.2345678901234567e-308, ")
+    with pytest.raises(
+        RequestError, match=r"of JSON, expected at most \d+; send tensors as bytes"
+    ):
+        read_question(b" " * (17 << 20), None, FLAT)
 
 
 @pytest.mark.parametrize(

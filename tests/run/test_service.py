@@ -228,6 +228,9 @@ def test_with_keys_only_those_who_belong_are_heard(folder, tmp_path):
                 pytest.raises(RequestError, match="nobody answers"),
             ):
                 other.ask(X[0])
+        for why in ("it does not speak TLS", "it does not believe this device's certificate"):
+            hosts.wait_for_log("near", f"near: refused somebody: {why}")
+            assert hosts.log("near").count(why) == 1  # though it tried again and again
         hosts.kill("far")
         hosts.start("far", f"--keys={theirs / 'far'}")
         hosts.wait_for_log("far", "serves", times=2)

@@ -1,6 +1,7 @@
 """A run in Chrome's trace format: hand-made, and from real processes."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,10 @@ def test_a_run_of_two_devices_is_drawn_where_it_happened():
 @pytest.mark.alone
 def test_a_real_run_writes_one_and_every_part_lies_within_its_request(tmp_path):
     write_chain(tmp_path / "bundle", FAST)
-    record = run_bundle(tmp_path / "bundle", [samples(20)], timeline=tmp_path / "timeline.json")
-    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    traces: list[dict[str, Any]] = []
+    record = run_bundle(tmp_path / "bundle", [samples(20)], timeline=traces.append)
+    (trace,) = traces
+    events = json.loads(json.dumps(trace))["traceEvents"]
     requests: dict[int, list[float]] = {}
     for event in events:
         if event.get("cat") == "request":

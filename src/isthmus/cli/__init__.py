@@ -30,7 +30,7 @@ _EXTRAS = {
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
     "filelock": "study", "cryptography": "serve", "prometheus_client": "serve",
-    "starlette": "serve", "uvicorn": "serve",
+    "openvino": "openvino", "starlette": "serve", "uvicorn": "serve",
 }  # fmt: skip
 
 

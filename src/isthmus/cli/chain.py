@@ -1,8 +1,8 @@
 """The commands of the chain, from a model to measured figures."""
 
+import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +15,11 @@ from isthmus.cli.options import (
     Download,
     Inputs,
     Json,
+    Keys,
     Model,
+    Signed,
     Weights,
+    check_signed,
     print_json,
     print_parts,
     read_model,
@@ -308,6 +311,8 @@ def run(
             "time while the links are as slow as they are.",
         ),
     ] = None,
+    keys: Keys = None,
+    signed: Signed = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -325,7 +330,7 @@ def run(
     Example: `isthmus run bundle --data npz:data.npz --adapt latency=50ms`
     """
     from isthmus.data import load_data
-    from isthmus.files import check_ours, new_folder, to_json, write_json
+    from isthmus.files import check_ours, new_folder, to_json, write_bytes, write_json
     from isthmus.progress import shown
     from isthmus.report.tables import run_tables
     from isthmus.run import run_bundle
@@ -335,11 +340,13 @@ def run(
     from isthmus.wire.nested import parse_width
 
     files = (RUN_FILE, TIMELINE_FILE)
+    if signed:
+        check_signed(bundle, keys)
     if out is not None:
         check_ours(out, files=files)
     target_s = None if adapt is None else parse_target(adapt)
-    with ExitStack() as stack, shown() as progress:
-        folder = None if out is None else stack.enter_context(new_folder(out, files=files))
+    traces: list[dict[str, Any]] = []
+    with shown() as progress:
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         record = run_bundle(
             bundle,
@@ -351,12 +358,15 @@ def run(
             port=port,
             width=None if width is None else parse_width(width),
             target_s=target_s,
-            timeline=None if folder is None else folder / TIMELINE_FILE,
+            timeline=traces.append,
             progress=lambda done, total: progress("requests", done, total),
         )
-        if folder is not None:
-            write_json(folder / RUN_FILE, record, schema=SCHEMA)
     if json_:
-        print(to_json(record, schema=SCHEMA))
+        print(to_json(record, schema=SCHEMA), flush=True)
     else:
         print_parts(*run_tables(record))
+    if out is not None:  # after it is told, as the disk may be full
+        with new_folder(out, files=files) as folder:
+            write_json(folder / RUN_FILE, record, schema=SCHEMA)
+            for trace in traces:
+                write_bytes(folder / TIMELINE_FILE, json.dumps(trace).encode())

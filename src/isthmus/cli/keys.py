@@ -1,4 +1,4 @@
-"""The commands that make certificates for devices and clients of a service."""
+"""The commands that make certificates for devices and clients of a service, and sign bundles."""
 
 from pathlib import Path
 from typing import Annotated
@@ -62,5 +62,27 @@ def issue(
     place = issue_key(out, name, days=days, hosts=host or (), renew=renew)
     if json_:
         print_json({"name": name, "folder": str(place)})
+    else:
+        print(place)
+
+
+@keys.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="The folder that `isthmus export` made.")],
+    *,
+    keys: Annotated[
+        Path, typer.Option(help="Folder of the authority, as `isthmus keys init` made it.")
+    ] = Path("keys"),
+    json_: Json = False,
+) -> None:
+    """Sign a bundle, so that devices can refuse any other: `isthmus serve --signed`.
+
+    Example: `isthmus keys sign bundle --keys keys`
+    """
+    from isthmus.run.keys import sign_bundle
+
+    place = sign_bundle(bundle, keys)
+    if json_:
+        print_json({"signature": str(place)})
     else:
         print(place)

@@ -44,6 +44,26 @@ Download = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
+Keys = Annotated[
+    Path | None,
+    typer.Option(help="Folder of one's own certificate and key, as `isthmus keys issue` made it."),
+]
+Signed = Annotated[
+    bool,
+    typer.Option(
+        "--signed", help="Take only a bundle that the authority of --keys signed (`keys sign`)."
+    ),
+]
+
+
+def check_signed(bundle: Path, keys: Path | None) -> None:
+    """Raise unless the authority of a folder of keys signed a bundle."""
+    from isthmus.run.keys import check_signature  # needs the extra `serve`
+
+    if keys is None:
+        raise InputError("--signed: needs --keys, the folder that holds the authority's ca.pem")
+    check_signature(bundle, keys)
+
 
 def read_model(
     model: str, weights: Path | None, inputs: list[str] | None

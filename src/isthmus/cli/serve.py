@@ -11,14 +11,10 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Json, print_parts
+from isthmus.cli.options import Json, Keys, Signed, check_signed, print_parts
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.machine import keep_freed_memory
 
-Keys = Annotated[
-    Path | None,
-    typer.Option(help="Folder of one's own certificate and key, as `isthmus keys issue` made it."),
-]
 ServiceName = Annotated[
     str, typer.Option("--service", help="Its name, where one network has several.")
 ]
@@ -38,6 +34,7 @@ def serve(
     ] = None,
     service: ServiceName = "main",
     keys: Keys = None,
+    signed: Signed = False,
     config: Annotated[
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
@@ -73,11 +70,14 @@ def serve(
     Example: `isthmus serve bundle --device hub --at camera=10.0.0.5 --at hub=10.0.0.6`
     """
     from isthmus.run.adapt import parse_target
+    from isthmus.run.refusals import telling_refusals
     from isthmus.run.service import Site, open_service
 
     if http is not None or metrics is not None:
         from isthmus.run.http import open_http  # needs the extra `serve`
 
+    if signed:
+        check_signed(bundle, keys)
     addresses = {}
     for each in at or ():
         name, equals, place = each.partition("=")
@@ -94,7 +94,10 @@ def serve(
 
     site = Site(addresses=addresses, service=service, keys=keys, config=config, target_s=target_s)
     keep_freed_memory()
-    with open_service(bundle, device, site=site, say=say) as served, ExitStack() as stack:
+    with ExitStack() as stack:
+        if keys is not None:
+            stack.enter_context(telling_refusals(say))
+        served = stack.enter_context(open_service(bundle, device, site=site, say=say))
         places = [served.place]
         if http is not None or metrics is not None:
             places += stack.enter_context(open_http(served, http=http, metrics=metrics))

@@ -1,4 +1,4 @@
-"""Write a bundle: for every device an ONNX program, and what the processes must agree on.
+"""Write a bundle: for every device a program, and what the processes must agree on.
 
 .. code-block:: none
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import isthmus
+from isthmus.backends import program_file
 from isthmus.bundle import (
     FILES,
     PLATFORM_FILE,
@@ -29,6 +30,7 @@ from isthmus.bundle import (
     write_bundle,
 )
 from isthmus.errors import CaptureError, InputError
+from isthmus.export.calls import write_calls
 from isthmus.export.operators import read_once
 from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
@@ -64,8 +66,9 @@ def export(
         How far the bundle is from the model.
 
     Raises:
-        CaptureError: A stage cannot be written as ONNX; names the device.
+        CaptureError: A stage cannot be written as a program; names the device.
         BundleError: The bundle does not predict what the model does.
+        RunError: A device's backend, which verifies its program, is not installed here.
         InputError: Something else stands at ``path``, or the way visits a device twice.
     """
     check_devices(plan)
@@ -74,11 +77,15 @@ def export(
         symbols: Sequence[Tensor] = _example(plan)
         devices = []
         for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):
-            file = None if program is None else f"{stage.device}/program.onnx"
-            if program is not None and file is not None:
-                symbols = write_program(program, symbols, folder / file, device=stage.device)
-            backend = plan.platform.device(stage.device).backend
-            devices.append(DeviceEntry(name=stage.device, program=file, backend=backend))
+            device, file = plan.platform.device(stage.device), None
+            if program is not None:
+                file = f"{device.name}/{program_file(device.backend)}"
+                symbols = write_program(program, symbols, folder / file, device=device.name)
+            devices.append(
+                DeviceEntry(
+                    name=device.name, program=file, backend=device.backend, threads=device.threads
+                )
+            )
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
         crossings = _crossings(split_model, plan, folder)
@@ -212,7 +219,7 @@ def write_program(
     device: str,
     any_batch: bool = True,
 ) -> Sequence[Tensor]:
-    """Write one ONNX program.
+    """Write one program: as ONNX, or for torch where the file's name ends in ``.safetensors``.
 
     Args:
         program: What to write.
@@ -225,7 +232,7 @@ def write_program(
         What the program makes of the example.
 
     Raises:
-        CaptureError: It cannot be written as ONNX.
+        CaptureError: It cannot be written so.
     """
     batch = {0: torch.export.Dim("batch")}
     free = {"symbols": tuple(batch for _ in symbols)} if any_batch else None
@@ -235,16 +242,24 @@ def write_program(
             exported = torch.export.export(
                 program, tuple(symbols), dynamic_shapes=free, strict=False
             )
-            onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
+            if path.suffix == ".safetensors":
+                write_calls(exported, path)
+            else:
+                _write_onnx(exported, path)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # the exporter raises many types
             line = str(error).strip().splitlines()[0]
             raise CaptureError(
-                f"stage on {device}: cannot be written as ONNX ({line}); cut the model elsewhere"
+                f"stage on {device}: cannot be written as {path.name} ({line}); cut the model "
+                "elsewhere"
             ) from error
-        assert onnx_program is not None
-        onnx_program.save(path, external_data=False)
     with torch.no_grad():
         made: Sequence[Tensor] = program(*symbols)
     return made
+
+
+def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:
+    onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    assert onnx_program is not None
+    onnx_program.save(path, external_data=False)

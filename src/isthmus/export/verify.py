@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch.utils._pytree import tree_leaves
 
+from isthmus.backends import Program, load_program
 from isthmus.bundle import read_bundle
 from isthmus.errors import BundleError
 from isthmus.split import SplitModel
@@ -52,10 +52,13 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
     Raises:
         BundleError: The bundle is damaged, an output is not finite where the model's is, or more
             than 1 % of the predictions differ, and more than one.
+        RunError: A program cannot be loaded, or its backend is not installed.
     """
     bundle = read_bundle(path)
-    sessions = [
-        None if device.program is None else _session(path / device.program)
+    programs = [
+        None
+        if device.program is None
+        else load_program(path / device.program, backend=device.backend, threads=device.threads)
         for device in bundle.devices
     ]
     specs = [
@@ -71,7 +74,7 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
     for i in range(len(inputs[0])):
-        outputs = _run(sessions, specs, tables, [x[i : i + 1] for x in inputs], payloads[i])
+        outputs = _run(programs, specs, tables, [x[i : i + 1] for x in inputs], payloads[i])
         for output, wanted in zip(outputs, expected, strict=True):
             largest = max(largest, _difference(output, wanted[i : i + 1].numpy(), where=path))
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
@@ -92,18 +95,17 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
 
 
 def _run(
-    sessions: Sequence[onnxruntime.InferenceSession | None],
+    programs: Sequence[Program | None],
     specs: Sequence[CodecSpec],
     tables: Sequence[Sequence[Tables]],
     inputs: Sequence[np.ndarray],
     payload_bytes: np.ndarray,
 ) -> Sequence[np.ndarray]:
     """Return one sample's outputs, each (1, ...); fill in the payload of each crossing."""
-    symbols = list(inputs)
-    for k, session in enumerate(sessions):
-        if session is not None:
-            names = [node.name for node in session.get_inputs()]
-            symbols = session.run(None, dict(zip(names, symbols, strict=True)))
+    symbols: Sequence[np.ndarray] = inputs
+    for k, program in enumerate(programs):
+        if program is not None:
+            symbols = program(symbols)
         if k < len(specs):
             payload = pack(specs[k], [array[0] for array in symbols], tables[k])
             payload_bytes[k] = len(payload)
@@ -116,9 +118,3 @@ def _difference(found: np.ndarray, wanted: np.ndarray, *, where: Path) -> float:
     if not np.isfinite(found).all() and np.isfinite(wanted).all():
         raise BundleError(f"{where}: returns NaN or infinity where the model does not")
     return float(np.nanmax(np.abs(found.astype(np.float64) - wanted), initial=0.0))
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

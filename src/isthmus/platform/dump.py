@@ -62,6 +62,7 @@ def _device_fields(device: Device) -> dict[str, object]:
         "formats": list(device.formats),
         "unsupported": list(device.unsupported),
         "backend": device.backend,
+        "threads": device.threads,
     }
     return fields if device.codecs is None else fields | {"codecs": list(device.codecs)}
 

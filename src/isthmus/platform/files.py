@@ -13,7 +13,8 @@
         formats: [int8, fp32]                            # as in compute, if left out
         unsupported: [gelu]
         codecs: [uniform]                                # all, if left out
-        backend: onnxruntime
+        backend: onnxruntime                             # or openvino, torch
+        threads: 1
       hub:
         memory: {shared: 1 GiB, bandwidth: 4 GB/s}
         compute: {fp32: 1.5 GMAC/s}
@@ -51,9 +52,10 @@ from pydantic import (
     model_validator,
 )
 
+from isthmus.backends import BACKENDS, MAX_THREADS
 from isthmus.errors import InputError, UnitError
 from isthmus.files import first_problem
-from isthmus.platform.platform import BACKENDS, DUPLEXES, FORMATS, Device, Link, Memory, Platform
+from isthmus.platform.platform import DUPLEXES, FORMATS, Device, Link, Memory, Platform
 from isthmus.platform.strict_yaml import read_yaml
 from isthmus.platform.times import NodeTimes, load_times
 from isthmus.units import parse_quantity
@@ -273,7 +275,8 @@ class _Device(_Strict):
     unsupported: list[_Word] = []
     codecs: list[_Word] | None = None
     measured: str | None = None
-    backend: Annotated[str, _one_of(BACKENDS)] = BACKENDS[0]
+    backend: Annotated[str, _one_of(tuple(BACKENDS))] = "onnxruntime"
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -308,6 +311,7 @@ class _Device(_Strict):
             unsupported=tuple(self.unsupported),
             codecs=None if self.codecs is None else tuple(self.codecs),
             backend=self.backend,
+            threads=self.threads,
             node_s=None if self.measured is None else _measured(folder / self.measured),
         )
         cells = [_cell_name(name, cell) for cell in _cells(self.grid or [])]

@@ -10,7 +10,6 @@ from isthmus.errors import InputError
 from isthmus.platform.times import NodeTimes
 
 FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
-BACKENDS = ("onnxruntime",)
 DUPLEXES = ("full", "half", "one-way")
 
 
@@ -49,7 +48,8 @@ class Device:
         formats: The number formats it can run, best first; each has a rate.
         unsupported: Names of the ops it cannot run.
         codecs: Names of the codecs it can encode and decode; None for all, ``raw`` always.
-        backend: What runs its stage, one of ``BACKENDS``.
+        backend: What runs its stage, a name of `isthmus.backends`.
+        threads: How many threads that may use.
         node_s: Times measured on it; they take the place of its rates for the model they are of.
 
     Raises:
@@ -71,6 +71,7 @@ class Device:
     unsupported: tuple[str, ...] = ()
     codecs: tuple[str, ...] | None = None
     backend: str = "onnxruntime"
+    threads: int = 1
     node_s: NodeTimes | None = None
 
     def __post_init__(self) -> None:

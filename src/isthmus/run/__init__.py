@@ -1,21 +1,17 @@
 """Execute a bundle, one process per device, and measure it."""
 
-from isthmus.run.backends import BACKENDS, Backend, load_program
 from isthmus.run.client import Client, Result
 from isthmus.run.launch import run_bundle
 from isthmus.run.processes import Workers, start_workers
 from isthmus.run.record import CrossingRecord, RunRecord, StageRecord
 
 __all__ = [
-    "BACKENDS",
-    "Backend",
     "Client",
     "CrossingRecord",
     "Result",
     "RunRecord",
     "StageRecord",
     "Workers",
-    "load_program",
     "run_bundle",
     "start_workers",
 ]

@@ -17,8 +17,10 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -35,6 +37,8 @@ from isthmus.run.ingress import Answer
 from isthmus.run.metrics import count_service
 from isthmus.run.service import LOOPBACK, Service, address
 
+T = TypeVar("T")
+
 _LOG = logging.getLogger(__name__)
 
 PORT = 8000
@@ -44,6 +48,7 @@ _HEAD_LENGTH = "Inference-Header-Content-Length"
 _STATUS = {"refused": 400, "failed": 500, "busy": 503, "deadline": 504}
 _DEADLINE_S = 10.0  # of a request that does not say
 _BODIES = 4  # as many of the longest may be held at a time
+_SMALL_BYTES = 16 << 10  # are read sooner than a thread begins
 _READ_S = 30.0
 _KEEP_S = 60  # of a connection that nobody uses
 _GRACE_S = 5  # for answers that are being sent when the service stops
@@ -164,7 +169,9 @@ async def _infer(request: Request) -> Response:
     try:
         try:
             await _read_body(request, body)
-            question = oip.read_question(bytes(body), _head_length(request), service.bundle)
+            question = await _aside(
+                len(body), oip.read_question, bytes(body), _head_length(request), service.bundle
+            )
         except RequestError as error:
             service.ingress.on_end(error.reason, 0.0)
             raise
@@ -180,13 +187,15 @@ async def _infer(request: Request) -> Response:
         if isinstance(result, BaseException):
             raise result
     done = [result for result in results if isinstance(result, Answer)]
-    answer, head_bytes = oip.write_answer(
+    write = partial(
+        oip.write_answer,
         question,
         [each.payload for each in done],
         service.bundle,
         service.name,
         width="; ".join(each.width for each in done if each.width),
     )
+    answer, head_bytes = await _aside(sum(len(each.payload) for each in done), write)
     if head_bytes is None:
         return Response(answer, media_type="application/json")
     return Response(
@@ -194,6 +203,13 @@ async def _infer(request: Request) -> Response:
         media_type="application/octet-stream",
         headers={_HEAD_LENGTH: str(head_bytes)},
     )
+
+
+async def _aside(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function on so many bytes: in a thread if they are many, as others wait meanwhile."""
+    if size <= _SMALL_BYTES:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 async def _read_body(request: Request, body: bytearray) -> None:

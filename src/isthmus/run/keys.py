@@ -8,14 +8,19 @@
     keys/NAME/key.pem    proves it; for the machine of NAME alone
     keys/NAME/ca.pem     a copy of the first, which tells NAME whom to believe
 
+The authority may also sign bundles (`sign_bundle`), so that a machine with ``ca.pem`` can tell its
+own from any other (`check_signature`).
+
 The folder ``NAME`` goes to its machine. There `tls_settings` makes zenoh talk only to those whose
 certificate the authority signed. What each of them may say is in `isthmus.run.access`.
 """
 
+import base64
 import ipaddress
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,15 +32,32 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from isthmus.errors import InputError
-from isthmus.files import write_bytes
+from isthmus.bundle import INDEX_FILE, SIGNATURE_FILE, read_bundle
+from isthmus.errors import BundleError, InputError
+from isthmus.files import read_json, write_bytes, write_json
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
+_SIGNATURE_SCHEMA = "isthmus.signature/1"
+_SIGNED = b"isthmus.bundle\n"  # before what is signed, so that it is never taken for a certificate
+_MAX_SIGNATURE_BYTES = 4096
 _CA_DAYS = 3650
 _EARLIER = timedelta(days=1)  # the clock of a device may be behind
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as of a device in a platform file
 _HOST = re.compile(r"(?!(?:.*\.)?\d+$)[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _HERE = ("localhost", "127.0.0.1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signature:
+    """A bundle's signature.
+
+    Attributes:
+        authority: SHA-256 of the certificate of who signed, as hexadecimal text.
+        signature: ECDSA over SHA-256 of ``bundle.json``, in base64.
+    """
+
+    authority: str
+    signature: str
 
 
 def init_keys(folder: Path) -> None:
@@ -116,6 +138,66 @@ def issue_key(
     _write_certificate(place / CA, ca)
     _write_certificate(place / CERTIFICATE, unsigned.sign(ca_key, hashes.SHA256()))
     return place
+
+
+def sign_bundle(path: Path, folder: Path) -> Path:
+    """Sign a bundle: its ``bundle.json``, which holds the SHA-256 of every other file.
+
+    Args:
+        path: The bundle; an older signature is replaced.
+        folder: Of the authority; see `init_keys`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        InputError: No authority there, or nothing can be written.
+    """
+    read_bundle(path)
+    ca, key = _read_authority(folder)
+    signature = key.sign(_SIGNED + (path / INDEX_FILE).read_bytes(), ec.ECDSA(hashes.SHA256()))
+    signed = _Signature(
+        authority=ca.fingerprint(hashes.SHA256()).hex(),
+        signature=base64.b64encode(signature).decode(),
+    )
+    write_json(path / SIGNATURE_FILE, signed, schema=_SIGNATURE_SCHEMA)
+    return path / SIGNATURE_FILE
+
+
+def check_signature(path: Path, folder: Path) -> None:
+    """Raise unless an authority signed a bundle; whether its files are whole, `read_bundle` says.
+
+    Args:
+        path: The bundle.
+        folder: Holds ``ca.pem``: that of a device or a client, or the authority's own.
+
+    Raises:
+        BundleError: It is not signed, by another authority, or has been changed since.
+        InputError: There is no such certificate, or it has ended.
+    """
+    again = f"sign it with `isthmus keys sign {path}`, or leave out --signed"
+    place = path / SIGNATURE_FILE
+    if not place.is_file() or place.is_symlink():
+        raise BundleError(f"{path}: has no {SIGNATURE_FILE}, expected one; {again}")
+    if place.stat().st_size > _MAX_SIGNATURE_BYTES:
+        raise BundleError(f"{place}: over {_MAX_SIGNATURE_BYTES} bytes; {again}")
+    signed = read_json(place, _Signature, schema=_SIGNATURE_SCHEMA)
+    ca = _read_certificate(folder / CA)
+    _check_time(folder / CA, ca, "make a new authority with `isthmus keys init --out`")
+    if signed.authority != ca.fingerprint(hashes.SHA256()).hex():
+        raise BundleError(f"{place}: is of another authority than {folder / CA}; {again}")
+    key = ca.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InputError(f"{folder / CA}: expected a certificate that `isthmus keys init` made")
+    try:
+        key.verify(
+            base64.b64decode(signed.signature, validate=True),
+            _SIGNED + (path / INDEX_FILE).read_bytes(),
+            ec.ECDSA(hashes.SHA256()),
+        )
+    except (InvalidSignature, ValueError) as error:
+        raise BundleError(f"{path / INDEX_FILE}: is not what was signed; {again}") from error
 
 
 def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:

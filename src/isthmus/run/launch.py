@@ -12,7 +12,6 @@
 The first line of the prediction adds up to the calibration's median latency.
 """
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ import numpy.typing as npt
 
 from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import InputError, RunError
-from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.run.adapt import Adapter, empty_s, rungs
 from isthmus.run.messages import Timings
@@ -104,7 +102,7 @@ def run_bundle(
     port: int | None = None,
     width: Width | None = None,
     target_s: float | None = None,
-    timeline: Path | None = None,
+    timeline: Callable[[dict[str, Any]], None] | None = None,
     timeout_s: float = 30.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunRecord:
@@ -121,7 +119,7 @@ def run_bundle(
         width: Of nested crossings; None is the widest.
         target_s: How long a request may take, one in flight: the width of nested crossings is
             chosen for each anew; None leaves it at ``width``.
-        timeline: A file to write, which Perfetto opens; see `isthmus.run.timeline`.
+        timeline: Told of the run request by request, as `isthmus.run.timeline.to_trace` writes it.
         timeout_s: Longest wait for another process, beside the links' own time.
         progress: Called with the number of requests done and their total.
 
@@ -163,7 +161,7 @@ def run_bundle(
         measured = _one_in_flight(workers, samples, report, adapter)
         flow = _many_in_flight(workers, samples, report)
     if timeline is not None:
-        _write_timeline(timeline, workers, measured, flow)
+        timeline(_trace(workers, measured, flow))
     return RunRecord(
         crossings=_crossings(workers, measured.timings, payloads),
         width=width,
@@ -403,8 +401,8 @@ def _adapted(adapter: Adapter, measured: _Pass) -> AdaptRecord:
     )
 
 
-def _write_timeline(path: Path, workers: Workers, measured: _Pass, flow: _Flow) -> None:
-    """Write both passes, one after the other."""
+def _trace(workers: Workers, measured: _Pass, flow: _Flow) -> dict[str, Any]:
+    """Return both passes, one after the other."""
     spans = [*measured.spans[:MAX_REQUESTS], *flow.spans[:MAX_REQUESTS]]
     timings = [
         Timings(
@@ -416,8 +414,7 @@ def _write_timeline(path: Path, workers: Workers, measured: _Pass, flow: _Flow) 
         for first, second in zip(measured.timings, flow.timings, strict=True)
     ]
     names = [device.name for device in workers.bundle.devices]
-    trace = to_trace(names, [link.name for link in workers.links], spans, timings)
-    write_bytes(path, json.dumps(trace, separators=(",", ":")).encode())
+    return to_trace(names, [link.name for link in workers.links], spans, timings)
 
 
 def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:

@@ -38,6 +38,7 @@ DATATYPES = {
 }
 
 _ROOM_BYTES = 64 << 10  # for all of the JSON that is no number
+_JSON_BYTES = 16 << 20  # are read in a fifth of a second
 _NUMBER_BYTES = 32  # of a number in JSON, with what is around it
 _NUMBERS: dict[str, set[type]] = {
     "b": {bool},
@@ -135,6 +136,15 @@ def body_limit(inputs: Sequence[TensorEntry]) -> int:
     return _ROOM_BYTES + MAX_BATCH * _NUMBER_BYTES * sum(math.prod(each.shape) for each in inputs)
 
 
+def json_limit(inputs: Sequence[TensorEntry]) -> int:
+    """Return the longest JSON of a request, in bytes: 16 MiB, or one sample if that is longer.
+
+    While it is read, nothing else is: the reader holds the interpreter's lock.
+    """
+    one = _NUMBER_BYTES * sum(math.prod(each.shape) for each in inputs)
+    return _ROOM_BYTES + max(_JSON_BYTES, one)
+
+
 def read_question(body: bytes, head_bytes: int | None, bundle: Bundle) -> Question:
     """Read the body of a request.
 
@@ -148,6 +158,12 @@ def read_question(body: bytes, head_bytes: int | None, bundle: Bundle) -> Questi
     """
     if head_bytes is not None and head_bytes > len(body):
         raise _refusal(f"found {len(body)} bytes, expected a JSON header of {head_bytes}")
+    found, limit = len(body) if head_bytes is None else head_bytes, json_limit(bundle.inputs)
+    if found > limit:
+        raise _refusal(
+            f"found {found} bytes of JSON, expected at most {limit}; send tensors as bytes "
+            "(binary_data_size), or fewer samples at a time"
+        )
     try:
         head = _HEAD.validate_json(body[:head_bytes], strict=True)
     except ValidationError as error:

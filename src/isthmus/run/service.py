@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import zenoh
 
 from isthmus import __version__
@@ -58,6 +60,7 @@ PORT = 7447  # of the first device; the next ones have the next ports
 SERVICE = "main"
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_ROOM_BYTES = 16 << 20
 _IDLE_S = 0.1
 _GRACE_S = 5.0  # of what is under way when the service is asked to stop
 _RECONNECT_MS = {"period_init_ms": 50, "period_max_ms": 1000, "period_increase_factor": 2}
@@ -312,7 +315,7 @@ def open_service(
     stage = load_stage(path, bundle, index)
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
-        session = stack.enter_context(_session(site, names, index))
+        session = stack.enter_context(_session(site, bundle, index))
         receiver = Receiver(session, hop_key(run, index), _terms(bundle, identity, index))
         sender = Sender(
             session, hop_key(run, index + 1), crossing=index + 1, timeout_s=MAX_DEADLINE_S
@@ -398,8 +401,9 @@ def _places(site: Site, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _session(site: Site, names: tuple[str, ...], index: int) -> zenoh.Session:
+def _session(site: Site, bundle: Bundle, index: int) -> zenoh.Session:
     """Listen at this device's address, and connect to those before it, whenever they come."""
+    names = tuple(entry.name for entry in bundle.devices)
     unknown = sorted(set(site.addresses) - set(names))
     if unknown:
         raise InputError(
@@ -427,9 +431,24 @@ def _session(site: Site, names: tuple[str, ...], index: int) -> zenoh.Session:
         "connect/timeout_ms": -1,
         "connect/retry": _RECONNECT_MS,
         "adminspace/enabled": False,
+        "transport/link/rx/max_message_size": _message_limit(bundle),
         **belonging,
     }
     return open_session(listen=f"{scheme}/{places[index]}", more=more)
+
+
+def _message_limit(bundle: Bundle) -> int:
+    """Return how long a message may be in bytes; zenoh drops longer ones before it holds them.
+
+    Twice what passes by right, and room in which a mistake still has its answer.
+    """
+    border = (bundle.inputs, bundle.outputs)
+    sides = [[(each.shape, each.dtype) for each in side] for side in border]
+    sides += [list(zip(each.shapes, each.dtypes, strict=True)) for each in bundle.crossings]
+    longest = max(
+        sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in side) for side in sides
+    )
+    return 2 * longest + _ROOM_BYTES
 
 
 def _terms(bundle: Bundle, identity: str, hop: int) -> Terms:

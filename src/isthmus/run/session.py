@@ -1,6 +1,7 @@
 """This process's way to the others: a zenoh peer."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +53,12 @@ def open_session(
             raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
         where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
         where = where if config is None else f"by {config}"
-        raise RunError(f"zenoh cannot start {where}: {str(error).splitlines()[0]}") from error
+        raise RunError(f"zenoh cannot start {where}: {_words(error)}") from error
+
+
+def _words(error: zenoh.ZError) -> str:
+    """Return what zenoh says in one line, without the places in its source."""
+    return re.sub(r" at /\S+\.rs:\d+\.?", "", " ".join(str(error).split()))
 
 
 def locator(session: zenoh.Session) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle
 from isthmus.run import border
-from isthmus.run.backends import Program, load_program
 from isthmus.run.hop import Arrival
 from isthmus.run.messages import Work
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack

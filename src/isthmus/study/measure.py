@@ -29,13 +29,13 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from isthmus.backends import load_program
 from isthmus.errors import InputError, IsthmusError
 from isthmus.export.export import Program, write_program
 from isthmus.graph import Graph, fingerprint
 from isthmus.machine import describe_machine
 from isthmus.platform import NodeTimes
 from isthmus.progress import Report, silent
-from isthmus.run.backends import load_program
 from isthmus.study.parts import Parts, take_apart
 from isthmus.units import format_quantity
 

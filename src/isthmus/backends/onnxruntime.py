@@ -1,0 +1,38 @@
+"""ONNX programs by onnxruntime, on the processor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from isthmus.backends import Array, Program, one_line
+from isthmus.errors import RunError
+
+
+def load(path: Path, *, threads: int) -> Program:
+    """Load a program; see `isthmus.backends.Backend`.
+
+    Its own loader refuses external data outside of the program's folder.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise RunError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(arrays: Sequence[Array]) -> tuple[Array, ...]:
+        if len(arrays) != len(names):
+            raise RunError(f"{path}: found {len(arrays)} inputs, expected {len(names)}")
+        feed = dict(zip(names, arrays, strict=True))
+        try:
+            outputs = session.run(None, feed)
+        except Exception as error:
+            raise RunError(f"{path}: onnxruntime failed ({one_line(error)})") from error
+        return tuple(np.asarray(output) for output in outputs)
+
+    return run
