@@ -11,6 +11,8 @@ import pytest
 HOSTS = ("10.77.31.1", "10.77.31.2")  # the ends of the first cable
 MSS = 1448  # bytes of a TCP segment with time stamps, at Ethernet's 1,500
 SEGMENT_BYTES = 14 + 20 + 32  # of Ethernet, IPv4, and TCP with time stamps
+_ETHERNET_BYTES = 14
+_LATE_S = 2.5e-3
 _QUEUE_BYTES = 4 << 20  # nothing is dropped
 
 
@@ -38,16 +40,24 @@ class Cable:
         """Plug it in again."""
         ip("-n", self.spaces[1], "link", "set", self.ends[1], "up")
 
-    def shape(self, bits_per_s: float, *, burst_bytes: int, mtu: int = 1500) -> None:
-        """Let the kernel hold both directions to a rate, by a bucket of so many bytes.
+    def shape(self, bits_per_s: float, *, mtu: int = 1500) -> int:
+        """Let the kernel hold both directions to a rate, by a bucket of tokens.
+
+        The bucket holds one packet, and what passes in 2.5 ms: with less, a timer that the kernel
+        serves late costs some of the rate.
+
+        Returns:
+            How many bytes pass at once after a pause.
 
         Raises:
             CannotLayError: It cannot.
         """
+        burst_bytes = mtu + _ETHERNET_BYTES + round(bits_per_s / 8 * _LATE_S)
         for space, end in zip(self.spaces, self.ends, strict=True):
             ip("-n", space, "link", "set", end, "mtu", str(mtu))
             bucket = f"rate {round(bits_per_s)}bit burst {burst_bytes} limit {_QUEUE_BYTES}"
             run("tc", "-n", space, "qdisc", "replace", "dev", end, "root", "tbf", *bucket.split())
+        return burst_bytes
 
     def counted(self, end: int) -> int:
         """Return how many bytes the kernel has sent from one end."""

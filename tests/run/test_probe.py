@@ -14,7 +14,7 @@ import pytest
 from isthmus.platform import load_platform
 from isthmus.run.client import open_client
 from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms
-from isthmus.run.probe import MAX_FRAME_BYTES
+from isthmus.run.probed import MAX_FRAME_BYTES
 from isthmus.run.rates import PRODUCT, Rates, measure_rates
 from isthmus.wire import HEADER_BYTES
 from tests.run.cable import HOSTS, CannotLayError, laid_cable
@@ -55,7 +55,7 @@ def test_the_rate_of_a_link_that_the_kernel_shapes_is_found_and_written(tmp_path
     out = tmp_path / "measured.yaml"
     with laid_cable() as cable:
         try:
-            cable.shape(2e6, burst_bytes=1600)
+            cable.shape(2e6)
         except CannotLayError as error:
             pytest.skip(f"no shaping here: {error}")
         listen = ["--listen", HOSTS[1], "--name=hub", own["hub"]]

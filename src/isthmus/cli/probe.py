@@ -14,7 +14,7 @@ from isthmus.errors import InputError
 
 if TYPE_CHECKING:
     from isthmus.progress import Report
-    from isthmus.run.probe import Probed
+    from isthmus.run.probed import Probed
 
 
 def probe(
@@ -67,9 +67,10 @@ def probe(
     from isthmus.files import to_json
     from isthmus.progress import shown
     from isthmus.report.probe_table import probe_tables
-    from isthmus.run.probe import SCHEMA, check_listen, check_name
+    from isthmus.run.probe import SCHEMA
     from isthmus.run.probe import probe as measure
     from isthmus.run.probe_file import check_out, write_platform
+    from isthmus.run.probed import check_listen, check_name
 
     if (host is None) == (listen is None):
         raise InputError("found neither or both of HOST and --listen, expected one of them")
@@ -100,7 +101,7 @@ def _probed(
 ) -> "Probed":
     """Measure this device, and a model on it if there is one."""
     from isthmus.machine import describe_machine
-    from isthmus.run.probe import Probed
+    from isthmus.run.probed import Probed
     from isthmus.run.rates import measure_rates
 
     times = None
@@ -116,7 +117,7 @@ def _probed(
 
 def _answer(place: str, own: "Probed", keys: Path | None) -> None:
     """Answer probes until stopped."""
-    from isthmus.run.probe import open_answering
+    from isthmus.run.probed import open_answering
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

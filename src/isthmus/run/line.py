@@ -10,9 +10,11 @@ import numpy.typing as npt
 def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
     """Return slope and intercept of a line through times by size.
 
-    The slope is the median of those between any two points, each weighted by how far apart the
-    two are; the intercept is the median of what it leaves of each point, weighted by one over its
-    time, so that the times of small messages decide on it.
+    The slope is the median of those between any two points, each weighted by how far apart their
+    sizes are over the root of the sum of their times, as if the error of a time grew with the root
+    of it. So small messages, whose times are alike, say little of it, and no single size decides
+    on it. The intercept is the median of what the slope leaves of each point, weighted by one over
+    its time.
 
     Args:
         sizes: At least two, rising.
@@ -29,9 +31,9 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
         (2.0, 1.0)
     """
     x, y = np.asarray(sizes, float), np.asarray(seconds, float)
-    pairs = np.array(list(combinations(range(len(x)), 2)))
-    across = x[pairs[:, 1]] - x[pairs[:, 0]]
-    slope = _middle((y[pairs[:, 1]] - y[pairs[:, 0]]) / across, across)
+    first, second = np.array(list(combinations(range(len(x)), 2))).T
+    across = x[second] - x[first]
+    slope = _middle((y[second] - y[first]) / across, across / np.sqrt(y[first] + y[second]))
     return slope, _middle(y - slope * x, 1 / y)
 
 

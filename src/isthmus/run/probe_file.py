@@ -8,7 +8,8 @@ from isthmus.errors import InputError
 from isthmus.files import check_our_file, write_bytes, write_json
 from isthmus.platform.files import SCHEMA
 from isthmus.platform.times import SCHEMA as TIMES_SCHEMA
-from isthmus.run.probe import Direction, Probed, ProbeRecord
+from isthmus.run.probe import Direction, ProbeRecord
+from isthmus.run.probed import Probed
 from isthmus.run.rates import Figure
 from isthmus.units import exact_quantity, format_quantity
 
