@@ -184,6 +184,19 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
         ),
         ("ask", {"--deadline", "--priority", "--service", "--keys", "--json"}),
         (
+            "probe",
+            {
+                "--listen",
+                "--name",
+                "--model",
+                "--weights",
+                "--input",
+                "--keys",
+                "--out",
+                "--json",
+            },
+        ),
+        (
             "study",
             {
                 "--out",

@@ -1,5 +1,5 @@
 """A process that sends frames over an interface and says what that and TCP counted: interface,
-host, count, size."""
+host, count, size; then ``one`` to send each when the one before is acknowledged."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def retransmitted() -> int:
     return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
-def main(interface: str, host: str, count: str, size: str) -> None:
+def main(interface: str, host: str, count: str, size: str, way: str = "many") -> None:
     sent = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
     with (
         open_session(listen=f"tcp/{host}:0") as session,
@@ -30,7 +30,10 @@ def main(interface: str, host: str, count: str, size: str) -> None:
         sender.agree(Terms(bundle="b", codec="c"))
         payload = os.urandom(int(size))
         start, start_again = int(sent.read_text()), retransmitted()
-        frame_bytes = sum(sender.send(request, payload) for request in range(int(count)))
+        frame_bytes = 0
+        for request in range(int(count)):
+            frame_bytes += sender.send(request, payload)
+            assert way == "many" or sender.flush(60)
         assert sender.flush(60)
         counted = int(sent.read_text()) - start
         again = retransmitted() - start_again

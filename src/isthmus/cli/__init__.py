@@ -8,6 +8,7 @@ import typer
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
 from isthmus.cli.keys import keys
 from isthmus.cli.plan import plan
+from isthmus.cli.probe import probe
 from isthmus.cli.serve import ask, serve
 from isthmus.cli.study import report, study
 from isthmus.errors import InfeasibleError, IsthmusError
@@ -20,7 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fit a neural network onto chips joined by narrow links.",
 )
-for command in (demo, profile, platforms, plan, fit, export, run, serve, ask, study, report):
+_COMMANDS = (demo, profile, platforms, plan, fit, export, run, serve, ask, probe, study, report)
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(keys, name="keys")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy.typing as npt
+import zenoh
 
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json, to_json
@@ -73,21 +74,7 @@ class Client:
         self._service = service
         self._about: About | None = None
         check_service(service)
-        scheme, belonging = "tcp", {}
-        if keys is not None:
-            from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
-
-            scheme, belonging = "tls", tls_settings(keys)
-        more = {
-            "connect/endpoints": [f"{scheme}/{self.host}"],
-            "connect/exit_on_failure": False,
-            "connect/timeout_ms": -1,
-            "connect/retry": {"period_init_ms": 50, "period_max_ms": 500},
-            "scouting/gossip/enabled": False,
-            "adminspace/enabled": False,
-            **belonging,
-        }
-        self._session = open_session(listen="", more=more)
+        self._session = open_client(self.host, keys)
         self._threads = ThreadPoolExecutor(PARALLEL, "isthmus-client")
 
     def __enter__(self) -> Self:
@@ -211,6 +198,30 @@ class Client:
         except InputError:
             return
         raise RequestError(said.message, reason=said.reason, device=said.device)
+
+
+def open_client(host: str, keys: Path | None) -> zenoh.Session:
+    """Open a session that connects to a host, which may start later, and to nobody else.
+
+    Args:
+        host: ``HOST:PORT``.
+        keys: The folder of one's own certificate and key; None for a host without.
+    """
+    scheme, belonging = "tcp", {}
+    if keys is not None:
+        from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
+
+        scheme, belonging = "tls", tls_settings(keys)
+    more = {
+        "connect/endpoints": [f"{scheme}/{host}"],
+        "connect/exit_on_failure": False,
+        "connect/timeout_ms": -1,
+        "connect/retry": {"period_init_ms": 50, "period_max_ms": 500},
+        "scouting/gossip/enabled": False,
+        "adminspace/enabled": False,
+        **belonging,
+    }
+    return open_session(listen="", more=more)
 
 
 def _result(future: Future[tuple[Array, ...]]) -> tuple[Array, ...] | RequestError:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import zenoh
@@ -387,6 +388,33 @@ def address(text: str, port: int) -> str:
     return f"{host}:{number}"
 
 
+def secured(
+    place: str, keys: Path | None, *, who: str, name: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Return zenoh's scheme and settings for who may listen at a place.
+
+    Args:
+        place: ``HOST:PORT``.
+        keys: The folder of its certificate and key; None where it has none.
+        who: It, for people.
+        name: Whose the certificate must be; anybody's if left out.
+
+    Raises:
+        InputError: It has no keys and the place is not on loopback, or the keys are wrong.
+    """
+    host = place.rpartition(":")[0]
+    if keys is not None:
+        from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
+
+        return "tls", tls_settings(keys, name=name)
+    if host not in LOOPBACK:
+        raise InputError(
+            f"{who}: found address {host}, expected 127.0.0.1, as without keys everybody could "
+            "use it; make some with `isthmus keys init`"
+        )
+    return "tcp", {}
+
+
 def _place(site: Site, names: tuple[str, ...], index: int) -> str:
     if site.config is not None:
         return f"the addresses of {site.config}"
@@ -413,17 +441,10 @@ def _session(site: Site, bundle: Bundle, index: int) -> zenoh.Session:
     places = _places(site, names)
     if site.config is not None:
         return open_session(config=site.config)
-    own = places[index].rpartition(":")[0]
-    if not (own in LOOPBACK or site.keys):
-        raise InputError(
-            f"device {names[index]}: found address {own}, expected 127.0.0.1, as without keys "
-            "everybody could use it; make some with `isthmus keys init`, or give your own --config"
-        )
-    scheme, belonging = "tcp", {}
+    scheme, belonging = secured(
+        places[index], site.keys, who=f"device {names[index]}", name=names[index]
+    )
     if site.keys is not None:
-        from isthmus.run.keys import tls_settings  # noqa: PLC0415  needs the extra `serve`
-
-        scheme, belonging = "tls", tls_settings(site.keys, name=names[index])
         belonging |= access_settings(site.service, names, names[index])
     more = {
         "connect/endpoints": [f"{scheme}/{place}" for place in places[:index]],
