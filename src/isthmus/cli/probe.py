@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus.cli.options import Json, print_parts, read_model
-from isthmus.cli.serve import Keys
+from isthmus.cli.options import Json, Keys, print_parts, read_model
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from isthmus.backends import load_program
 from isthmus.errors import InputError
 from isthmus.progress import Report, silent
-from isthmus.run.backends import load_program
 
 # An ONNX program of one node: c (m, n) = MatMul(a (m, k), b (k, n)), of any m, k and n.
 PRODUCT = base64.b64decode(
