@@ -27,7 +27,7 @@ from isthmus.bundle import (
     write_bundle,
 )
 from isthmus.errors import CaptureError, InputError
-from isthmus.export.operators import read_once
+from isthmus.export.operators import our_operators, read_once
 from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
@@ -227,7 +227,12 @@ def write_program(
             exported = torch.export.export(
                 program, tuple(symbols), dynamic_shapes=free, strict=False
             )
-            onnx_program = torch.onnx.export(exported, dynamo=True, verbose=False)
+            onnx_program = torch.onnx.export(
+                exported,
+                dynamo=True,
+                verbose=False,
+                custom_translation_table=our_operators(),
+            )
         except (OSError, MemoryError):
             raise
         except Exception as error:  # the exporter raises many types
