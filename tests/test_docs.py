@@ -46,9 +46,20 @@ def test_every_file_that_a_page_links_to_is_there(page):
 
 
 def test_every_stage_has_its_page():
-    stages = ("graph", "platform", "plan", "links", "split", "train", "export", "run", "study")
+    stages = (
+        "graph",
+        "platform",
+        "compress",
+        "plan",
+        "links",
+        "split",
+        "train",
+        "export",
+        "run",
+        "study",
+    )
     headings = ["## What goes in", "## What comes out", "## An example", "## The options"]
-    for stage in (*stages, "report"):
+    for stage in (*stages, "compress", "report"):
         found = re.findall(r"^## .*$", (DOCS / f"{stage}.md").read_text(), re.M)
         assert found[:4] == headings, stage
 

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
+from isthmus.cli.compress import compress, techniques
 from isthmus.cli.keys import keys
 from isthmus.cli.plan import plan
 from isthmus.cli.probe import probe
@@ -21,14 +22,17 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Fit a neural network onto chips joined by narrow links.",
 )
-_COMMANDS = (demo, profile, platforms, plan, fit, export, run, serve, ask, probe, study, report)
+_COMMANDS = (
+    demo, profile, platforms, techniques, compress, plan, fit, export, run, serve, ask, probe,
+    study, report,
+)  # fmt: skip
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(keys, name="keys")
 
 _EXTRAS = {
     "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
-    "sklearn": "fit", "onnx": "fit", "onnxscript": "fit",
+    "sklearn": "fit", "torch_pruning": "compress", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
     "filelock": "study", "cryptography": "serve", "prometheus_client": "serve",

@@ -210,6 +210,7 @@ def fit(
     """
     from isthmus.data import load_data
     from isthmus.files import read_json, to_json
+    from isthmus.models import carries_weights
     from isthmus.plan import Plan
     from isthmus.plan import plan as plans
     from isthmus.progress import shown
@@ -237,7 +238,7 @@ def fit(
                 weights=weights,
                 config=FitConfig(
                     epochs=epochs,
-                    base_epochs=0 if weights else epochs,
+                    base_epochs=0 if weights or carries_weights(model) else epochs,
                     seed=seed,
                     losses=tuple((loss or ("hinton" if unlabelled else "task,hinton")).split(",")),
                     eval_form=eval_form,

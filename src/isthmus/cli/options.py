@@ -12,8 +12,8 @@ from isthmus.errors import InputError
 Model = Annotated[
     str,
     typer.Argument(
-        help="A name (digits-resnet, resnet18 ...), path/to/file.py:function, or timm:NAME. "
-        "A .py file runs: trusted local files only."
+        help="A name (digits-resnet, resnet18 ...), path/to/file.py:function, timm:NAME, or a "
+        "folder that `isthmus compress` made. A .py file runs: trusted local files only."
     ),
 ]
 Weights = Annotated[
@@ -69,14 +69,23 @@ def read_model(
     model: str, weights: Path | None, inputs: list[str] | None
 ) -> tuple[Any, tuple[Any, ...]]:
     """Return a model as the command line names it, and an example of its input."""
-    from isthmus.models import MODELS, example_inputs, load_model
+    from isthmus.models import example_inputs, load_model
 
     loaded = load_model(model, weights=weights)
+    return loaded, example_inputs(input_texts(model, inputs), loaded)
+
+
+def input_texts(model: str, inputs: list[str] | None) -> list[str]:
+    """Return the shapes of a model's inputs, as given or as known."""
+    from isthmus.models import MODELS, carries_weights, read_compressed
+
     if inputs is None and model in MODELS:
         inputs = [MODELS[model].input]
+    if inputs is None and carries_weights(model):
+        inputs = list(read_compressed(Path(model)).inputs)
     if inputs is None:
         raise InputError(f"model {model!r}: its input is unknown; add --input, e.g. 1x3x32x32")
-    return loaded, example_inputs(inputs, loaded)
+    return inputs
 
 
 def print_json(value: Mapping[str, Any]) -> None:

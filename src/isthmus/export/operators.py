@@ -1,4 +1,4 @@
-"""What torch's operators are in ONNX, read once per process.
+"""What operators are in ONNX: ours, and torch's, read once per process.
 
 ``torch.onnx.export`` reads it from the source of some five hundred functions, anew for every
 program: half a second each time, often more than all else that it does.
@@ -10,6 +10,25 @@ from copy import copy
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
+
+import torch
+
+from isthmus.models import layers  # it registers the operators
+
+
+@cache
+def our_operators() -> dict[Any, Callable[..., Any]]:
+    """Return what those of `isthmus.models.layers` are: integers with their scales."""
+    opset: Any = import_module("onnxscript").opset18
+
+    def rounded(x: Any, scale: Any, zero: Any) -> Any:
+        return opset.DequantizeLinear(opset.QuantizeLinear(x, scale, zero), scale, zero)
+
+    def restored(weight: Any, scale_C: Any) -> Any:
+        return opset.DequantizeLinear(weight, scale_C, axis=0)
+
+    ops = getattr(torch.ops, layers.NAMESPACE)
+    return {ops.round_to_int8.default: rounded, ops.from_int8.default: restored}
 
 
 @contextmanager

@@ -20,6 +20,14 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import load_function, sha256
+from isthmus.models.compressed import (
+    COMPRESSED_FILE,
+    WEIGHTS_FILE,
+    ModelReference,
+    load_changes,
+    read_compressed,
+    unpack_weights,
+)
 from isthmus.models.resnet import resnet
 from isthmus.models.small import digits_resnet
 
@@ -39,19 +47,6 @@ class KnownModel:
     input: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelReference:
-    """Where a model came from, exactly enough to make it again.
-
-    Attributes:
-        text: A key of ``MODELS``, ``/absolute/file.py:function`` or ``timm:NAME``.
-        sha256: Of the ``.py`` file; empty for a model with a name.
-    """
-
-    text: str
-    sha256: str = ""
-
-
 MODELS: dict[str, KnownModel] = {
     "digits-resnet": KnownModel(make=digits_resnet, input="1x1x8x8"),
     "digits-resnet-small": KnownModel(make=lambda: digits_resnet(width=12), input="1x1x8x8"),
@@ -67,7 +62,8 @@ def reference(text: str) -> ModelReference:
     """Resolve what the user wrote into a reference that does not depend on the current folder.
 
     Args:
-        text: A key of ``MODELS``, ``path/to/file.py:function``, or ``timm:NAME``.
+        text: A key of ``MODELS``, ``path/to/file.py:function``, ``timm:NAME``, or a folder that
+            ``isthmus compress`` made.
 
     Returns:
         The reference, with the hash of the file.
@@ -83,10 +79,19 @@ def reference(text: str) -> ModelReference:
         return ModelReference(text=f"{path}:{function}", sha256=sha256(path))
     if text in MODELS or file == "timm":
         return ModelReference(text=text)
+    folder = Path(text).resolve()
+    if (folder / COMPRESSED_FILE).is_file():
+        return ModelReference(text=str(folder), sha256=sha256(folder / COMPRESSED_FILE))
     known = ", ".join(sorted(MODELS))
     raise InputError(
-        f"model {text!r}: unknown; expected {known}, path/to/file.py:function or timm:NAME"
+        f"model {text!r}: unknown; expected {known}, path/to/file.py:function, timm:NAME or "
+        "a folder that `isthmus compress` made"
     )
+
+
+def carries_weights(text: str) -> bool:
+    """Return whether a model comes with its weights: a folder that ``isthmus compress`` made."""
+    return (Path(text) / COMPRESSED_FILE).is_file()
 
 
 def load_model(source: str | ModelReference, *, weights: Path | None = None) -> nn.Module:
@@ -108,6 +113,8 @@ def load_model(source: str | ModelReference, *, weights: Path | None = None) -> 
         model = _from_file(Path(file), name, ref.sha256)
     elif file == "timm":
         model = _from_timm(name)
+    elif ref.sha256:
+        model = _from_folder(Path(ref.text), ref.sha256)
     else:
         model = MODELS[ref.text].make()
     if weights is not None:
@@ -148,6 +155,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
     Raises:
         InputError: Names the keys that are missing, left over, or of another shape.
     """
+    check_weights(model, weights, where=where)
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise unless weights are those of a model; see `load_weights`."""
     own = model.state_dict()
     given = {_storage(own[key]) for key in weights if key in own}
     missing = [key for key in own if key not in weights and _storage(own[key]) not in given]
@@ -165,7 +178,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
     ]
     if problems:
         raise InputError(f"{where}: weights do not match the model: {'; '.join(problems)}")
-    model.load_state_dict(dict(weights), strict=False)
 
 
 def _storage(tensor: Tensor) -> tuple[object, ...]:
@@ -186,6 +198,22 @@ def _from_file(path: Path, function: str, digest: str) -> nn.Module:
         raise InputError(
             f"{path}:{function}: returned {type(model).__name__}, expected a torch.nn.Module"
         )
+    return model
+
+
+def _from_folder(folder: Path, digest: str) -> nn.Module:
+    """Make a compressed model: its source, then its layers, then its weights."""
+    file = folder / COMPRESSED_FILE
+    if not file.is_file() or sha256(file) != digest:
+        raise InputError(f"{file}: has changed since the plan was fitted; fit it again")
+    facts = read_compressed(folder)
+    model = load_changes(load_model(facts.source), folder, facts)
+    path = folder / WEIGHTS_FILE
+    weights = unpack_weights(path, digest=facts.weights_sha256)
+    check_weights(model, weights, where=str(path))  # before memory is taken for it
+    for change in facts.changes:
+        model.get_submodule(change.path).to_empty(device="cpu")
+    load_weights(model, weights, where=str(path))
     return model
 
 

@@ -2,6 +2,7 @@
 
 from isthmus.study.accuracy import accuracy_table
 from isthmus.study.calibrate import post_hoc_accuracy
+from isthmus.study.compress import compress_model
 from isthmus.study.evaluate import Record, evaluate, export_fitted, fit_plan, make_plan
 from isthmus.study.front import (
     Balanced,
@@ -22,6 +23,7 @@ __all__ = [
     "Recipe",
     "Record",
     "accuracy_table",
+    "compress_model",
     "demo",
     "dominated",
     "evaluate",

@@ -37,6 +37,7 @@ from isthmus.train.images import (
 from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
+from isthmus.train.tune import tune
 from isthmus.train.widths import WidthResult, measure_widths
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "split_with_codecs",
     "standard_recipe",
     "train_images",
+    "tune",
     "with_answers",
     "write_fitted",
 ]

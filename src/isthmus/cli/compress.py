@@ -1,0 +1,120 @@
+"""The commands that make a model smaller."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isthmus.cli.options import (
+    DataDir,
+    Download,
+    Inputs,
+    Json,
+    Model,
+    Weights,
+    input_texts,
+    print_json,
+    print_parts,
+    read_model,
+)
+
+
+def techniques(*, json_: Json = False) -> None:
+    """List every way to make a model smaller: paper, level, what it needs, what it improves.
+
+    Example: `isthmus techniques`
+    """
+    from isthmus.compress import TECHNIQUES
+    from isthmus.report.compress_tables import technique_rows, techniques_table
+
+    if json_:
+        print_json({"schema": "isthmus.techniques/1", "techniques": technique_rows(TECHNIQUES)})
+    else:
+        print_parts(techniques_table(TECHNIQUES))
+
+
+def compress(
+    model: Model,
+    *,
+    with_: Annotated[
+        list[str],
+        typer.Option(
+            "--with",
+            help="A technique and its options: prune:slimming,keep=0.5. Repeat for a chain, which "
+            "is applied in order; `isthmus techniques` lists them.",
+        ),
+    ],
+    weights: Weights = None,
+    input_: Inputs = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="As in `isthmus fit`: techniques look at its training half, and the accuracy on "
+            "its test half is shown."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Passes over the training set after each technique; also for the model first, if "
+            "it has no weights.",
+        ),
+    ] = 0,
+    loss: Annotated[
+        str, typer.Option(help="What is minimised, summed: task, hinton, decoupled.")
+    ] = "task,hinton",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),
+    json_: Json = False,
+) -> None:
+    """Make a model smaller, and write it as a folder that other commands take as MODEL.
+
+    Example: `isthmus compress digits-resnet --data digits --epochs 8 --with prune:l1,keep=0.75`
+    """
+    import torch
+
+    from isthmus.compress import parse_chain
+    from isthmus.data import load_data
+    from isthmus.files import to_json
+    from isthmus.models import carries_weights, reference
+    from isthmus.models.compressed import SCHEMA
+    from isthmus.progress import shown
+    from isthmus.report.compress_tables import compressed_tables
+    from isthmus.study import compress_model
+    from isthmus.train import FitConfig, augmentation_for
+
+    steps = parse_chain(with_)
+    torch.manual_seed(seed)
+    loaded, example = read_model(model, weights, input_)
+    trained = weights is not None or carries_weights(model)
+    config = None
+    if epochs:
+        config = FitConfig(
+            epochs=epochs,
+            base_epochs=0 if trained else epochs,
+            losses=tuple(loss.split(",")),
+            seed=seed,
+            augmentation=augmentation_for(data or ""),
+        )
+    with shown() as progress:
+        samples = None
+        if data is not None:
+            samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+        facts = compress_model(
+            loaded,
+            reference(model),
+            steps,
+            example,
+            out,
+            inputs=input_texts(model, input_),
+            data=samples,
+            config=config,
+            report=progress,
+        )
+    if json_:
+        print(to_json(facts, schema=SCHEMA))
+    else:
+        print_parts(*compressed_tables(facts, out))

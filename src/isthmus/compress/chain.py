@@ -1,0 +1,116 @@
+"""All techniques by name, and a chain of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from isthmus.compress.factor import FACTORS
+from isthmus.compress.formats import FORMATTING
+from isthmus.compress.integer import INTEGERS, Rounded
+from isthmus.compress.prune import PRUNING
+from isthmus.compress.share import SHARING
+from isthmus.compress.sparse import SPARSITY
+from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
+from isthmus.errors import InputError
+from isthmus.models.compressed import replaced
+
+TECHNIQUES: Mapping[str, Technique] = {
+    technique.name: technique
+    for technique in (*PRUNING, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *FORMATTING)
+}
+
+_REMOVES_ZEROS = ("quantize:binary",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A technique with its options.
+
+    Attributes:
+        text: As people wrote it.
+        technique: Which.
+        options: All of them.
+    """
+
+    text: str
+    technique: Technique
+    options: Options
+
+
+def parse_chain(texts: Sequence[str]) -> tuple[Step, ...]:
+    """Read what ``--with`` was given, in order.
+
+    Args:
+        texts: Each a technique's name, then options: ``prune:l1,keep=0.5``.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: No such technique or option, or an order that undoes a step before.
+
+    Example:
+        >>> [step.options["keep"] for step in parse_chain(["prune:l1,keep=0.25"])]
+        [0.25]
+    """
+    steps: list[Step] = []
+    for text in texts:
+        name, _, options = text.partition(",")
+        if name not in TECHNIQUES:
+            raise InputError(f"no technique {name!r}; there are {', '.join(TECHNIQUES)}")
+        technique = TECHNIQUES[name]
+        for before in steps:
+            _check_order(before.technique, technique)
+        step = Step(text=text, technique=technique, options=parse_options(technique, options))
+        steps.append(step)
+    return tuple(steps)
+
+
+def _check_order(before: Technique, after: Technique) -> None:
+    first, second = STAGES.index(before.stage), STAGES.index(after.stage)
+    if before.stage == after.stage == "values":
+        raise InputError(
+            f"{after.name} after {before.name}: both choose the values of weights; leave one out"
+        )
+    if second < first:
+        raise InputError(
+            f"{after.name} after {before.name}: would undo it; put {after.name} first"
+        )
+    if before.stage == "zeros" and after.name in _REMOVES_ZEROS:
+        raise InputError(
+            f"{after.name} after {before.name}: has no value for a weight of 0; leave one out, or "
+            "use quantize:ternary"
+        )
+
+
+def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
+    """Apply one step.
+
+    Args:
+        model: In evaluation; it is changed.
+        step: The technique and its options.
+        samples: What it may look at.
+
+    Returns:
+        The model, which may be another object. It can be trained: what the technique asks of its
+        weights holds. `settle` ends that.
+
+    Raises:
+        InputError: The technique is not for this model, or these options.
+    """
+    return step.technique.apply(model.eval(), step.options, samples).eval()
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Make what a technique asks of the weights their values; return the model."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Rounded):
+            model = replaced(model, path, module.settled(), where="settle")
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            with torch.no_grad():
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return model

@@ -1,0 +1,163 @@
+"""Low rank: a layer becomes two or three smaller ones, of ranks that keep most of its energy.
+
+Shapes: O channels that a layer makes, I channels that it reads, R ranks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.compress.technique import Number, Options, Samples, Technique, layers
+from isthmus.errors import InputError
+from isthmus.models.compressed import replaced
+
+
+def rank_of(singular_R: Tensor, energy: float) -> int:
+    """Return the least rank whose singular values hold a share of the sum of all squares.
+
+    Example:
+        >>> rank_of(torch.tensor([3.0, 2.0, 1.0]), 0.9)  # 9 + 4 of 14
+        2
+    """
+    held = singular_R.double().square().cumsum(0)
+    return int((held < energy * held[-1] * (1 - 1e-12)).sum()) + 1
+
+
+def svd_linear(layer: nn.Linear, energy: float) -> nn.Sequential:
+    r"""Return two layers that multiply to the best approximation of one.
+
+    .. math:: W \approx U_R S_R V_R^T
+
+    References:
+        Denton, Zaremba, Bruna, LeCun, Fergus, NeurIPS 2014, https://arxiv.org/abs/1404.0736.
+    """
+    left, singular, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    rank = rank_of(singular, energy)
+    first = nn.Linear(layer.in_features, rank, bias=False)
+    second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None)
+    root = singular[:rank].sqrt()
+    _fill(first, root[:, None] * right[:rank])
+    _fill(second, left[:, :rank] * root, bias=layer.bias)
+    return nn.Sequential(first, second)
+
+
+def tucker_conv(layer: Any, energy: float) -> nn.Sequential:
+    r"""Return a narrowing, a small and a widening convolution for one of any kernel.
+
+    .. math:: K \approx G \times_O U_O \times_I U_I, \quad G = K \times_O U_O^T \times_I U_I^T
+
+    :math:`U_O` and :math:`U_I` are the left singular vectors of K unfolded along O and I. A
+    kernel of one place needs no small one: there it is `svd_linear`.
+
+    References:
+        Kim, Park, Yoo, Choi, Yang, Shin, ICLR 2016, https://arxiv.org/abs/1511.06530.
+    """
+    kind, kernel = type(layer), layer.weight.detach()
+    one = (1,) * (kernel.ndim - 2)
+    if all(size == 1 for size in layer.kernel_size):
+        return _pointwise(layer, energy)
+    out_OR, made = _vectors(kernel.flatten(1), energy)
+    in_IR, read = _vectors(kernel.transpose(0, 1).flatten(1), energy)
+    core = torch.einsum("oi...,or,is->rs...", kernel, out_OR, in_IR)
+    narrow = kind(layer.in_channels, read, 1, bias=False)
+    small = kind(
+        read,
+        made,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        padding_mode=layer.padding_mode,
+        bias=False,
+    )
+    widen = kind(made, layer.out_channels, 1, bias=layer.bias is not None)
+    _fill(narrow, in_IR.T.reshape(*in_IR.T.shape, *one))
+    _fill(small, core)
+    _fill(widen, out_OR.reshape(*out_OR.shape, *one), bias=layer.bias)
+    return nn.Sequential(narrow, small, widen)
+
+
+def _pointwise(layer: Any, energy: float) -> nn.Sequential:
+    kind, one = type(layer), (1,) * (layer.weight.ndim - 2)
+    flat = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
+    _fill(flat, layer.weight.detach().flatten(1), bias=layer.bias)
+    pair: Any = svd_linear(flat, energy)
+    first, second = pair
+    rank = first.out_features
+    narrow = kind(
+        layer.in_channels, rank, 1, stride=layer.stride, padding=layer.padding, bias=False
+    )
+    widen = kind(rank, layer.out_channels, 1, bias=layer.bias is not None)
+    _fill(narrow, first.weight.detach().reshape(*first.weight.shape, *one))
+    _fill(widen, second.weight.detach().reshape(*second.weight.shape, *one), bias=second.bias)
+    return nn.Sequential(narrow, widen)
+
+
+def _vectors(unfolded: Tensor, energy: float) -> tuple[Tensor, int]:
+    left, singular, _ = torch.linalg.svd(unfolded, full_matrices=False)
+    rank = rank_of(singular, energy)
+    return left[:, :rank], rank
+
+
+def _fill(layer: nn.Module, weight: Tensor, *, bias: Tensor | None = None) -> None:
+    with torch.no_grad():
+        layer.get_parameter("weight").copy_(weight)
+        if bias is not None:
+            layer.get_parameter("bias").copy_(bias)
+
+
+def _factored(
+    name: str, kinds: tuple[type[nn.Module], ...], factor: Callable[[Any, float], nn.Sequential]
+) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+    def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+        del samples
+        smaller = 0
+        for path, layer in layers(model, kinds, options, technique=name).items():
+            if getattr(layer, "groups", 1) > 1:
+                continue
+            made = factor(layer, options["energy"]).train(layer.training)
+            if _count(made) < _count(layer):
+                model = replaced(model, path, made, where=name)
+                smaller += 1
+        if not smaller:
+            raise InputError(
+                f"technique {name}: energy={options['energy']:g} needs ranks at which no layer "
+                "gets smaller; give less energy, or leave it out"
+            )
+        return model
+
+    return apply
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _technique(kind: str, does: str, paper: str, apply: Any) -> Technique:
+    return Technique(
+        name=f"lowrank:{kind}",
+        does=does,
+        paper=paper,
+        level="model",
+        needs="nothing",
+        improves=("parameters", "macs", "weight bytes", "stored bytes"),
+        stage="structure",
+        apply=apply,
+        options={"energy": Number(low=0.01, high=1, default=0.9)},
+    )
+
+
+FACTORS = (
+    _technique(
+        "svd", "splits linear layers in two of lower rank",
+        "Denton et al., NeurIPS 2014, https://arxiv.org/abs/1404.0736",
+        _factored("lowrank:svd", (nn.Linear,), svd_linear),
+    ),
+    _technique(
+        "tucker", "splits convolutions in three of lower rank (Tucker-2)",
+        "Kim et al., ICLR 2016, https://arxiv.org/abs/1511.06530",
+        _factored("lowrank:tucker", (nn.Conv1d, nn.Conv2d, nn.Conv3d), tucker_conv),
+    ),
+)  # fmt: skip

@@ -1,0 +1,319 @@
+"""Weights as integers, and inputs too: batch norms folded, ranges chosen, step sizes learned.
+
+While it can still be trained a layer keeps its float weight and rounds it on the way
+(`Rounded`); settled, it holds integers (`isthmus.models.layers.Integer`), which ONNX Runtime
+computes with.
+
+Shapes: C channels that a layer makes, K weights of each, M values.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from isthmus.compress.technique import (
+    Number,
+    Options,
+    Samples,
+    Technique,
+    Word,
+    layers,
+    needs_data,
+    observed,
+)
+from isthmus.graph import capture
+from isthmus.links.ranges import RANGES
+from isthmus.models.compressed import replaced
+from isthmus.models.layers import HIGHEST, LOWEST, WEIGHTED, Integer
+
+_KINDS = tuple(WEIGHTED)
+_LEAST_SAMPLES = 16
+_MOST_OBSERVED = 1 << 18
+_TINY = 1e-12
+
+
+def fold(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    r"""Let each convolution do what the batch norm behind it does.
+
+    .. math:: w' = w \; \gamma / \sigma, \quad b' = (b - \mu) \; \gamma / \sigma + \beta
+
+    Only where nothing else reads the convolution, and both are used once.
+    """
+    model.eval()
+    convs = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    chosen = layers(model, (*convs, nn.Linear), options, technique="fold")
+    graph = capture(model, samples.example)
+    readers: dict[str, list[Any]] = {name: [] for name in graph.outputs}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    uses = [node.module for node in graph.nodes if node.macs or node.op == "batch_norm"]
+    for node in graph.nodes:
+        following = readers.get(node.outputs[0].name, [])
+        if type(chosen.get(node.module)) not in convs or node.outputs[0].name in graph.outputs:
+            continue
+        if len(following) != 1 or following[0].op != "batch_norm":
+            continue
+        norm = model.get_submodule(following[0].module)
+        alone = uses.count(node.module) == uses.count(following[0].module) == 1
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not alone:
+            continue
+        conv: Any = chosen[node.module]
+        fused = fuse_conv_bn_eval(conv, norm)
+        model = replaced(model, node.module, fused, where="fold")
+        model = replaced(model, following[0].module, nn.Identity(), where="fold")
+    return model
+
+
+class Steps(nn.Module):
+    r"""A symmetric grid whose step sizes are learned.
+
+    .. math:: \hat{x} = s \; round(clamp(x / s, -n, p))
+
+    Rounding passes gradients as 1; those of s are scaled by :math:`1 / \sqrt{K n}`.
+
+    Args:
+        scale: s, of any shape that spreads over x.
+        low: -n.
+        high: p.
+
+    References:
+        Esser, McKinstry, Bablani, Appuswamy, Modha, "Learned Step Size Quantization", ICLR 2020,
+        https://arxiv.org/abs/1902.08153.
+    """
+
+    def __init__(self, scale: Tensor, *, low: int, high: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale.detach().clamp_min(_TINY))
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the grid holds of x."""
+        scale: Tensor = self.scale
+        if self.training:
+            slope = (x.numel() / scale.numel() * max(self.high, 1)) ** -0.5
+            scale = scale.detach() + slope * (scale - scale.detach())
+        scale = scale.clamp_min(_TINY)
+        level = (x / scale).clamp(self.low, self.high)
+        return (level + (level.round() - level).detach()) * scale
+
+    def integers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the levels of x as int8, and the step sizes, flat."""
+        scale = self.scale.detach().clamp_min(_TINY)
+        level = (x / scale).round().clamp(self.low, self.high)
+        return level.to(torch.int8), scale.reshape(-1)
+
+
+class Signs(nn.Module):
+    r"""Weights -1 and 1, or -1, 0 and 1, times a scale for each channel.
+
+    .. math:: t = \begin{cases} sign(w) & |w| > \theta \; mean|w| \\ 0 & else \end{cases},
+              \quad \alpha = mean_{t \ne 0} |w|
+
+    :math:`\theta` is 0.7 for three values, and -1 for two: then every weight has a sign, that of 0
+    being 1. The gradient passes to w as 1.
+
+    Args:
+        threshold: :math:`\theta`.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return what the weight (C, ...) becomes."""
+        sign, scale_C = self.integers(weight.detach())
+        scale = scale_C.reshape(-1, *[1] * (weight.ndim - 1))
+        return weight + (sign * scale - weight).detach()
+
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the signs as int8, and the scales (C,)."""
+        size_CK = weight.abs().flatten(1)
+        used_CK = size_CK > self.threshold * size_CK.mean(dim=1, keepdim=True)
+        scale_C = (size_CK * used_CK).sum(dim=1) / used_CK.sum(dim=1).clamp_min(1)
+        sign = torch.where(weight < 0, -1, 1) * used_CK.reshape(weight.shape)
+        return sign.to(torch.int8), scale_C.clamp_min(_TINY)
+
+
+class Rounded(nn.Module):
+    """A layer whose weight, and perhaps its input, is rounded while it can be trained.
+
+    Args:
+        layer: With its float weight.
+        grid: Of the weight.
+        inputs: Of the input, int8 from ``zero`` on; None leaves it as it is.
+        zero: The integer that stands for 0.
+    """
+
+    def __init__(
+        self, layer: nn.Module, grid: Steps | Signs, *, inputs: Steps | None = None, zero: int = 0
+    ) -> None:
+        super().__init__()
+        self.layer, self.grid, self.inputs, self.zero = layer, grid, inputs, zero
+        kept = layer.get_parameter("weight").detach() != 0
+        if not kept.all():  # what was set to 0 before stays 0
+            layer.get_parameter("weight").register_hook(lambda gradient: gradient * kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer makes of a batch (B, ...)."""
+        if self.inputs is not None:
+            x = self.inputs(x)
+        weight = self.grid(self.layer.get_parameter("weight"))
+        return WEIGHTED[type(self.layer)](self.layer, x, weight)
+
+    def settled(self) -> Integer:
+        """Return the layer with its integers."""
+        weight = self.layer.get_parameter("weight").detach()
+        made = Integer(copy.deepcopy(self.layer), inputs=self.inputs is not None)
+        integers, scale_C = self.grid.integers(weight)
+        made.weight.copy_(integers)
+        made.scale.copy_(scale_C)
+        if self.inputs is not None:
+            made.input_scale.copy_(self.inputs.scale.detach().clamp_min(_TINY).reshape(()))
+            made.input_zero.fill_(self.zero)
+        return made.train(self.training)
+
+
+def weight_steps(weight: Tensor, *, bits: int, choice: str, per: str) -> Steps:
+    """Return the grid of a weight (C, ...), with steps for each channel or one for all."""
+    rows = weight.detach().flatten(1)
+    x_MC = rows.T if per == "channel" else rows.reshape(-1, 1)
+    _, high_C = RANGES[choice](x_MC.float(), bits=bits, symmetric=True)
+    top = 2 ** (bits - 1) - 1
+    scale_C = (high_C / top).expand(len(weight)).clone()
+    scale_C = torch.where(scale_C > 0, scale_C, 1.0)  # a channel of zeros
+    return Steps(scale_C.reshape(-1, *[1] * (weight.ndim - 1)), low=-top, high=top)
+
+
+def input_steps(values: Tensor, *, choice: str) -> tuple[Steps, int]:
+    """Return the int8 grid of inputs like ``values``, and the integer that stands for 0."""
+    low, high = (end.item() for end in RANGES[choice](values[:, None], bits=8, symmetric=False))
+    low, high = min(low, 0.0), max(high, 0.0)  # so that padding with 0 is exact
+    scale = (high - low) / (HIGHEST - LOWEST) or 1.0
+    zero = max(LOWEST, min(HIGHEST, round(LOWEST - low / scale)))
+    return Steps(torch.tensor(scale), low=LOWEST - zero, high=HIGHEST - zero), zero
+
+
+def int8(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Fold batch norms, then round weights and inputs of every layer to 8 bits."""
+    name = "quantize:int8"
+    needs_data(samples, technique=name, least=_LEAST_SAMPLES)
+    model = fold(model, options, samples)
+    chosen = layers(model, _KINDS, options, technique=name)
+    seen = observed(model, chosen, samples.inputs, most=_MOST_OBSERVED)
+
+    def rounded(path: str, layer: nn.Module) -> Rounded:
+        inputs, zero = input_steps(seen[path], choice=options["range"])
+        weight = layer.get_parameter("weight")
+        grid = weight_steps(weight, bits=8, choice=options["weights"], per=options["per"])
+        return Rounded(layer, grid, inputs=inputs, zero=zero)
+
+    return _with(model, {path: layer for path, layer in chosen.items() if path in seen}, rounded)
+
+
+def weights(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Fold batch norms, then round every weight to few bits."""
+    name = "quantize:weights"
+    model = fold(model, options, samples)
+
+    def rounded(path: str, layer: nn.Module) -> Rounded:
+        del path
+        weight = layer.get_parameter("weight")
+        choice, per = options["weights"], options["per"]
+        return Rounded(layer, weight_steps(weight, bits=options["bits"], choice=choice, per=per))
+
+    return _with(model, layers(model, _KINDS, options, technique=name), rounded)
+
+
+def _signs(name: str, threshold: float) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+    def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+        model = fold(model, options, samples)
+        chosen = layers(model, _KINDS, options, technique=name)
+        if options["ends"] == "keep" and len(chosen) > 2:
+            for path in (min(chosen, key=list(chosen).index), list(chosen)[-1]):
+                del chosen[path]
+        return _with(model, chosen, lambda path, layer: Rounded(layer, Signs(threshold)))
+
+    return apply
+
+
+def _with(
+    model: nn.Module,
+    chosen: dict[str, nn.Module],
+    rounded: Callable[[str, nn.Module], Rounded],
+) -> nn.Module:
+    for path, layer in chosen.items():
+        model = replaced(model, path, rounded(path, layer), where="quantize")
+    return model
+
+
+_SMALLER = ("weight bytes", "stored bytes")
+_GRID = {
+    "weights": Word(words=tuple(RANGES), default="mse"),
+    "per": Word(words=("channel", "tensor"), default="channel"),
+}
+_ENDS = {"ends": Word(words=("keep", "round"), default="keep")}
+
+INTEGERS = (
+    Technique(
+        name="fold",
+        does="lets convolutions do what the batch norms behind them do",
+        paper="Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877",
+        level="implementation",
+        needs="nothing",
+        improves=("parameters", "time"),
+        stage="structure",
+        apply=fold,
+    ),
+    Technique(
+        name="quantize:int8",
+        does="weights and inputs of layers as 8-bit integers, batch norms folded",
+        paper="Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877; "
+        "Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (while training)",
+        level="arithmetic",
+        needs="data",
+        improves=(*_SMALLER, "time", "energy"),
+        stage="values",
+        apply=int8,
+        options={"range": Word(words=tuple(RANGES), default="mse"), **_GRID},
+    ),
+    Technique(
+        name="quantize:weights",
+        does="weights as integers of 2 to 8 bits, batch norms folded",
+        paper="Nagel et al., 2021, https://arxiv.org/abs/2106.08295; "
+        "Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (while training)",
+        level="arithmetic",
+        needs="nothing",
+        improves=_SMALLER,
+        stage="values",
+        apply=weights,
+        options={"bits": Number(low=2, high=8, default=4, whole=True), **_GRID},
+    ),
+    Technique(
+        name="quantize:ternary",
+        does="weights -1, 0 or 1 times a scale for each channel",
+        paper="Li, Zhang, Liu, 2016, https://arxiv.org/abs/1605.04711",
+        level="arithmetic",
+        needs="training",
+        improves=_SMALLER,
+        stage="values",
+        apply=_signs("quantize:ternary", 0.7),
+        options=_ENDS,
+    ),
+    Technique(
+        name="quantize:binary",
+        does="weights -1 or 1 times a scale for each channel",
+        paper="Rastegari, Ordonez, Redmon, Farhadi, ECCV 2016, https://arxiv.org/abs/1603.05279",
+        level="arithmetic",
+        needs="training",
+        improves=_SMALLER,
+        stage="values",
+        apply=_signs("quantize:binary", -1.0),
+        options=_ENDS,
+    ),
+)

@@ -1,0 +1,269 @@
+"""Structured pruning: whole channels go, with all that depends on them.
+
+Which channels depend on each other (through sums, norms, concatenations) and how they are taken
+out is torch-pruning's work; what is ours is which layers may lose some, and what was measured.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isthmus.compress.technique import (
+    Number,
+    Option,
+    Options,
+    Samples,
+    Technique,
+    Word,
+    layers,
+    needs_data,
+)
+from isthmus.errors import InputError
+from isthmus.graph import capture
+
+_LEAST_SAMPLES = 16
+_TIE = 1e-6
+_MOST_OF_ONE = 15 / 16  # of the channels of a layer, where all compete
+_CHANNELLED = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+_OPTIONS: Mapping[str, Option] = {
+    "keep": Number(low=0.001, high=1, default=0.5),
+    "round_to": Number(low=1, high=1024, default=1, whole=True),
+    "scope": Word(words=("layer", "model"), default="layer"),
+}
+
+
+def _prune(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> Any:
+    """Return a technique's function for one measure of importance."""
+
+    def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+        import torch_pruning  # noqa: PLC0415  (extra "compress")
+
+        chosen = set(layers(model, _CHANNELLED, options, technique=name).values())
+        ignored = _answering(model, samples)
+        ignored |= {m for m in model.modules() if type(m) in _CHANNELLED and m not in chosen}
+        _check_keep(name, chosen - ignored, options)
+        before = _sizes(model)
+        measure = importance(torch_pruning, model, samples)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pruner = torch_pruning.pruner.BasePruner(
+                    model,
+                    samples.example,
+                    importance=measure,
+                    global_pruning=options["scope"] == "model",
+                    pruning_ratio=1 - options["keep"],
+                    max_pruning_ratio=_MOST_OF_ONE if options["scope"] == "model" else 1.0,
+                    round_to=options["round_to"] if options["round_to"] > 1 else None,
+                    ignored_layers=list(ignored),
+                )
+                pruner.step()
+        except Exception as error:  # the library raises many types
+            raise InputError(
+                f"technique {name}: cannot tell which channels depend on each other "
+                f"({type(error).__name__}: {error}); leave the layers around a reshape out with "
+                "skip="
+            ) from error
+        model.zero_grad(set_to_none=True)
+        _check_pruned(name, model, samples, changed=before != _sizes(model), options=options)
+        return model
+
+    return apply
+
+
+def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
+    for module in chosen:
+        channels = _channels(module)
+        if int(channels * options["keep"]) < 1:
+            raise InputError(
+                f"technique {name}: keep={options['keep']:g} of {channels} channels would remove "
+                f"a layer whole; expected keep={ceil(1e3 / channels) / 1e3:g} or more"
+            )
+    if not chosen:
+        raise InputError(
+            f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
+            "name other modules with only="
+        )
+
+
+def _check_pruned(
+    name: str, model: nn.Module, samples: Samples, *, changed: bool, options: Options
+) -> None:
+    if not changed and options["keep"] < 1:
+        raise InputError(
+            f"technique {name}: no channel could be removed with keep={options['keep']:g}, "
+            f"round_to={options['round_to']}; keep less or round to fewer"
+        )
+    try:
+        with torch.no_grad():
+            model.eval()(*samples.example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(
+            f"technique {name}: after it the model does not run ({line}); its forward may hold "
+            "channel counts: leave those layers out with skip="
+        ) from error
+
+
+def _channels(module: Any) -> int:
+    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)
+
+
+def _sizes(model: nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in model.parameters()]
+
+
+def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
+    """Return the layers that make the model's outputs, whose channels are classes."""
+    graph = capture(model, samples.example)
+    made_by = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
+    modules = dict(model.named_modules())
+    found: set[nn.Module] = set()
+    seen: set[str] = set()
+    waiting = list(graph.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in made_by:
+            continue
+        seen.add(tensor)
+        node = made_by[tensor]
+        module = modules.get(node.module)
+        if module is not None and type(module) in _CHANNELLED:
+            found.add(module)
+        else:
+            waiting.extend(node.inputs)
+    return found
+
+
+def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
+    """Leave in every weight the gradient of the loss."""
+    needs_data(samples, technique="prune:taylor", least=_LEAST_SAMPLES)
+    assert samples.labels is not None
+    model.zero_grad()
+    for start in range(0, len(samples.labels), 128):
+        batch = slice(start, start + 128)
+        output = model(*(x[batch] for x in samples.inputs))
+        scores = output[0] if isinstance(output, tuple | list) else output
+        F.cross_entropy(scores, samples.labels[batch], reduction="sum").backward()
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return library.importance.GroupTaylorImportance()
+
+
+def _zeros(library: Any, model: nn.Module, samples: Samples) -> Any:
+    """Return a measure: how often what a layer reads from a channel is not 0."""
+    needs_data(samples, technique="prune:apoz", least=_LEAST_SAMPLES)
+    active = _active(model, samples)
+
+    readers = (
+        library.function.prune_conv_in_channels,
+        library.function.prune_linear_in_channels,
+    )
+
+    def activity(group: Any) -> Tensor | None:
+        share = torch.zeros(len(group[0].idxs))
+        found = 0
+        for item in group:
+            module = item.dep.target.module
+            if item.dep.handler in readers and module in active:
+                read = active[module][item.idxs]
+                share.scatter_add_(0, torch.tensor(item.root_idxs), read)
+                found += 1
+        ties = _TIE * torch.arange(len(share))  # the library removes all equals or none
+        return share / found + ties if found else None
+
+    return activity
+
+
+def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
+    """Return for each layer the share of each input channel that is not 0."""
+    counts: dict[nn.Module, list[Tensor]] = {}
+
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        x = arguments[0].detach()
+        along = -1 if isinstance(module, nn.Linear) else 1
+        rest = [dim for dim in range(x.ndim) if dim != along % x.ndim]
+        counts.setdefault(module, []).append((x != 0).float().mean(dim=rest))
+
+    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if type(m) in _CHANNELLED]
+    with torch.no_grad():
+        for start in range(0, len(samples.inputs[0]), 128):
+            model.eval()(*(x[start : start + 128] for x in samples.inputs))
+    for handle in hooks:
+        handle.remove()
+    return {module: torch.stack(shares).mean(dim=0) for module, shares in counts.items()}
+
+
+def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool) -> Technique:
+    name = f"prune:{kind}"
+    return Technique(
+        name=name,
+        does=f"removes channels {does}",
+        paper=paper,
+        level="model",
+        needs="data" if data else "nothing",
+        improves=("parameters", "macs", "weight bytes", "stored bytes", "activation bytes"),
+        stage="structure",
+        apply=_prune(name, importance),
+        options=_OPTIONS,
+    )
+
+
+PRUNING = (
+    _technique(
+        "l1", "of small absolute weights",
+        "Li, Kadav, Durdanovic, Samet, Graf, ICLR 2017, https://arxiv.org/abs/1608.08710",
+        lambda library, model, samples: library.importance.GroupMagnitudeImportance(p=1),
+        data=False,
+    ),
+    _technique(
+        "l2", "of small squared weights, over all layers that depend on them",
+        "Fang, Ma, Song, Mi, Wang, CVPR 2023, https://arxiv.org/abs/2301.12900",
+        lambda library, model, samples: library.importance.GroupMagnitudeImportance(p=2),
+        data=False,
+    ),
+    _technique(
+        "slimming", "that batch norm scales little",
+        "Liu, Li, Shen, Huang, Yan, Zhang, ICCV 2017, https://arxiv.org/abs/1708.06519",
+        lambda library, model, samples: library.importance.BNScaleImportance(),
+        data=False,
+    ),
+    _technique(
+        "fpgm", "near the geometric median of their layer",
+        "He, Liu, Wang, Hu, Yang, CVPR 2019, https://arxiv.org/abs/1811.00250",
+        lambda library, model, samples: library.importance.FPGMImportance(),
+        data=False,
+    ),
+    _technique(
+        "taylor", "that the loss depends on little, by its gradient",
+        "Molchanov, Mallya, Tyree, Frosio, Kautz, CVPR 2019, https://arxiv.org/abs/1906.10771",
+        _taylor,
+        data=True,
+    ),
+    _technique(
+        "apoz", "whose activations are 0 most often",
+        "Hu, Peng, Tai, Tang, 2016, https://arxiv.org/abs/1607.03250",
+        _zeros,
+        data=True,
+    ),
+    _technique(
+        "random", "drawn at random: what every other way must beat",
+        "Mittal, Bhardwaj, Khapra, Ravindran, WACV 2018, https://arxiv.org/abs/1801.10447",
+        lambda library, model, samples: library.importance.RandomImportance(),
+        data=False,
+    ),
+)  # fmt: skip

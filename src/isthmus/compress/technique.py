@@ -1,0 +1,264 @@
+"""What a technique is, and how people write one: ``prune:slimming,keep=0.5``."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.errors import InputError
+
+Level = Literal["model", "arithmetic", "implementation"]
+Need = Literal["nothing", "data", "training"]
+Stage = Literal["structure", "zeros", "values"]
+STAGES: tuple[Stage, ...] = ("structure", "zeros", "values")
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What a technique may look at.
+
+    Attributes:
+        example: Inputs of two samples, one tensor for each input of the model.
+        inputs: Training inputs (N, ...); empty where no data were given.
+        labels: Their labels (N,); what the model itself says where they have none.
+    """
+
+    example: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...] = ()
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """An option that is a number.
+
+    Attributes:
+        low: Least that it may be.
+        high: Most that it may be.
+        default: What it is where the text is silent.
+        whole: Whether it is a whole number.
+    """
+
+    low: float
+    high: float
+    default: float
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+    def read(self, text: str) -> float | None:
+        """Return the value, or None where the text says no such number."""
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            return None
+        return value if self.low <= value <= self.high else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """An option that is a word.
+
+    Attributes:
+        words: Those that it may be.
+        default: What it is where the text is silent.
+    """
+
+    words: tuple[str, ...]
+    default: str
+
+    def __str__(self) -> str:
+        return " or ".join(self.words)
+
+    def read(self, text: str) -> str | None:
+        """Return the word, or None where it is none of them."""
+        return text if text in self.words else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """An option that is any names of modules, with ``+`` between them."""
+
+    default: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "names of modules with + between them"
+
+    def read(self, text: str) -> tuple[str, ...] | None:
+        """Return the names."""
+        return tuple(text.split("+")) if text else None
+
+
+Option = Number | Word | Names
+_WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Technique:
+    """One way to make a model smaller.
+
+    Attributes:
+        name: As people write it.
+        does: What it does, in a few words.
+        paper: Where it comes from.
+        level: Where the survey of Lee et al. places it.
+        needs: What it has to be given; ``"training"`` is best spent after it.
+        improves: Which figures should get better: parameters, macs, weight bytes, stored bytes,
+            activation bytes, time, energy.
+        stage: What it changes. A chain goes from structure to zeros to values.
+        options: What a text may set, beside ``only`` and ``skip``.
+        apply: Changes a model, which is its own to change, and returns it.
+    """
+
+    name: str
+    does: str
+    paper: str
+    level: Level
+    needs: Need
+    improves: tuple[str, ...]
+    stage: Stage
+    apply: Callable[[nn.Module, Options, Samples], nn.Module]
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def all_options(self) -> Mapping[str, Option]:
+        """Every option that a text may set."""
+        return {**self.options, **_WHERE}
+
+
+def parse_options(technique: Technique, text: str) -> Options:
+    """Read ``keep=0.5,round_to=8``.
+
+    Args:
+        technique: Says what there is.
+        text: What follows the technique's name and a comma.
+
+    Returns:
+        Every option with its value.
+
+    Raises:
+        InputError: No such option, or a value out of bounds.
+    """
+    known = technique.all_options
+    values: dict[str, Any] = {name: option.default for name, option in known.items()}
+    for item in text.split(",") if text else ():
+        name, _, written = item.partition("=")
+        if name not in known:
+            raise InputError(
+                f"technique {technique.name}: found option {item!r}; it takes {', '.join(known)}"
+            )
+        value = known[name].read(written)
+        if value is None:
+            raise InputError(
+                f"technique {technique.name}: found {item}, expected {name}= {known[name]}"
+            )
+        values[name] = value
+    return values
+
+
+def layers(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], options: Options, *, technique: str
+) -> dict[str, nn.Module]:
+    """Return the layers that a technique is to change, by path.
+
+    Args:
+        model: The model.
+        kinds: Types of layers, exactly.
+        options: ``only`` and ``skip``: paths of modules inside of which layers are, or are not.
+        technique: Names it in error messages.
+
+    Raises:
+        InputError: There are none, or a path is of no module.
+    """
+    modules = dict(model.named_modules())
+    for name in (*options["only"], *options["skip"]):
+        if name not in modules:
+            raise InputError(
+                f"technique {technique}: found no module {name!r}; "
+                f"there are {', '.join(_few(modules))}"
+            )
+    found = {
+        path: module
+        for path, module in modules.items()
+        if type(module) in kinds
+        and (not options["only"] or _inside(path, options["only"]))
+        and not _inside(path, options["skip"])
+    }
+    if not found:
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise InputError(
+            f"technique {technique}: found no layer for it, expected one of {names}; leave it out "
+            "or name other modules with only="
+        )
+    return found
+
+
+def _inside(path: str, names: tuple[str, ...]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in names)
+
+
+def _few(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    for number, name in enumerate(name for name in modules if name):
+        if number == 8:
+            yield "..."
+            return
+        yield name
+
+
+def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
+    """Raise unless there are as many samples as a technique needs.
+
+    Raises:
+        InputError: There are fewer.
+    """
+    found = len(samples.inputs[0]) if samples.inputs else 0
+    if found < least:
+        raise InputError(
+            f"technique {technique}: found {found} training samples, expected {least} or more; "
+            "add --data"
+        )
+
+
+def observed(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: tuple[Tensor, ...], *, most: int
+) -> dict[str, Tensor]:
+    """Return values that arrive at modules, flat, at most so many of each, drawn evenly.
+
+    Args:
+        model: Run in evaluation.
+        modules: Which; each takes one tensor.
+        inputs: Of the model (N, ...).
+        most: Values to keep for each module.
+    """
+    kept: dict[str, list[Tensor]] = {path: [] for path in modules}
+    batches = range(0, len(inputs[0]), _BATCH)
+    generator = torch.Generator().manual_seed(0)
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            del module
+            flat = arguments[0].detach().reshape(-1)
+            share = max(1, most // len(batches))
+            if len(flat) > share:
+                flat = flat[torch.randint(len(flat), (share,), generator=generator)]
+            kept[path].append(flat.float())
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(keep(path)) for path, module in modules.items()]
+    try:
+        with torch.no_grad():
+            for start in batches:
+                model.eval()(*(x[start : start + _BATCH] for x in inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {path: torch.cat(parts) for path, parts in kept.items() if parts}
+
+
+_BATCH = 128

@@ -1,0 +1,226 @@
+"""Layers as plain data, so that a network whose layers were changed can be made again.
+
+`describe` writes a layer down by its kind and its sizes, `build` makes it anew; only the kinds of
+``KINDS`` exist, so that reading a description runs nothing. One kind is ours: a layer whose weight
+is integers.
+
+Shapes: B batch, C channels that the layer makes, K whatever each of them is a sum over.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isthmus.errors import InputError
+
+Option = int | float | str | bool | tuple[int, ...] | None
+
+NAMESPACE = "isthmus"  # of our operators in torch
+LOWEST, HIGHEST = -128, 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A layer, without its weights.
+
+    Attributes:
+        kind: A key of ``KINDS``.
+        options: What it is made with.
+        layers: Those inside, of a sequence or of a layer of integers.
+    """
+
+    kind: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    layers: tuple["Layer", ...] = ()
+
+
+@torch.library.custom_op(f"{NAMESPACE}::round_to_int8", mutates_args=())
+def round_to_int8(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    r"""Return values on a grid of 256 steps: what int8 holds of them.
+
+    .. math:: s \; (clamp(round(x / s) + z, -128, 127) - z)
+
+    In ONNX it is a QuantizeLinear and a DequantizeLinear. Its gradient is that of doing nothing,
+    but for values that are clipped: those have none.
+
+    Args:
+        x: Of any shape.
+        scale: s, float32 without dimensions.
+        zero: z, int8 without dimensions: the integer that stands for 0.
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference", CVPR 2018, https://arxiv.org/abs/1712.05877.
+        Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic
+        Neurons", 2013, https://arxiv.org/abs/1308.3432 (the gradient).
+    """
+    offset = zero.to(x.dtype)
+    return (x / scale).round_().add_(offset).clamp_(LOWEST, HIGHEST).sub_(offset).mul_(scale)
+
+
+@round_to_int8.register_fake
+def _(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    del scale, zero
+    return torch.empty_like(x)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    x, scale, zero = ctx.saved_tensors
+    level = (x / scale).round() + zero
+    return grad * ((level >= LOWEST) & (level <= HIGHEST)), None, None
+
+
+round_to_int8.register_autograd(_straight_through, setup_context=_keep)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::from_int8", mutates_args=())
+def from_int8(weight: Tensor, scale_C: Tensor) -> Tensor:
+    """Return the weight (C, ...) that int8 times a scale for each channel stands for.
+
+    In ONNX it is a DequantizeLinear.
+    """
+    return weight.float() * scale_C.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+@from_int8.register_fake
+def _(weight: Tensor, scale_C: Tensor) -> Tensor:
+    del scale_C
+    return torch.empty_like(weight, dtype=torch.float32)
+
+
+def _convolved(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return layer._conv_forward(x, weight, layer.bias)
+
+
+def _multiplied(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight, layer.bias)
+
+
+WEIGHTED: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
+    nn.Conv1d: _convolved,
+    nn.Conv2d: _convolved,
+    nn.Conv3d: _convolved,
+    nn.Linear: _multiplied,
+}
+"""Layers with a weight (C, ...), and what they do to an input with another weight of its shape."""
+
+
+class Integer(nn.Module):
+    """A layer whose weight is int8 times a scale for each channel, and perhaps its input too.
+
+    .. code-block:: none
+
+        x --> int8 of its grid --> layer --> y        the weight: int8 (C, ...) * scale (C,)
+
+    Args:
+        layer: One of ``WEIGHTED``; its own weight goes.
+        inputs: Whether the input is rounded to int8 first.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    input_scale: Tensor
+    input_zero: Tensor
+
+    def __init__(self, layer: nn.Module, *, inputs: bool) -> None:
+        super().__init__()
+        shape = layer.get_parameter("weight").shape
+        device = layer.get_parameter("weight").device
+        self.layer, self.inputs = layer, inputs
+        self.layer.weight = None  # type: ignore[assignment]
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8, device=device))
+        self.register_buffer("scale", torch.ones(shape[0], device=device))
+        if inputs:
+            self.register_buffer("input_scale", torch.ones((), device=device))
+            zero = torch.zeros((), dtype=torch.int8, device=device)
+            self.register_buffer("input_zero", zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer makes of a batch (B, ...)."""
+        if self.inputs:
+            x = round_to_int8(x, self.input_scale, self.input_zero)
+        return WEIGHTED[type(self.layer)](self.layer, x, from_int8(self.weight, self.scale))
+
+
+_CONV = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+    "padding_mode",
+)  # fmt: skip
+_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+
+KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "conv1d": (nn.Conv1d, _CONV),
+    "conv2d": (nn.Conv2d, _CONV),
+    "conv3d": (nn.Conv3d, _CONV),
+    "conv_transpose1d": (nn.ConvTranspose1d, (*_CONV, "output_padding")),
+    "conv_transpose2d": (nn.ConvTranspose2d, (*_CONV, "output_padding")),
+    "conv_transpose3d": (nn.ConvTranspose3d, (*_CONV, "output_padding")),
+    "linear": (nn.Linear, ("in_features", "out_features")),
+    "batch_norm1d": (nn.BatchNorm1d, _NORM),
+    "batch_norm2d": (nn.BatchNorm2d, _NORM),
+    "batch_norm3d": (nn.BatchNorm3d, _NORM),
+    "layer_norm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "group_norm": (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
+    "prelu": (nn.PReLU, ("num_parameters",)),
+    "identity": (nn.Identity, ()),
+    "sequential": (nn.Sequential, ()),
+    "integer": (Integer, ("inputs",)),
+}
+"""Every kind: its type, and the attributes that its constructor takes by the same names."""
+
+_KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}
+_BIASED = {*(name for name in KINDS if name.startswith("conv")), "linear"}
+
+
+def describe(module: nn.Module) -> Layer | None:
+    """Write a layer down, or return None where it, or one inside, is of no kind of ``KINDS``."""
+    name = _KIND_OF.get(type(module))
+    if name is None:
+        return None
+    options = {option: getattr(module, option) for option in KINDS[name][1]}
+    if name in _BIASED:
+        options["bias"] = getattr(module, "bias", None) is not None
+    inside = [describe(child) for child in module.children()]
+    layers = tuple(layer for layer in inside if layer is not None)
+    if len(layers) < len(inside):
+        return None
+    return Layer(kind=name, options=options, layers=layers)
+
+
+def build(layer: Layer, *, where: str) -> nn.Module:
+    """Make a layer, its weights still without memory (on the ``meta`` device).
+
+    Args:
+        layer: What `describe` wrote, or any other.
+        where: Names it in error messages.
+
+    Raises:
+        InputError: No such kind, or options that it does not take.
+    """
+    if layer.kind not in KINDS:
+        raise InputError(f"{where}: found kind {layer.kind!r}, expected {', '.join(KINDS)}")
+    kind, options = KINDS[layer.kind]
+    known = {*options, *(("bias",) if layer.kind in _BIASED else ())}
+    if set(layer.options) != known:
+        raise InputError(
+            f"{where}: found options {', '.join(sorted(layer.options)) or 'none'}, expected "
+            f"{', '.join(sorted(known)) or 'none'} for {layer.kind}; compress the model anew"
+        )
+    inside = [build(child, where=where) for child in layer.layers]
+    made: Any = kind
+    try:
+        with torch.device("meta"):
+            module: nn.Module = made(*inside, **layer.options)
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{where}: {layer.kind} cannot be made ({line})") from error
+    return module

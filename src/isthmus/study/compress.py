@@ -1,0 +1,144 @@
+"""A chain of techniques on one model: from its source to a folder, with figures of both.
+
+.. code-block:: none
+
+    model --> technique --> tune --> settle --> technique --> ... --> compressed/
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isthmus.compress import Samples, Step, apply, figures, settle
+from isthmus.data import Dataset
+from isthmus.data.images import NO_LABEL
+from isthmus.errors import InputError
+from isthmus.files import check_ours
+from isthmus.machine import describe_machine, library_versions
+from isthmus.models import Compressed, ModelReference, load_model
+from isthmus.models.compressed import FILES, changes, pack_weights, write_compressed
+from isthmus.progress import Report, silent
+from isthmus.train import (
+    FitConfig,
+    Progress,
+    accuracy,
+    check_fits,
+    fit_base,
+    predict,
+    tune,
+    with_answers,
+)
+
+_MOST_SAMPLES = 1024  # training samples that techniques look at
+
+
+def compress_model(
+    model: nn.Module,
+    source: ModelReference,
+    steps: Sequence[Step],
+    example: tuple[Tensor, ...],
+    out: Path,
+    *,
+    inputs: Sequence[str],
+    data: Dataset | None = None,
+    config: FitConfig | None = None,
+    report: Report = silent,
+) -> Compressed:
+    """Apply techniques in the order given, tune after each if asked to, and write the result.
+
+    Args:
+        model: The model; left as it is, but trained first where ``config`` says so.
+        source: Where it came from.
+        steps: The techniques.
+        example: Inputs of one sample or more.
+        out: The folder to make.
+        inputs: Shapes of the inputs, as ``--input`` takes them.
+        data: Its training half is looked at and learned from, its test half read at the ends.
+        config: How to tune; None tunes nothing.
+        report: Told of every step.
+
+    Returns:
+        The facts, as written to ``compressed.json``.
+
+    Raises:
+        InputError: A technique is not for this model, or something else stands at ``out``.
+    """
+    check_ours(out, files=FILES)
+    if data is None and config is not None:
+        raise InputError("--epochs: found no data to train on; add --data")
+    if not steps:
+        raise InputError("--with: found no technique; give one, see `isthmus techniques`")
+    progress = Progress(report=report)
+    if data is not None:
+        check_fits(model, data)
+        if config is not None:
+            fit_base(model, data, config, progress=progress)
+        data = with_answers(model.eval(), data)
+    example = tuple(torch.cat([x, x])[:2] for x in example)
+    compressed = run_steps(
+        model, steps, samples_of(model, example, data), data, config, progress=progress
+    )
+    before, after = (
+        figures(m, example, accuracy=None if data is None else _accuracy(m, data))
+        for m in (model, compressed)
+    )
+    weights = pack_weights(compressed)
+    facts = Compressed(
+        source=source,
+        techniques=tuple(step.text for step in steps),
+        inputs=tuple(inputs),
+        changes=changes(load_model(source), compressed),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        before=before,
+        after=after,
+        data="" if data is None else data.name,
+        machine=describe_machine(),
+        versions=library_versions(),
+    )
+    write_compressed(out, facts, weights)
+    return facts
+
+
+def run_steps(
+    model: nn.Module,
+    steps: Sequence[Step],
+    samples: Samples,
+    data: Dataset | None = None,
+    config: FitConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Return what a chain of techniques makes of a copy of a model; see `compress_model`."""
+    progress = progress or Progress()
+    made = copy.deepcopy(model).eval()
+    for number, step in enumerate(steps):
+        made = apply(made, step, samples)
+        progress.report(step.text, 1, 1)
+        if data is not None and config is not None and step.technique.name != "fold":
+            name = f"tune {number + 1} {step.technique.name}"
+            tune(made, model, data, config, name=name, progress=progress)
+        made = settle(made)
+    return made
+
+
+def samples_of(model: nn.Module, example: tuple[Tensor, ...], data: Dataset | None) -> Samples:
+    """Return what techniques may look at: training samples, drawn evenly, and their labels."""
+    if data is None:
+        return Samples(example=example)
+    num = len(data.y_train)
+    chosen = np.random.default_rng(0).permutation(num)[:_MOST_SAMPLES]
+    inputs = tuple(x[chosen] for x in data.x_train)
+    labels = torch.from_numpy(data.y_train[chosen])
+    if (labels == NO_LABEL).any():
+        labels = predict(model, inputs).argmax(dim=1)
+    tensors = tuple(torch.from_numpy(x) for x in inputs)
+    return Samples(example=example, inputs=tensors, labels=labels)
+
+
+def _accuracy(model: nn.Module, data: Dataset) -> float:
+    return accuracy(model, data.x_test, data.y_test)

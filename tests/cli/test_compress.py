@@ -1,0 +1,162 @@
+"""`isthmus compress` and what it writes, as a user meets them."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from isthmus.models import load_model, read_compressed
+
+OURS = ("net.py:make", "--weights", "w.safetensors", "--input", "1x2x9x7")
+
+
+def loads(result):
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_techniques_are_listed_with_their_papers(isthmus):
+    listed = loads(isthmus("techniques", "--json"))["techniques"]
+    (found,) = [one for one in listed if one["name"] == "prune:slimming"]
+    assert found["level"] == "model"
+    assert found["options"]["keep"] == {"default": 0.5, "expected": "0.001 to 1"}
+    assert "1708.06519" in found["paper"]
+    assert "sparse:nm" in isthmus("techniques").out
+
+
+def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
+    pytest.importorskip("torch_pruning")
+    facts = loads(
+        isthmus(
+            "compress", OURS[0], *OURS[3:], "--data", "npz:data.npz", "--epochs", "15",
+            "--with", "prune:l1,keep=0.5,skip=mix", "--with", "quantize:int8",
+            "--out", "small", "--json",
+        )
+    )  # fmt: skip
+    before, after = facts["before"], facts["after"]
+    assert facts["schema"] == "isthmus.compressed/1"
+    assert after["macs"] < 0.7 * before["macs"]
+    assert after["weight_bytes"] < before["weight_bytes"] / 4
+    assert after["stored_bytes"] == (mine / "small" / "weights.safetensors").stat().st_size
+    assert after["accuracy"] > 0.6
+
+    profile = loads(isthmus("profile", "small", "--json"))
+    assert sum(node["macs"] for node in profile["nodes"]) == after["macs"]
+    plan = loads(
+        isthmus(
+            "plan", "small", "two-mcu-spi", "--cut", "stem", "--codec", "uniform:bits=8",
+            "--out", "plan.json", "--json",
+        )
+    )  # fmt: skip
+    assert len(plan["stages"]) == 2
+    fitted = loads(
+        isthmus(
+            "fit", "small", "plan.json", "--data", "npz:data.npz", "--epochs", "1", "--json",
+        )
+    )  # fmt: skip
+    assert fitted["accuracy_whole"] == after["accuracy"]
+    assert [phase["phase"] for phase in fitted["phases"]] == ["receiver", "whole"]
+    exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
+    assert exported["equal_predictions"] >= 0.98
+    run = loads(isthmus("run", "bundle", "--data", "npz:data.npz", "--requests", "10", "--json"))
+    assert run["requests"] == 10
+
+
+def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
+    first = ("--with", "sparse:magnitude,keep=0.3", "--out", "sparse")
+    loads(isthmus("compress", *OURS, *first, "--json"))
+    second = loads(
+        isthmus("compress", "sparse", "--with", "share:kmeans,bits=3", "--out", "shared", "--json")
+    )
+    assert second["before"]["parameters"] == second["after"]["parameters"]
+    assert read_compressed(mine / "shared").source.text == str(mine / "sparse")
+    made: Any = load_model("shared")
+    original = load_file("w.safetensors")
+    assert len(made.down.weight.unique()) <= 8
+    assert ((made.down.weight != 0) <= (original["down.weight"] != 0)).all()
+    x = torch.randn(2, 2, 9, 7)
+    assert torch.equal(made(x), load_model(str(mine / "shared"))(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--with", "prune:l7"), ["no technique 'prune:l7'", "quantize:int8"]),
+        (("--with", "prune:l1,keep=2"), ["found keep=2", "0.001 to 1"]),
+        (("--with", "quantize:int8"), ["found 0 training samples", "add --data"]),
+        (("--with", "share:kmeans", "--epochs", "1"), ["--epochs", "add --data"]),
+        (("--with", "share:kmeans", "--out", "."), ["current folder"]),
+        (("--with", "share:kmeans,only=tail"), ["no module 'tail'", "stem"]),
+        (("--with", "share:kmeans", "--with", "format"), ["leave one out"]),
+        (
+            ("--with", "format", "--data", "npz:data.npz", "--epochs", "1", "--loss", "feature"),
+            ["feature", "expected task, hinton or decoupled"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(isthmus, mine, arguments, words):
+    before = sorted(path.name for path in mine.iterdir())
+    result = isthmus("compress", *OURS, *arguments)
+    assert result.code == 1, result.err
+    line = result.err.splitlines()[-1]
+    assert line.startswith("isthmus: ")
+    for word in words:
+        assert word in line
+    assert "Traceback" not in result.err
+    found = [path.name for path in mine.iterdir() if path.name != "__pycache__"]
+    assert sorted(found) == before
+
+
+def damaged(file, change):
+    fields = json.loads(file.read_text())
+    change(fields)
+    file.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.update(schema="isthmus.compressed/9"), ["isthmus.compressed/9"]),
+        (lambda f: f.update(weights_sha256="0"), ["is not the one that was written"]),
+        (lambda f: f["changes"].append({"path": "x", "layer": {"kind": "exec"}}), ["'exec'"]),
+        (
+            lambda f: f["changes"].append({"path": "nowhere", "layer": {"kind": "identity"}}),
+            ["no module 'nowhere'"],
+        ),
+        (
+            lambda f: f["changes"].append(
+                {"path": "head", "layer": {"kind": "linear", "options": {"in_features": 1}}}
+            ),
+            ["head", "expected bias, in_features, out_features"],
+        ),
+        (
+            lambda f: f["changes"].append(
+                {
+                    "path": "head",
+                    "layer": {
+                        "kind": "linear",
+                        "options": {"in_features": 1 << 40, "out_features": 1 << 20, "bias": True},
+                    },
+                }
+            ),
+            ["weights do not match the model", "head.weight"],
+        ),
+    ],
+)
+def test_a_damaged_folder_is_refused(isthmus, mine, change, words):
+    loads(isthmus("compress", *OURS, "--with", "sparse:nm", "--out", "small", "--json"))
+    damaged(mine / "small" / "compressed.json", change)
+    result = isthmus("profile", "small")
+    assert result.code == 1, result.err
+    for word in words:
+        assert word in result.err.splitlines()[-1]
+
+
+def test_weights_that_were_cut_short_are_refused(isthmus, mine):
+    loads(isthmus("compress", *OURS, "--with", "sparse:nm", "--out", "small", "--json"))
+    file = mine / "small" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    result = isthmus("profile", "small")
+    assert (result.code, "compress the model anew" in result.err) == (1, True)

@@ -1,0 +1,250 @@
+"""Sparsity, shared values, integers and number formats on cases worked out by hand."""
+
+import copy
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from isthmus.compress import Samples, apply, figures, parse_chain, settle
+from isthmus.compress.factor import svd_linear, tucker_conv
+from isthmus.compress.formats import FORMATS, NumberFormat, round_to
+from isthmus.compress.integer import Signs, Steps, input_steps, weight_steps
+from isthmus.compress.share import cluster
+from isthmus.compress.sparse import largest
+from isthmus.errors import InputError
+from isthmus.models.layers import Integer
+
+
+def linear(rows):
+    layer = nn.Linear(len(rows[0]), len(rows), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rows))
+    return nn.Sequential(layer).eval()
+
+
+def made(model, *texts, inputs=()) -> Any:
+    example = (torch.ones(2, model[0].in_features),)
+    model = copy.deepcopy(model)
+    for step in parse_chain(texts):
+        model = settle(apply(model, step, Samples(example=example, inputs=inputs)))
+    return model
+
+
+def begun(model, text, example=()) -> Any:
+    """Return a model that can still be trained."""
+    (step,) = parse_chain([text])
+    return apply(copy.deepcopy(model), step, Samples(example=example))
+
+
+def test_magnitude_keeps_the_largest_of_the_layer():
+    model = made(linear([[1.0, -4.0], [3.0, -2.0]]), "sparse:magnitude,keep=0.5,scope=layer")
+    assert model[0].weight.tolist() == [[0.0, -4.0], [3.0, 0.0]]
+    assert largest(torch.tensor([0.1, 0.2]), 0.001).tolist() == [False, True]
+
+
+def test_magnitude_over_the_model_may_not_remove_a_layer():
+    model: Any = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[1].weight.fill_(0.1)
+    with pytest.raises(InputError, match="would remove 1 whole; keep more, or use scope"):
+        made(model, "sparse:magnitude,keep=0.5")
+
+
+def test_two_of_four_are_kept_in_every_group():
+    model = made(linear([[1.0, 2.0, 3.0, 4.0, -8.0, 7.0, 6.0, 5.0]]), "sparse:nm,n=2,m=4")
+    assert model[0].weight.tolist() == [[0.0, 0.0, 3.0, 4.0, -8.0, 7.0, 0.0, 0.0]]
+    with pytest.raises(InputError, match="found n=4, expected at most m=2"):
+        made(model, "sparse:nm,n=4,m=2")
+
+
+def test_wanda_weighs_by_the_norm_of_the_input():
+    inputs = (torch.tensor([[10.0, 1.0]] * 4),)
+    model = made(linear([[1.0, 5.0]]), "sparse:wanda,keep=0.5", inputs=inputs)
+    assert model[0].weight.tolist() == [[1.0, 0.0]]  # 1 * 20 against 5 * 2
+
+
+def test_k_means_finds_the_two_values_and_leaves_zeros():
+    centroids, found = cluster(torch.tensor([1.0, 1.2, 5.0, 5.2, 0.0]), 2)
+    assert centroids.tolist() == pytest.approx([1.1, 5.1])
+    assert found.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_shared_values_move_by_the_sum_of_their_gradients():
+    model = begun(linear([[1.0, 1.0, 3.0]]), "share:kmeans,bits=1")
+    model(torch.tensor([[1.0, 2.0, 4.0]])).sum().backward()
+    assert model[0].parametrizations.weight[0].centroids.grad.tolist() == [3.0, 4.0]
+
+
+def test_integers_of_a_weight_have_a_step_for_each_channel():
+    weight = torch.tensor([[0.5, -1.27], [0.02, 0.0]])
+    integers, scale_C = weight_steps(weight, bits=8, choice="minmax", per="channel").integers(
+        weight
+    )
+    assert integers.tolist() == [[50, -127], [127, 0]]
+    assert scale_C.tolist() == pytest.approx([0.01, 0.02 / 127])
+    four, _ = weight_steps(weight, bits=4, choice="minmax", per="tensor").integers(weight)
+    assert four.tolist() == [[3, -7], [0, 0]]
+
+
+def test_zero_is_an_integer_of_every_input_range():
+    steps, zero = input_steps(torch.tensor([0.0, 2.55]), choice="minmax")
+    assert (zero, round(steps.scale.item(), 6)) == (-128, 0.01)
+    steps, zero = input_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
+    assert (zero, steps.low, steps.high) == (-128, 0, 255)
+    steps, zero = input_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
+    assert steps(torch.zeros(3)).tolist() == [0.0] * 3
+    assert zero in (-1, 0)
+
+
+def test_step_sizes_learn_what_the_paper_says():
+    # equation 3 of Esser et al.: the gradient of s is -x/s + round(x/s) inside, -n or p outside
+    steps: Any = Steps(torch.tensor(0.5), low=-2, high=1).eval()
+    x = torch.tensor([0.3, 9.0, -9.0], requires_grad=True)
+    steps(x).sum().backward()
+    assert x.grad is not None
+    assert steps.scale.grad.item() == pytest.approx((-0.6 + 1) + 1 - 2)
+    assert x.grad.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_three_values_and_two():
+    weight = torch.tensor([[1.0, -2.0, 0.1, 0.9]])
+    # mean 1.0, threshold 0.7: 0.1 falls; alpha is the mean of 1, 2 and 0.9
+    signs, scale_C = Signs(0.7).integers(weight)
+    assert (signs.tolist(), scale_C.tolist()) == ([[1, -1, 0, 1]], [pytest.approx(1.3)])
+    signs, scale_C = Signs(-1.0).integers(weight)
+    assert (signs.tolist(), scale_C.tolist()) == ([[1, -1, 1, 1]], [1.0])
+
+
+def test_integer_layers_compute_what_their_integers_say():
+    inputs = (torch.linspace(-1, 1, 32).reshape(16, 2),)
+    model = made(
+        linear([[0.5, -1.27]]), "quantize:int8,range=minmax,weights=minmax", inputs=inputs
+    )
+    layer = model[0]
+    assert isinstance(layer, Integer)
+    assert layer.weight.tolist() == [[50, -127]]
+    scale, zero = layer.input_scale.item(), layer.input_zero.item()
+    x = torch.tensor([[0.25, 5.0]])
+    levels = [max(-128, min(127, round(v / scale) + zero)) - zero for v in x[0].tolist()]
+    expected = scale * layer.scale.item() * (50 * levels[0] - 127 * levels[1])
+    assert model(x).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_weight_of_zero_stays_zero_while_integers_are_trained():
+    model = made(linear([[1.0, -4.0, 0.5, 2.0]]), "sparse:magnitude,keep=0.5,scope=layer")
+    model = begun(model, "quantize:weights,bits=4", (torch.ones(2, 4),)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+    settled: Any = settle(model.eval())
+    assert (settled[0].weight != 0).tolist() == [[False, True, False, True]]
+
+
+def test_low_rank_is_exact_where_the_rank_is_low():
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(6, 2) @ torch.randn(2, 8))
+    pair = svd_linear(layer, 1.0)
+    assert pair[0].out_features == 2
+    x = torch.randn(3, 8)
+    assert torch.allclose(pair(x), layer(x), atol=1e-5)
+
+    conv = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+    with torch.no_grad():
+        core = torch.randn(2, 3, 3, 3)
+        kernel = torch.einsum("rshw,or,is->oihw", core, torch.randn(8, 2), torch.randn(6, 3))
+        conv.weight.copy_(kernel)
+    three: Any = tucker_conv(conv, 1.0)
+    assert [part.weight.shape[:2] for part in three] == [(3, 6), (2, 3), (8, 2)]
+    x = torch.randn(2, 6, 7, 7)
+    assert torch.allclose(three(x), conv(x), atol=1e-3)
+    point = nn.Conv2d(6, 8, 1, stride=2)
+    assert torch.allclose(tucker_conv(point, 1.0)(x), point(x), atol=1e-4)
+
+
+def test_folding_changes_nothing_but_the_norms():
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    nn.init.uniform_(model[1].running_mean)
+    nn.init.uniform_(model[1].weight, 0.5, 2)
+    x = torch.randn(2, 2, 5, 5)
+    folded = begun(model, "fold", (x,))
+    assert isinstance(folded[1], nn.Identity)
+    assert torch.allclose(folded(x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("fp16", np.float16),
+        ("bf16", ml_dtypes.bfloat16),
+        ("fp8-e5m2", ml_dtypes.float8_e5m2),
+        ("fp8-e4m3", ml_dtypes.float8_e4m3fn),
+        ("fp8-e3m4", ml_dtypes.float8_e3m4),
+        ("fp6-e3m2", ml_dtypes.float6_e3m2fn),
+        ("fp6-e2m3", ml_dtypes.float6_e2m3fn),
+        ("fp4-e2m1", ml_dtypes.float4_e2m1fn),
+    ],
+)
+def test_formats_round_as_ml_dtypes_does(name, dtype):
+    form = FORMATS[name]
+    assert form.most == float(ml_dtypes.finfo(dtype).max)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, generator=generator) * 2.0 ** torch.randint(-20, 12, (20_000,))
+    x = torch.cat([x, torch.tensor([0.0, -0.0, form.most, 2.0 ** (1 - form.bias)])])
+    x = x[x.abs() <= form.most]
+    expected = x.numpy().astype(dtype).astype(np.float32)
+    assert np.array_equal(round_to(x, form).numpy(), expected)
+
+
+def test_a_block_shares_the_power_of_two_of_its_largest_value():
+    form = NumberFormat(exponent=0, mantissa=3, bias=1, block=4)
+    # largest 7: exponent 2, so steps of 1; and of 1/8 where the largest is 0.875
+    x = torch.tensor([7.0, 0.4, 0.6, -2.5, 0.875, 0.1, 0.05, 0.0])
+    assert round_to(x, form).tolist() == [7.0, 0.0, 1.0, -2.0, 0.875, 0.125, 0.0, 0.0]
+    assert form.bits == 6.0  # a sign, 3 bits, and a quarter of 8
+
+
+def test_rounding_by_chance_is_right_in_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((40_000,), 1.03)
+    found = round_to(x, FORMATS["fp8-e4m3"], generator=generator)
+    assert set(found.tolist()) == {1.0, 1.125}
+    assert found.mean().item() == pytest.approx(1.03, abs=2e-3)
+
+
+def test_parameters_that_are_zero_do_not_count():
+    model = made(linear([[1.0, -4.0], [3.0, -2.0]]), "sparse:magnitude,keep=0.5,scope=layer")
+    assert figures(model, (torch.ones(2, 2),)).parameters == 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["prune:l3"], "no technique 'prune:l3'; there are prune:l1, prune:l2"),
+        (["quantize:weights,bits=9"], "found bits=9, expected bits= 2 to 8"),
+        (["quantize:int8,range=all"], "expected range= minmax or average"),
+        (["share:kmeans", "quantize:binary"], "both choose the values of weights; leave one out"),
+        (
+            ["quantize:int8", "prune:l1"],
+            "l1 after quantize:int8: would undo it; put prune:l1",
+        ),
+        (["sparse:nm", "quantize:binary"], "has no value for a weight of 0.*quantize:ternary"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(texts, message):
+    with pytest.raises(InputError, match=message):
+        parse_chain(texts)
+
+
+def test_low_rank_that_makes_nothing_smaller_is_refused():
+    with pytest.raises(InputError, match="no layer gets smaller; give less energy"):
+        made(nn.Sequential(nn.Linear(4, 4)), "lowrank:svd,energy=1")
