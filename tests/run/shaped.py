@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,11 +65,13 @@ def platform(bits_per_s: float, number: int, mtu: int) -> Platform:
     )
 
 
-def write_network(folder: Path, devices: Platform, cuts: Sequence[str]) -> Bundle:
+def write_network(
+    folder: Path, devices: Platform, cuts: Sequence[str], codec: str = "raw"
+) -> Bundle:
     """Write a bundle of the network, cut where so much crosses."""
     model, x = network(), torch.zeros(1, *SHAPE)
     graph = capture(model, (x,))
-    plan = partition(graph, devices, codec="raw", cut=[CUTS[cut] for cut in cuts])
+    plan = partition(graph, devices, codec=codec, cut=[CUTS[cut] for cut in cuts])
     export(split_with_codecs(model, plan), plan, folder, samples=(images(8, seed=9),))
     return read_bundle(folder)
 
@@ -102,7 +105,7 @@ def predict(bundle: Bundle, links: Sequence[Link], free_s: float, free_per_s: fl
 
 
 @contextmanager
-def served(cables: Sequence[Cable], bundle: Path, keys: Path) -> Iterator["Asker"]:
+def served(cables: Sequence[Cable], bundle: Path, keys: Path, *options: str) -> Iterator["Asker"]:
     """Serve a device of a bundle in each namespace, and start who asks the first."""
     hosts = (cables[0].hosts[0], *(cable.hosts[1] for cable in cables))
     insides = (cables[0].inside(0), *(cable.inside(1) for cable in cables))
@@ -116,7 +119,7 @@ def served(cables: Sequence[Cable], bundle: Path, keys: Path) -> Iterator["Asker
         for name, inside in zip(names, insides, strict=True):
             log = stack.enter_context((keys / f"{name}.log").open("wb"))
             serve = [*inside, sys.executable, "-m", "isthmus", "serve", str(bundle),
-                     f"--device={name}", f"--keys={keys / name}", *at]  # fmt: skip
+                     f"--device={name}", f"--keys={keys / name}", *at, *options]  # fmt: skip
             _end(stack, subprocess.Popen(serve, stdout=log, stderr=log))
         ask = [*insides[0], sys.executable, "-m", "tests.run.shaped", hosts[0],
                str(keys / "laptop")]  # fmt: skip
@@ -150,12 +153,17 @@ class Asker:
         assert isinstance(found, float)
         return found
 
-    def _ask(self, what: str, number: int, seed: int) -> "list[float] | float":
+    def widths(self, number: int, seed: int) -> list[tuple[float, str]]:
+        """Return the same as `latency_s`, and what width each request had."""
+        found = self._ask("widths", number, seed)
+        assert isinstance(found, list)
+        return [(float(seconds), str(width)) for seconds, width in found]
+
+    def _ask(self, what: str, number: int, seed: int) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(what, number, seed, file=self._process.stdin, flush=True)
-        found: list[float] | float = json.loads(self._process.stdout.readline())
-        return found
+        return json.loads(self._process.stdout.readline())
 
 
 def main(host: str, keys: str) -> None:
@@ -163,6 +171,9 @@ def main(host: str, keys: str) -> None:
         for line in sys.stdin:
             what, number, seed = line.split()
             x = images(int(number), int(seed))
+            if what == "widths":
+                print(json.dumps([_with_width(client, sample) for sample in x]), flush=True)
+                continue
             if what == "latency":
                 print(json.dumps([_timed(client, sample) for sample in x]), flush=True)
                 continue
@@ -180,6 +191,12 @@ def _timed(client: Client, sample: np.ndarray) -> float:
     start_s = time.perf_counter()
     client.ask(sample)
     return time.perf_counter() - start_s
+
+
+def _with_width(client: Client, sample: np.ndarray) -> tuple[float, str]:
+    start_s = time.perf_counter()
+    width = client.ask_in_full(sample).width
+    return time.perf_counter() - start_s, width
 
 
 if __name__ == "__main__":
