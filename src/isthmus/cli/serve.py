@@ -139,7 +139,12 @@ def ask(
             start_s = time.perf_counter()
             try:
                 outputs = client.ask(sample, priority=priority)
-                answer = Answer(name=name, outputs=outputs, seconds=time.perf_counter() - start_s)
+                answer = Answer(
+                    name=name,
+                    outputs=outputs,
+                    early_exit=outputs.early_exit,
+                    seconds=time.perf_counter() - start_s,
+                )
             except RequestError as error:
                 seconds = time.perf_counter() - start_s
                 answer = Answer(name=name, error=str(error), reason=error.reason, seconds=seconds)

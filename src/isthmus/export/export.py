@@ -9,6 +9,7 @@ Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the progr
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,7 +45,12 @@ from isthmus.wire.tables import join_tables
 
 
 def export(
-    split_model: SplitModel, plan: Plan, path: Path, *, samples: Sequence[np.ndarray]
+    split_model: SplitModel,
+    plan: Plan,
+    path: Path,
+    *,
+    samples: Sequence[np.ndarray],
+    early_exit: nn.Module | None = None,
 ) -> Verification:
     """Write a bundle and verify it against the model: whole and right, or not at all.
 
@@ -53,6 +59,7 @@ def export(
         plan: The plan.
         path: The folder to make; an older bundle there is replaced.
         samples: Inputs to verify with, one array (N, ...) per model input.
+        early_exit: From the model's inputs to its outputs, for the first device alone.
 
     Returns:
         How far the bundle is from the model.
@@ -78,10 +85,16 @@ def export(
                     name=device.name, program=file, backend=device.backend, threads=device.threads
                 )
             )
+        exit_file = None
+        if early_exit is not None:
+            first = devices[0]
+            exit_file = f"{first.name}/{program_file(first.backend).replace('program', 'exit')}"
+            whole = Program(None, early_exit, None).eval()
+            write_program(whole, _example(plan), folder / exit_file, device=first.name)
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
         crossings = _crossings(split_model, plan, folder)
-        bundle = _bundle(plan, tuple(devices), crossings, symbols)
+        bundle = replace(_bundle(plan, tuple(devices), crossings, symbols), early_exit=exit_file)
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
@@ -228,7 +241,7 @@ def write_program(
     """
     batch = {0: torch.export.Dim("batch")}
     free = {"symbols": tuple(batch for _ in symbols)} if any_batch else None
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     with quiet("torch.onnx"), read_once():
         try:
             exported = torch.export.export(

@@ -23,6 +23,7 @@ class Answer:
         outputs: The model's outputs; empty where there are none.
         error: Why there are none, in one line; else empty.
         reason: The same in one word.
+        early_exit: The device whose early exit answered; empty where the whole network did.
         seconds: From asking to the answer.
     """
 
@@ -30,6 +31,7 @@ class Answer:
     outputs: tuple[npt.NDArray[Any], ...] = ()
     error: str = ""
     reason: str = ""
+    early_exit: str = ""
     seconds: float
 
 
@@ -45,6 +47,7 @@ def answers_table(answers: Sequence[Answer], about: About) -> Table:
         first = answer.outputs[0]
         place = np.unravel_index(int(np.argmax(first)), first.shape)
         where = ", ".join(str(int(index)) for index in place)
+        where += f" (early exit of {answer.early_exit})" if answer.early_exit else ""
         add_row(table, answer.name, where, f"{first[place]:.4g}", seconds)
     return table
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.run import border
+from isthmus.run.early import Outputs
 from isthmus.run.hop import open_session
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
@@ -92,13 +93,11 @@ class Client:
         Raises:
             RequestError: Nobody answers in time.
         """
-        data = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
+        data, _ = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
         self._about = from_json(data, About, schema=ABOUT_SCHEMA, where=self.host)
         return self._about
 
-    def ask(
-        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> tuple[Array, ...]:
+    def ask(self, *sample: Array, deadline_s: float | None = None, priority: int = 0) -> Outputs:
         """Run one sample through the service.
 
         Args:
@@ -107,7 +106,7 @@ class Client:
             priority: Higher goes first.
 
         Returns:
-            The model's outputs, one sample.
+            The model's outputs, one sample; says whether they are of an early exit.
 
         Raises:
             RequestError: It has no result; says why.
@@ -120,18 +119,22 @@ class Client:
         except RunError as error:
             raise RequestError(str(error), reason="refused") from error
         left_s = deadline_s - (time.monotonic() - start_s)
-        data = self._ask(infer_key(self._service), payload, uuid.uuid4().hex, left_s, priority)
-        return border.from_bytes(data, about.outputs)
+        data, early_exit = self._ask(
+            infer_key(self._service), payload, uuid.uuid4().hex, left_s, priority
+        )
+        outputs = Outputs(border.from_bytes(data, about.outputs))
+        outputs.early_exit = early_exit
+        return outputs
 
     def submit(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> Future[tuple[Array, ...]]:
+    ) -> Future[Outputs]:
         """Do as `ask`, in the background."""
         return self._threads.submit(self.ask, *sample, deadline_s=deadline_s, priority=priority)
 
     async def ask_async(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> tuple[Array, ...]:
+    ) -> Outputs:
         """Do as `ask`, for asyncio."""
         future = self.submit(*sample, deadline_s=deadline_s, priority=priority)
         return await asyncio.wrap_future(future)
@@ -142,13 +145,13 @@ class Client:
         *,
         deadline_s: float | None = None,
         priority: int = 0,
-    ) -> Iterator[tuple[Array, ...] | RequestError]:
+    ) -> Iterator[Outputs | RequestError]:
         """Run many samples through the service, several at a time.
 
         Yields:
             Of each sample, in their order, the outputs or why there are none.
         """
-        waiting: deque[Future[tuple[Array, ...]]] = deque()
+        waiting: deque[Future[Outputs]] = deque()
         for sample in samples:
             waiting.append(self.submit(*sample, deadline_s=deadline_s, priority=priority))
             if len(waiting) >= PARALLEL:
@@ -158,8 +161,12 @@ class Client:
 
     def _ask(
         self, key: str, payload: bytes | None, id_: str | None, limit_s: float, priority: int = 0
-    ) -> bytes:
-        """Put a question, again and again if need be: who answers may be starting, or again."""
+    ) -> tuple[bytes, str]:
+        """Put a question, again and again if need be: who answers may be starting, or again.
+
+        Returns:
+            The answer, and which device's early exit gave it.
+        """
         end_s = time.monotonic() + limit_s
         while (left_s := end_s - time.monotonic()) > 0:
             ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority)
@@ -170,7 +177,8 @@ class Client:
                 timeout=left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
-                    return reply.ok.payload.to_bytes()
+                    by = reply.ok.attachment
+                    return reply.ok.payload.to_bytes(), "" if by is None else by.to_string()
                 if reply.err is not None:
                     self._refuse(reply.err.payload.to_bytes())
             time.sleep(_PAUSE_S)
@@ -189,6 +197,6 @@ class Client:
         raise RequestError(said.message, reason=said.reason, device=said.device)
 
 
-def _result(future: Future[tuple[Array, ...]]) -> tuple[Array, ...] | RequestError:
+def _result(future: Future[Outputs]) -> Outputs | RequestError:
     error = future.exception()
     return error if isinstance(error, RequestError) else future.result()

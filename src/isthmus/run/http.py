@@ -32,6 +32,7 @@ from starlette.routing import Route
 from isthmus import __version__
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import oip
+from isthmus.run.early import Result
 from isthmus.run.metrics import count_service
 from isthmus.run.service import LOOPBACK, Service, address
 
@@ -184,8 +185,8 @@ async def _infer(request: Request) -> Response:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    done = [result for result in results if isinstance(result, bytes)]
-    size = sum(map(len, done))
+    done = [result for result in results if isinstance(result, Result)]
+    size = sum(len(result.payload) for result in done)
     answer, head_bytes = await _aside(
         size, oip.write_answer, question, done, service.bundle, service.name
     )

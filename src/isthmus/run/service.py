@@ -31,6 +31,7 @@ from isthmus.bundle import Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, IsthmusError, RequestError
 from isthmus.files import from_json, to_json
 from isthmus.run.access import access_settings
+from isthmus.run.early import Result, load_exit
 from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms, open_session
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
@@ -299,6 +300,7 @@ def open_service(
     check_service(site.service)
     index = names.index(device)
     stage = load_stage(path, bundle, index)
+    early_exit = load_exit(path, bundle) if index == 0 else None
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
         session = stack.enter_context(_session(site, bundle, index))
@@ -309,7 +311,7 @@ def open_service(
         stack.enter_context(sender)
         ingress = None
         if index == 0:
-            ingress = Ingress(bundle, identity, session, run)
+            ingress = Ingress(bundle, identity, session, run, early_exit=early_exit)
             stack.enter_context(ingress)
 
         def came(other: int) -> None:
@@ -447,13 +449,14 @@ def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:
             with query:
                 query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
 
-        def reply(future: Future[bytes]) -> None:
+        def reply(future: Future[Result]) -> None:
             error = future.exception()
             if isinstance(error, RequestError):
                 refuse(error)
             else:
+                result = future.result()
                 with query:
-                    query.reply(key, future.result())
+                    query.reply(key, result.payload, attachment=result.early_exit or None)
 
         try:
             attachment = query.attachment.to_bytes() if query.attachment else b""
