@@ -11,6 +11,7 @@
       bundle.sig             the signature of bundle.json, where the bundle was signed
       <device>/program.onnx  receiver half -> stage -> sender half, up to integer symbols;
                              program.safetensors where torch is to run it
+      <first>/exit.onnx      the early exit, where there is one: inputs -> outputs, less well
 
 Nothing here is code that loading would run, and no other file is taken into a bundle. It is never
 written to after export; `isthmus keys sign` adds a file.
@@ -34,7 +35,8 @@ PLATFORM_FILE = "platform.yaml"
 SIGNATURE_FILE = "bundle.sig"
 FILES = (
     INDEX_FILE, SIGNATURE_FILE, PLATFORM_FILE, "plan.json", "verification.json",
-    "crossing*.tables", "*/program.onnx", "*/program.safetensors",
+    "crossing*.tables", "*/program.onnx", "*/program.safetensors", "*/exit.onnx",
+    "*/exit.safetensors",
 )  # fmt: skip
 
 _MAX_INDEX_BYTES = 16 << 20
@@ -134,6 +136,8 @@ class Bundle:
         files: SHA-256 of every file but ``bundle.json`` and its signature, by path with forward
             slashes.
         widths: Those of nested crossings whose worth was measured.
+        early_exit: Path of the program with which the first device answers alone, by its own
+            backend, where the others are silent; None where there is none.
     """
 
     version: str
@@ -143,6 +147,7 @@ class Bundle:
     outputs: tuple[TensorEntry, ...]
     files: Mapping[str, str]
     widths: tuple[WidthEntry, ...] = ()
+    early_exit: str | None = None
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
@@ -264,6 +269,8 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
             yield from _relay_problems(bundle, index)
         elif device.program not in bundle.files:
             yield f"device {device.name}: program {device.program!r} is not among the files"
+    if bundle.early_exit is not None and bundle.early_exit not in bundle.files:
+        yield f"early exit: program {bundle.early_exit!r} is not among the files"
     if PLATFORM_FILE not in bundle.files:
         yield f"{PLATFORM_FILE} is not among the files"
 

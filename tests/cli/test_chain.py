@@ -47,6 +47,10 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
     assert exported["equal_predictions"] >= 0.99
     assert exported["payload_bytes"] == [80]
+    assert exported["early_exit_equal"] is None
+    with_exit = ("export", "fitted", "--early-exit", "npz:data.npz", "--out", "exiting", "--json")
+    assert loads(isthmus(*with_exit))["early_exit_equal"] > 0.5  # of five classes
+    assert (mine / "exiting" / "mcu-a" / "exit.onnx").is_file()
 
     run = loads(
         isthmus(
@@ -149,7 +153,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--json",
             },
         ),
-        ("export", {"--out", "--json"}),
+        ("export", {"--early-exit", "--data-dir", "--download", "--out", "--json"}),
         (
             "run",
             {

@@ -30,11 +30,16 @@ def logits(x: np.ndarray) -> np.ndarray:
     return codes.astype(np.float32) @ HEAD
 
 
+def early_logits(x: np.ndarray) -> np.ndarray:
+    return x @ NARROW[:, :3]
+
+
 def write_chain(
     folder: Path,
     *links: Link,
     backend: str | tuple[str, ...] = "onnxruntime",
     input_dtype: str = "float32",
+    early_exit: bool = False,
     **changed: object,
 ) -> Bundle:
     """Write a bundle with a relay between any two links; without links, of one device.
@@ -52,6 +57,8 @@ def write_chain(
             programs[name] = f"{name}/{program_file(its_backend)}"
             (folder / name).mkdir(parents=True)
             write_program(folder / programs[name], *parts[name])
+    if early_exit:
+        onnx.save(merge(exit_program()), folder / names[0] / "exit.onnx")
     platform = Platform(
         name="test",
         devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),
@@ -78,6 +85,7 @@ def write_chain(
         inputs=(TensorEntry(name="x", shape=(8,), dtype=input_dtype),),
         outputs=(TensorEntry(name="logits", shape=(3,), dtype="float32"),),
         files={},
+        early_exit=f"{names[0]}/exit.onnx" if early_exit else None,
     )
     return write_bundle(folder, bundle)
 
@@ -149,6 +157,16 @@ def far_program() -> onnx.GraphProto:
         [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
         [numpy_helper.from_array(HEAD, "head")],
+    )
+
+
+def exit_program() -> onnx.GraphProto:
+    return helper.make_graph(
+        [helper.make_node("MatMul", ["x", "few"], ["logits"])],
+        "exit",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(NARROW[:, :3], "few")],
     )
 
 

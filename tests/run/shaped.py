@@ -195,7 +195,7 @@ def _timed(client: Client, sample: np.ndarray) -> float:
 
 def _with_width(client: Client, sample: np.ndarray) -> tuple[float, str]:
     start_s = time.perf_counter()
-    width = client.ask_in_full(sample).width
+    width = client.ask(sample).width
     return time.perf_counter() - start_s, width
 
 

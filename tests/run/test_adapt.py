@@ -148,9 +148,9 @@ def test_a_service_says_what_width_it_used(tmp_path):
             hosts.start(name)
         with hosts.client() as client:
             for sample in samples(5):
-                found = client.ask_in_full(sample)
+                found = client.ask(sample)
                 assert found.width == "ratio=1,bits=4"  # ten seconds are enough for all of it
                 np.testing.assert_array_equal(
-                    found.outputs[0],
+                    found[0],
                     nested_logits(sample[np.newaxis], Width(ratio=1, bits=4))[0],
                 )

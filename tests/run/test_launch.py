@@ -113,8 +113,8 @@ def test_a_worker_loads_no_compiler_and_meets_its_neighbour_directly(tmp_path):
         near, mid, far = workers.statuses()
         pids = [process.pid for process in workers.processes]
     assert [near.pid, mid.pid, far.pid] == pids
-    for status in (near, mid, far):
-        assert "onnxruntime" in status.modules
+    for status, needs in ((near, True), (mid, False), (far, True)):  # mid only passes on
+        assert ("onnxruntime" in status.modules) == needs
         assert not {"torch", "lightning", "optuna", "onnx"} & set(status.modules)
     assert mid.session in near.peers
     assert far.session in mid.peers

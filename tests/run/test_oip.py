@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import RequestError
 from isthmus.run import border
+from isthmus.run.early import Result
 from isthmus.run.oip import (
     DATATYPES,
     MAX_BATCH,
@@ -19,6 +20,10 @@ from isthmus.run.oip import (
     read_question,
     write_answer,
 )
+
+
+def results(payloads):
+    return [Result(payload=payload) for payload in payloads]
 
 
 def bundle_of(*tensors: TensorEntry) -> Bundle:
@@ -74,7 +79,7 @@ def test_every_sample_of_every_dtype_arrives_and_returns_by_json_and_by_bytes(dr
     samples = list(zip(*arrays.values(), strict=True))
     assert list(question.payloads) == [border.to_bytes(each, bundle.inputs) for each in samples]
 
-    answer, head_bytes = write_answer(question, question.payloads, bundle, "main")
+    answer, head_bytes = write_answer(question, results(question.payloads), bundle, "main")
     head = json.loads(answer[:head_bytes])
     start = len(answer) if head_bytes is None else head_bytes
     for found in head["outputs"]:
@@ -195,10 +200,12 @@ def test_an_output_that_json_cannot_say_is_an_error_and_goes_as_bytes():
     values = np.array([[1, np.nan]], np.float32)
     body, _ = ask({"x": np.zeros((1, 2), np.float32)})
     with pytest.raises(RequestError, match="output x: holds NaN or infinity") as error:
-        write_answer(read_question(body, None, bundle), [values.tobytes()], bundle, "main")
+        write_answer(
+            read_question(body, None, bundle), results([values.tobytes()]), bundle, "main"
+        )
     assert error.value.reason == "failed"
     body, _ = ask({"x": np.zeros((1, 2), np.float32)}, parameters={"binary_data_output": True})
     answer, head_bytes = write_answer(
-        read_question(body, None, bundle), [values.tobytes()], bundle, "main"
+        read_question(body, None, bundle), results([values.tobytes()]), bundle, "main"
     )
     assert answer[head_bytes:] == values.tobytes()

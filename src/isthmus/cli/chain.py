@@ -261,6 +261,16 @@ def fit(
 def export(
     fitted: Annotated[Path, typer.Argument(help="The folder that `isthmus fit` made.")],
     *,
+    early_exit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Fit an answer of the first device alone, for when the others are silent; "
+            "DATA as in `isthmus fit`.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = False,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("bundle"),
     json_: Json = False,
 ) -> None:
@@ -271,7 +281,12 @@ def export(
     from isthmus.report.tables import verification_table
     from isthmus.study import export_fitted
 
-    verification = export_fitted(fitted, out)
+    exit_data = None
+    if early_exit is not None:
+        from isthmus.data import load_data
+
+        exit_data = load_data(early_exit, data_dir=data_dir, download=download)
+    verification = export_fitted(fitted, out, exit_data=exit_data)
     if json_:
         print_json({"bundle": str(out), **asdict(verification)})
     else:

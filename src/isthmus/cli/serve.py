@@ -150,10 +150,13 @@ def ask(
         for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
             start_s = time.perf_counter()
             try:
-                result = client.ask_in_full(sample, priority=priority)
-                seconds = time.perf_counter() - start_s
+                outputs = client.ask(sample, priority=priority)
                 answer = Answer(
-                    name=name, outputs=result.outputs, width=result.width, seconds=seconds
+                    name=name,
+                    outputs=outputs,
+                    width=outputs.width,
+                    early_exit=outputs.early_exit,
+                    seconds=time.perf_counter() - start_s,
                 )
             except RequestError as error:
                 seconds = time.perf_counter() - start_s

@@ -52,6 +52,7 @@ def export(
     *,
     samples: Sequence[np.ndarray],
     widths: tuple[WidthEntry, ...] = (),
+    early_exit: nn.Module | None = None,
 ) -> Verification:
     """Write a bundle and verify it against the model: whole and right, or not at all.
 
@@ -61,6 +62,7 @@ def export(
         path: The folder to make; an older bundle there is replaced.
         samples: Inputs to verify with, one array (N, ...) per model input.
         widths: What widths of nested crossings are worth, where that was measured.
+        early_exit: From the model's inputs to its outputs, for the first device alone.
 
     Returns:
         How far the bundle is from the model.
@@ -86,10 +88,17 @@ def export(
                     name=device.name, program=file, backend=device.backend, threads=device.threads
                 )
             )
+        exit_file = None
+        if early_exit is not None:
+            first = devices[0]
+            exit_file = f"{first.name}/{program_file(first.backend).replace('program', 'exit')}"
+            whole = Program(None, early_exit, None).eval()
+            write_program(whole, _example(plan), folder / exit_file, device=first.name)
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
         crossings = _crossings(split_model, plan, folder)
-        bundle = replace(_bundle(plan, tuple(devices), crossings, symbols), widths=widths)
+        bundle = _bundle(plan, tuple(devices), crossings, symbols)
+        bundle = replace(bundle, early_exit=exit_file, widths=widths)
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
@@ -236,7 +245,7 @@ def write_program(
     """
     batch = {0: torch.export.Dim("batch")}
     free = {"symbols": tuple(batch for _ in symbols)} if any_batch else None
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     with quiet("torch.onnx"), read_once():
         try:
             exported = torch.export.export(

@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from isthmus.backends import Program, load_program
-from isthmus.bundle import read_bundle
+from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import BundleError
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
@@ -29,12 +29,15 @@ class Verification:
         largest_difference: Largest absolute difference of any output.
         equal_predictions: Share of samples with the same largest output, 0..1.
         payload_bytes: Mean payload of each crossing.
+        early_exit_equal: The share of samples for which the early exit predicts what the model
+            does; None where there is none.
     """
 
     samples: int
     largest_difference: float
     equal_predictions: float
     payload_bytes: tuple[float, ...]
+    early_exit_equal: float | None = None
 
 
 def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> Verification:
@@ -83,6 +86,7 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
         largest_difference=largest,
         equal_predictions=equal / len(inputs[0]),
         payload_bytes=tuple(payloads.mean(axis=0).tolist()),
+        early_exit_equal=_early_exit_equal(path, bundle, inputs, expected[0].numpy()),
     )
     flips = result.samples - equal
     if flips > max(1, 0.01 * result.samples):
@@ -111,6 +115,18 @@ def _run(
             payload_bytes[k] = len(payload)
             symbols = [array[None] for array in unpack(specs[k], payload, tables[k])]
     return symbols
+
+
+def _early_exit_equal(
+    path: Path, bundle: Bundle, inputs: Sequence[np.ndarray], expected_NK: np.ndarray
+) -> float | None:
+    if bundle.early_exit is None:
+        return None
+    first = bundle.devices[0]
+    program = load_program(path / bundle.early_exit, backend=first.backend, threads=first.threads)
+    found = [program([x[i : i + 1] for x in inputs])[0] for i in range(len(inputs[0]))]
+    equal_N = np.concatenate(found).argmax(1) == expected_NK.argmax(1)
+    return float(equal_N.mean())
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray, *, where: Path) -> float:

@@ -24,6 +24,7 @@ class Answer:
         width: What the request was given of nested crossings; empty where that is not chosen.
         error: Why there are none, in one line; else empty.
         reason: The same in one word.
+        early_exit: The device whose early exit answered; empty where the whole network did.
         seconds: From asking to the answer.
     """
 
@@ -32,6 +33,7 @@ class Answer:
     width: str = ""
     error: str = ""
     reason: str = ""
+    early_exit: str = ""
     seconds: float
 
 
@@ -51,6 +53,7 @@ def answers_table(answers: Sequence[Answer], about: About) -> Table:
         first = answer.outputs[0]
         place = np.unravel_index(int(np.argmax(first)), first.shape)
         where = ", ".join(str(int(index)) for index in place)
+        where += f" (early exit of {answer.early_exit})" if answer.early_exit else ""
         width = (answer.width,) if chosen else ()
         add_row(table, answer.name, where, f"{first[place]:.4g}", seconds, *width)
     return table

@@ -205,6 +205,9 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
     add_row(table, "equal predictions", percent(verification.equal_predictions))
     add_row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
     add_row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
+    if verification.early_exit_equal is not None:
+        equal = percent(verification.early_exit_equal)
+        add_row(table, "early exit, predictions equal to the model's", equal)
     table.caption = Text(_written(out).strip())
     return table
 

@@ -1,6 +1,6 @@
 """Execute a bundle, one process per device, and measure it."""
 
-from isthmus.run.client import Client, Result
+from isthmus.run.client import Client
 from isthmus.run.launch import run_bundle
 from isthmus.run.processes import Workers, start_workers
 from isthmus.run.record import CrossingRecord, RunRecord, StageRecord
@@ -8,7 +8,6 @@ from isthmus.run.record import CrossingRecord, RunRecord, StageRecord
 __all__ = [
     "Client",
     "CrossingRecord",
-    "Result",
     "RunRecord",
     "StageRecord",
     "Workers",

@@ -6,7 +6,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +15,15 @@ import zenoh
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.run import border
+from isthmus.run.early import Outputs
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
     ASK_SCHEMA,
+    HOW_SCHEMA,
     REFUSAL_SCHEMA,
     About,
     Ask,
+    How,
     Refusal,
     about_key,
     infer_key,
@@ -34,20 +36,6 @@ Array = npt.NDArray[Any]
 PARALLEL = 16  # requests of one client at a time
 _SLACK_S = 0.5  # the service's answer that the time is up may take so long to arrive
 _PAUSE_S = 0.02
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a service answered to one request.
-
-    Attributes:
-        outputs: The model's outputs, one sample.
-        width: How much of nested crossings the request was given, such as ``ratio=8,bits=4``;
-            empty where the service does not choose that.
-    """
-
-    outputs: tuple[Array, ...]
-    width: str = ""
 
 
 class Client:
@@ -98,15 +86,7 @@ class Client:
         self._about = from_json(data, About, schema=ABOUT_SCHEMA, where=self.host)
         return self._about
 
-    def ask(
-        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> tuple[Array, ...]:
-        """Return the outputs alone of `ask_in_full`, which takes the same and raises the same."""
-        return self.ask_in_full(*sample, deadline_s=deadline_s, priority=priority).outputs
-
-    def ask_in_full(
-        self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> Result:
+    def ask(self, *sample: Array, deadline_s: float | None = None, priority: int = 0) -> Outputs:
         """Run one sample through the service.
 
         Args:
@@ -115,7 +95,7 @@ class Client:
             priority: Higher goes first.
 
         Returns:
-            The model's outputs, one sample, and how they came.
+            The model's outputs, one sample; they say how they came.
 
         Raises:
             RequestError: It has no result; says why.
@@ -129,18 +109,20 @@ class Client:
             raise RequestError(str(error), reason="refused") from error
         left_s = deadline_s - (time.monotonic() - start_s)
         key = infer_key(self._service)
-        data, width = self._ask(key, payload, uuid.uuid4().hex, left_s, priority)
-        return Result(outputs=border.from_bytes(data, about.outputs), width=width)
+        data, how = self._ask(key, payload, uuid.uuid4().hex, left_s, priority)
+        outputs = Outputs(border.from_bytes(data, about.outputs))
+        outputs.width, outputs.early_exit = how.width, how.early_exit
+        return outputs
 
     def submit(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> Future[tuple[Array, ...]]:
+    ) -> Future[Outputs]:
         """Do as `ask`, in the background."""
         return self._threads.submit(self.ask, *sample, deadline_s=deadline_s, priority=priority)
 
     async def ask_async(
         self, *sample: Array, deadline_s: float | None = None, priority: int = 0
-    ) -> tuple[Array, ...]:
+    ) -> Outputs:
         """Do as `ask`, for asyncio."""
         future = self.submit(*sample, deadline_s=deadline_s, priority=priority)
         return await asyncio.wrap_future(future)
@@ -151,13 +133,13 @@ class Client:
         *,
         deadline_s: float | None = None,
         priority: int = 0,
-    ) -> Iterator[tuple[Array, ...] | RequestError]:
+    ) -> Iterator[Outputs | RequestError]:
         """Run many samples through the service, several at a time.
 
         Yields:
             Of each sample, in their order, the outputs or why there are none.
         """
-        waiting: deque[Future[tuple[Array, ...]]] = deque()
+        waiting: deque[Future[Outputs]] = deque()
         for sample in samples:
             waiting.append(self.submit(*sample, deadline_s=deadline_s, priority=priority))
             if len(waiting) >= PARALLEL:
@@ -167,8 +149,12 @@ class Client:
 
     def _ask(
         self, key: str, payload: bytes | None, id_: str | None, limit_s: float, priority: int = 0
-    ) -> tuple[bytes, str]:
-        """Put a question, again and again if need be: who answers may be starting, or again."""
+    ) -> tuple[bytes, How]:
+        """Put a question, again and again if need be: who answers may be starting, or again.
+
+        Returns:
+            The answer, and how it came.
+        """
         end_s = time.monotonic() + limit_s
         while (left_s := end_s - time.monotonic()) > 0:
             ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority)
@@ -179,9 +165,12 @@ class Client:
                 timeout=left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
-                    attachment = reply.ok.attachment
-                    width = attachment.to_bytes() if attachment else b""
-                    return reply.ok.payload.to_bytes(), width.decode(errors="replace")
+                    said = reply.ok.attachment
+                    data = b"" if said is None else said.to_bytes()
+                    how = (
+                        from_json(data, How, schema=HOW_SCHEMA, where=self.host) if data else How()
+                    )
+                    return reply.ok.payload.to_bytes(), how
                 if reply.err is not None:
                     self._refuse(reply.err.payload.to_bytes())
             time.sleep(_PAUSE_S)
@@ -224,6 +213,6 @@ def open_client(host: str, keys: Path | None) -> zenoh.Session:
     return open_session(listen="", more=more)
 
 
-def _result(future: Future[tuple[Array, ...]]) -> tuple[Array, ...] | RequestError:
+def _result(future: Future[Outputs]) -> Outputs | RequestError:
     error = future.exception()
     return error if isinstance(error, RequestError) else future.result()

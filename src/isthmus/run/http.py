@@ -19,7 +19,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import uvicorn
@@ -33,7 +32,7 @@ from starlette.routing import Route
 from isthmus import __version__
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import oip
-from isthmus.run.ingress import Answer
+from isthmus.run.early import Result
 from isthmus.run.metrics import count_service
 from isthmus.run.service import LOOPBACK, Service, address
 
@@ -186,16 +185,11 @@ async def _infer(request: Request) -> Response:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    done = [result for result in results if isinstance(result, Answer)]
-    write = partial(
-        oip.write_answer,
-        question,
-        [each.payload for each in done],
-        service.bundle,
-        service.name,
-        width="; ".join(each.width for each in done if each.width),
+    done = [result for result in results if isinstance(result, Result)]
+    size = sum(len(result.payload) for result in done)
+    answer, head_bytes = await _aside(
+        size, oip.write_answer, question, done, service.bundle, service.name
     )
-    answer, head_bytes = await _aside(sum(len(each.payload) for each in done), write)
     if head_bytes is None:
         return Response(answer, media_type="application/json")
     return Response(

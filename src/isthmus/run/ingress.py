@@ -4,8 +4,8 @@
 
     submit --> waiting --> in flight --> result            the first one that comes
       |         ^  |          |   |----> failed            a device says so
-      busy      |  deadline   |   '----> deadline
-      refused   '-------------'
+      busy      |  deadline   |   |----> result            of the early exit, shortly before
+      refused   '-------------'   '----> deadline          there is none
                  a device is back: what was under way may be lost, so it is sent again
 
 Requests wait in the order of their priority, then of their arrival. Each is known by its number,
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
+from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender, Terms
 from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key
 
@@ -42,18 +43,6 @@ MAX_DEADLINE_S = 3600.0
 _ROOM_S = 0.05
 _RECEIVE_S = 0.2
 _NUMBERS = 1 << 32
-
-
-class Answer(NamedTuple):
-    """The result of one request.
-
-    Attributes:
-        payload: The bundle's outputs, as `isthmus.run.border.to_bytes` joins them.
-        width: What was asked of nested crossings; empty where nothing was.
-    """
-
-    payload: bytes
-    width: str = ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -77,7 +66,7 @@ class _Request:
     deadline_s: float
     limit_s: float
     priority: int
-    future: Future[Answer]
+    future: Future[Result]
     numbers: list[int] = field(default_factory=list)
     waits: bool = False
     sent_s: float = 0.0
@@ -86,14 +75,15 @@ class _Request:
 class Ingress:
     """Takes requests for a chain of devices; owns two threads. Use it as a context manager.
 
-    ``on_end`` is told of each request how it ended, ``"done"`` or a `RequestError`'s reason, and
-    after how many seconds; by whichever thread ends it.
+    ``on_end`` is told of each request how it ended, ``"done"``, ``"early exit"`` or a
+    `RequestError`'s reason, and after how many seconds; by whichever thread ends it.
 
     Args:
         bundle: What the devices run.
         identity: Its id.
         session: Of this process.
         run: Id of the service, part of every key.
+        early_exit: What answers shortly before a deadline; None: nobody.
         depth: How many requests may be in flight; None is one for each device and crossing.
         max_waiting: How many more may wait.
         adapter: Chooses the width of nested crossings; None leaves it to their senders.
@@ -106,6 +96,7 @@ class Ingress:
         session: zenoh.Session,
         run: str,
         *,
+        early_exit: EarlyExit | None = None,
         depth: int | None = None,
         max_waiting: int = MAX_WAITING,
         adapter: Adapter | None = None,
@@ -116,6 +107,7 @@ class Ingress:
         self.num_ended = 0
         last = len(bundle.devices)
         self._bundle = bundle
+        self._early_exit = early_exit
         self._depth = min(2 * last - 1 if depth is None else depth, WINDOW)
         self._max_waiting = max_waiting
         self._adapter = adapter
@@ -154,7 +146,7 @@ class Ingress:
 
     def submit(
         self, payload: bytes, *, deadline_s: float, priority: int = 0, id_: bytes = b""
-    ) -> Future[Answer]:
+    ) -> Future[Result]:
         """Take one request.
 
         Args:
@@ -165,7 +157,7 @@ class Ingress:
                 it is the same request. Empty for one that is asked once.
 
         Returns:
-            What becomes the answer, or a `RequestError`, by the deadline.
+            What becomes a result, or a `RequestError`, by the deadline.
 
         Raises:
             RequestError: The input is wrong, or as many requests wait as may.
@@ -174,7 +166,7 @@ class Ingress:
 
     def submit_all(
         self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0
-    ) -> list[Future[Answer]]:
+    ) -> list[Future[Result]]:
         """Do as `submit` for several requests: all of them are taken, or none."""
         return self._submit(payloads, deadline_s, priority, b"")
 
@@ -216,7 +208,7 @@ class Ingress:
 
     def _submit(
         self, payloads: Sequence[bytes], deadline_s: float, priority: int, id_: bytes
-    ) -> list[Future[Answer]]:
+    ) -> list[Future[Result]]:
         try:
             for payload in payloads:
                 self._check(payload, deadline_s)
@@ -242,7 +234,7 @@ class Ingress:
 
     def _take_in(
         self, payload: bytes, deadline_s: float, priority: int, id_: bytes
-    ) -> Future[Answer]:
+    ) -> Future[Result]:
         request = _Request(
             id=id_ or self._turn.to_bytes(8, "little"),
             payload=payload,
@@ -318,19 +310,28 @@ class Ingress:
         """Return how long it is to the next deadline; None without one."""
         if not self._known:
             return None
-        soonest_s = min(each.deadline_s for each in self._known.values())
+        soonest_s = min(map(self._last_s, self._known.values()))
         return max(0.0, soonest_s - time.monotonic())
 
     def _end_late(self) -> None:
         with self._changed:
             now_s = time.monotonic()
-            late = [each for each in self._known.values() if each.deadline_s <= now_s]
+            late = [each for each in self._known.values() if self._last_s(each) <= now_s]
         for request in late:
+            if self._early_exit is not None and time.monotonic() < request.deadline_s:
+                self._end(request, _answered(self._early_exit, request.payload))
+                continue
             away = self.away()
             why = f"; {', '.join(away)} {'is' if len(away) == 1 else 'are'} away" if away else ""
             message = f"no result within {request.limit_s:.3g} s{why}"
             device = away[0] if away else ""
             self._end(request, RequestError(message, reason="deadline", device=device))
+
+    def _last_s(self, request: _Request) -> float:
+        """Return when a request is given up: at its deadline, or in time for the early exit."""
+        if self._early_exit is None:
+            return request.deadline_s
+        return request.deadline_s - self._early_exit.begin_s(request.limit_s)
 
     def _collect(self) -> None:
         while not self._closed:
@@ -346,7 +347,7 @@ class Ingress:
             width = self._adapter.text(frame.width)
             if len(request.numbers) == 1:  # else it is not known which sending is answered
                 self._adapter.learn(frame.width, frame.arrived_s - request.sent_s)
-        self._end_number(frame.request, Answer(bytes(frame.payload), width))
+        self._end_number(frame.request, Result(payload=bytes(frame.payload), width=width))
 
     def _on_error(self, sample: zenoh.Sample) -> None:
         with suppress(InputError, IndexError):  # what is not ours is not answered
@@ -357,13 +358,13 @@ class Ingress:
             message = f"device {device}: {said.message}"
             self._end_number(said.request, RequestError(message, reason="failed", device=device))
 
-    def _end_number(self, number: int, result: Answer | RequestError) -> None:
+    def _end_number(self, number: int, result: Result | RequestError) -> None:
         with self._changed:
             request = self._in_flight.get(number)
         if request is not None:
             self._end(request, result)
 
-    def _end(self, request: _Request, result: Answer | RequestError) -> None:
+    def _end(self, request: _Request, result: Result | RequestError) -> None:
         """Tell the result, once, and forget the request."""
         with self._changed:
             if self._known.pop(request.id, None) is None:
@@ -375,9 +376,21 @@ class Ingress:
                 heapq.heapify(self._waiting)
             self.num_ended += 1
             self._changed.notify_all()
-        outcome = result.reason if isinstance(result, RequestError) else "done"
-        self.on_end(outcome, time.monotonic() - request.deadline_s + request.limit_s)
+        self.on_end(_outcome(result), time.monotonic() - request.deadline_s + request.limit_s)
         if isinstance(result, RequestError):
             request.future.set_exception(result)
         else:
             request.future.set_result(result)
+
+
+def _answered(early_exit: EarlyExit, payload: bytes) -> Result | RequestError:
+    try:
+        return early_exit.answer(payload)
+    except RunError as error:
+        return RequestError(f"early exit: {error}", reason="failed")
+
+
+def _outcome(result: Result | RequestError) -> str:
+    if isinstance(result, RequestError):
+        return result.reason
+    return "early exit" if result.early_exit else "done"

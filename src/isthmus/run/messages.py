@@ -24,6 +24,7 @@ STATUS_SCHEMA = "isthmus.status/1"
 TIMINGS_SCHEMA = "isthmus.timings/1"
 
 ASK_SCHEMA = "isthmus.ask/1"
+HOW_SCHEMA = "isthmus.how/1"
 FAILURE_SCHEMA = "isthmus.failure/1"
 REFUSAL_SCHEMA = "isthmus.refusal/1"
 ABOUT_SCHEMA = "isthmus.about/1"
@@ -132,6 +133,19 @@ class Ask:
     id: str
     deadline_s: float
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """What goes with the outputs of a request, where there is something to say.
+
+    Attributes:
+        width: What it was given of nested crossings.
+        early_exit: The device whose early exit answered.
+    """
+
+    width: str = ""
+    early_exit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

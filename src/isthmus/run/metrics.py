@@ -16,7 +16,7 @@ from isthmus.run.ingress import Ingress
 from isthmus.run.messages import Work
 from isthmus.run.service import Service
 
-_OUTCOMES = ("done", "busy", "deadline", "failed", "refused")
+_OUTCOMES = ("done", "early exit", "busy", "deadline", "failed", "refused")
 _BUCKETS_S = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip

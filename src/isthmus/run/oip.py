@@ -20,6 +20,7 @@ from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import RequestError
 from isthmus.files import first_problem
 from isthmus.run import border
+from isthmus.run.early import Result
 
 Array = npt.NDArray[Any]
 
@@ -181,21 +182,20 @@ def read_question(body: bytes, head_bytes: int | None, bundle: Bundle) -> Questi
 
 
 def write_answer(
-    question: Question, results: Sequence[bytes], bundle: Bundle, name: str, *, width: str = ""
+    question: Question, results: Sequence[Result], bundle: Bundle, name: str
 ) -> tuple[bytes, int | None]:
     """Return the body of an answer, and the length of its JSON if bytes follow it.
 
     Args:
         question: What is answered.
-        results: The outputs of each sample, as `isthmus.run.border.to_bytes` joins them.
+        results: That of each sample.
         bundle: Says what the model returns.
         name: Of the model.
-        width: What was asked of nested crossings, of each sample; becomes a parameter.
 
     Raises:
         RequestError: NaN or infinity is among the outputs, which JSON cannot say.
     """
-    samples = [border.from_bytes(result, bundle.outputs) for result in results]
+    samples = [border.from_bytes(result.payload, bundle.outputs) for result in results]
     outputs, tail = [], []
     for index, binary in question.outputs:
         tensor = bundle.outputs[index]
@@ -221,8 +221,15 @@ def write_answer(
     head: dict[str, object] = {"model_name": name, "model_version": VERSION, "outputs": outputs}
     if question.id is not None:
         head["id"] = question.id
-    if width:
-        head["parameters"] = {"width": width}
+    early = [result.early_exit for result in results if result.early_exit]
+    widths = [result.width for result in results if result.width]
+    more: dict[str, object] = {}
+    if early:
+        more |= {"early_exit": early[0], "early_exit_samples": len(early)}
+    if widths:
+        more["width"] = "; ".join(widths)
+    if more:
+        head["parameters"] = more
     text = json.dumps(head).encode()
     return b"".join((text, *tail)), len(text) if tail else None
 

@@ -186,6 +186,8 @@ class Workers:
 
     def timings(self) -> tuple[Timings, ...]:
         """Return what each worker has measured since it was last asked."""
+        self._sender.passages()  # nobody asks for those of the client, but they take memory
+        self._sender.round_trips()
         return tuple(
             self._query(index, TIMINGS, Timings, TIMINGS_SCHEMA)
             for index in range(len(self.processes))

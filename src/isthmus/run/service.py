@@ -34,16 +34,19 @@ from isthmus.files import from_json, to_json
 from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
+from isthmus.run.early import Result, load_exit
 from isthmus.run.hop import PROTOCOL, Arrival, Receiver, RoundTrip, Sender, Terms
-from isthmus.run.ingress import MAX_DEADLINE_S, Answer, Ingress
+from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
     ASK_SCHEMA,
     FAILURE_SCHEMA,
+    HOW_SCHEMA,
     REFUSAL_SCHEMA,
     About,
     Ask,
     Failure,
+    How,
     Refusal,
     Work,
     about_key,
@@ -241,6 +244,7 @@ def open_service(
     check_service(site.service)
     index = names.index(device)
     stage = load_stage(path, bundle, index)
+    early_exit = load_exit(path, bundle) if index == 0 else None
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
         session = stack.enter_context(_session(site, bundle, index))
@@ -256,7 +260,9 @@ def open_service(
                 links = bundle_links(bundle, load_platform(path / PLATFORM_FILE))
                 rest_s = sum(map(empty_s, links))
                 adapter = Adapter(rungs(bundle, links), site.target_s, rest_s=rest_s)
-            ingress = Ingress(bundle, identity, session, run, adapter=adapter)
+            ingress = Ingress(
+                bundle, identity, session, run, early_exit=early_exit, adapter=adapter
+            )
             stack.enter_context(ingress)
 
         def came(other: int) -> None:
@@ -414,14 +420,16 @@ def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:
             with query:
                 query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
 
-        def reply(future: Future[Answer]) -> None:
+        def reply(future: Future[Result]) -> None:
             error = future.exception()
             if isinstance(error, RequestError):
                 refuse(error)
             else:
+                result = future.result()
                 with query:
-                    found = future.result()
-                    query.reply(key, found.payload, attachment=found.width or None)
+                    how = How(width=result.width, early_exit=result.early_exit)
+                    said = None if how == How() else to_json(how, schema=HOW_SCHEMA)
+                    query.reply(key, result.payload, attachment=said)
 
         try:
             attachment = query.attachment.to_bytes() if query.attachment else b""

@@ -50,6 +50,7 @@ from isthmus.train import (
     enough,
     fit_base,
     fit_crossings,
+    fit_exit,
     measure_widths,
     payload_bytes,
     png_bytes,
@@ -63,6 +64,7 @@ from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
+_EXIT_SAMPLES = 1000  # test inputs on which an early exit is compared with the whole network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +197,20 @@ def fit_plan(
     return fitted.record
 
 
-def export_fitted(folder: Path, out: Path) -> Verification:
-    """Export what `fit_plan` wrote; see `isthmus.export.export`."""
+def export_fitted(folder: Path, out: Path, *, exit_data: Dataset | None = None) -> Verification:
+    """Export what `fit_plan` wrote; see `isthmus.export.export`.
+
+    Args:
+        folder: What `fit_plan` wrote.
+        out: The folder to make.
+        exit_data: Fit an early exit to what the model makes of its training half; its test half
+            then takes the place of the fit's samples. Without it there is no early exit.
+
+    Returns:
+        How far the bundle is from the model.
+    """
     fitted = read_fitted(folder)
+    model, plan = fitted.split_model, fitted.record.plan
     widths = tuple(
         WidthEntry(
             ratio=found.width.ratio,
@@ -207,8 +220,12 @@ def export_fitted(folder: Path, out: Path) -> Verification:
         )
         for found in fitted.record.widths
     )
-    plan = fitted.record.plan
-    return export(fitted.split_model, plan, out, samples=fitted.samples, widths=widths)
+    if exit_data is None:
+        return export(model, plan, out, samples=fitted.samples, widths=widths)
+    _check_inputs(plan, exit_data)
+    samples = [x[:_EXIT_SAMPLES] for x in exit_data.x_test]
+    early_exit = fit_exit(model, exit_data.x_train)
+    return export(model, plan, out, samples=samples, widths=widths, early_exit=early_exit)
 
 
 def fit_model(

@@ -7,6 +7,7 @@ from isthmus.train.augment import (
     normalization_of,
 )
 from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
+from isthmus.train.exits import EarlyExit, fit_exit
 from isthmus.train.fit import (
     FitConfig,
     accuracy,
@@ -42,6 +43,7 @@ from isthmus.train.widths import WidthResult, measure_widths
 
 __all__ = [
     "Augmentation",
+    "EarlyExit",
     "FitConfig",
     "FitRecord",
     "FitResult",
@@ -66,6 +68,7 @@ __all__ = [
     "fill_tables",
     "fit_base",
     "fit_crossings",
+    "fit_exit",
     "measure_widths",
     "normalization_of",
     "payload_bytes",

@@ -1,0 +1,78 @@
+"""An early exit from its fit to an answer of the first device alone, in its own process."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from isthmus.bundle import read_bundle
+from isthmus.errors import InputError
+from isthmus.export import export
+from isthmus.graph import capture
+from isthmus.plan import partition
+from isthmus.platform import load_platform
+from isthmus.split import split
+from isthmus.train import calibrate, fit_exit, split_with_codecs
+from tests.nets import NETS
+from tests.run.services import devices
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+
+
+def fitted(model, example, codec="uniform:bits=8"):
+    plan = partition(capture(model, example), load_platform("two-mcu-spi"), codec=codec, cut=2)
+    split_model = split_with_codecs(model, plan)
+    calibrate(split_model, example)
+    return split_model.eval(), plan
+
+
+def test_an_exit_finds_what_is_linear_in_the_means_of_the_channels():
+    model, example = network(), (torch.rand(200, 3, 8, 8) ** 4,)
+    split_model, _ = fitted(model, example, "raw")
+    early_exit = fit_exit(split_model, [example[0].numpy()])
+    others = torch.rand(50, 3, 8, 8) ** 4
+    with torch.no_grad():
+        (found,), expected = early_exit(others), model(others)
+    spread = expected.std(0)
+    assert ((found - expected).abs() / spread).max() < 0.05
+
+
+def test_it_is_written_verified_and_answers_in_the_place_of_a_device_that_is_away(tmp_path):
+    model, example = network(), (torch.rand(200, 3, 8, 8) ** 4,)
+    split_model, plan = fitted(model, example)
+    early_exit = fit_exit(split_model, [example[0].numpy()])
+    samples = [example[0][:50].numpy()]
+    verification = export(
+        split_model, plan, tmp_path / "bundle", samples=samples, early_exit=early_exit
+    )
+    assert verification.early_exit_equal is not None
+    assert verification.early_exit_equal > 0.8
+    assert read_bundle(tmp_path / "bundle").early_exit == "mcu-a/exit.onnx"
+    with devices(tmp_path / "bundle", ("mcu-a", "mcu-b")) as hosts, hosts.client() as client:
+        hosts.start("mcu-a")
+        client.about()
+        outputs = client.ask(samples[0][0], deadline_s=2.0)
+        assert outputs.early_exit == "mcu-a"
+        with torch.no_grad():
+            (expected,) = early_exit(example[0][:1])
+        np.testing.assert_allclose(outputs[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_without_one_says_so(tmp_path):
+    model, example = network(), (torch.rand(8, 3, 8, 8),)
+    split_model, plan = fitted(model, example)
+    verification = export(split_model, plan, tmp_path / "b", samples=[example[0].numpy()])
+    assert verification.early_exit_equal is None
+    assert read_bundle(tmp_path / "b").early_exit is None
+
+
+def test_a_model_of_several_outputs_has_none():
+    model, example = NETS["sensors"].make().eval(), NETS["sensors"].inputs()
+    plan = partition(capture(model, example), load_platform("two-mcu-spi"), codec="raw", cut=2)
+    with pytest.raises(InputError, match="early exit: expected a model of one fp32 output"):
+        fit_exit(split(model, plan), [x.numpy() for x in example])

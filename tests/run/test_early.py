@@ -1,0 +1,96 @@
+"""Early exits: while a device is silent, the first one answers alone, and says so."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from isthmus.bundle import read_bundle, write_bundle
+from isthmus.errors import BundleError, RequestError, RunError
+from isthmus.run.early import load_exit
+from tests.run.bundles import FAST, early_logits, logits, samples, write_chain
+from tests.run.services import LONG_S, devices
+
+X = samples(8)
+WHOLE, EARLY = logits(X), early_logits(X)
+TWO = ("near", "far")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_chain(tmp_path / "bundle", FAST, early_exit=True)
+    return tmp_path / "bundle"
+
+
+def test_the_exit_answers_while_the_next_device_is_silent_and_the_reply_says_so(folder):
+    assert not np.array_equal(WHOLE, EARLY)
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        futures = [client.submit(x, deadline_s=2.0) for x in X]  # more than may be in flight
+        for future, y in zip(futures, EARLY, strict=True):
+            outputs = future.result(LONG_S)
+            assert (outputs.early_exit, len(outputs)) == ("near", 1)
+            assert np.array_equal(outputs[0], y)
+        hosts.start("far")
+        outputs = client.ask(X[0])
+        assert (outputs.early_exit, outputs[0].tolist()) == ("", WHOLE[0].tolist())
+        hosts.kill("far")
+        outputs = client.ask(X[1], deadline_s=2.0)
+        assert (outputs.early_exit, outputs[0].tolist()) == ("near", EARLY[1].tolist())
+        with pytest.raises(RequestError, match="NaN"):
+            client.ask(np.full(8, np.nan, np.float32))
+        hosts.processes["near"].terminate()
+        assert hosts.processes["near"].wait(LONG_S) == 0
+
+
+def test_a_result_that_comes_in_time_is_that_of_the_whole_network(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        for name in TWO:
+            hosts.start(name)
+        for x, y in zip(X, WHOLE, strict=True):
+            outputs = client.ask(x)
+            assert (outputs.early_exit, outputs[0].tolist()) == ("", y.tolist())
+
+
+def test_http_metrics_and_the_command_say_so_too(folder, tmp_path):
+    triton = pytest.importorskip("tritonclient.http")
+    from tests.run.test_http import GOOD, Served
+
+    np.save(tmp_path / "x.npy", X[0])
+    with devices(folder, TWO) as hosts:
+        served = Served(hosts)
+        served.start("near")
+        served.wait_until(503)
+        status, _, said = served.infer(inputs=[GOOD], parameters={"timeout": 2_000_000})
+        assert (status, said["outputs"][0]["data"]) == (200, early_logits(X[:1])[0].tolist())
+        assert said["parameters"] == {"early_exit": "near", "early_exit_samples": 1}
+        with triton.InferenceServerClient(f"127.0.0.1:{served.http}") as client:
+            x = triton.InferInput("x", [1, 8], "FP32")
+            x.set_data_from_numpy(X[:1])
+            answer = client.infer("main", [x], timeout=2_000_000)
+            assert answer.get_response()["parameters"]["early_exit"] == "near"
+        assert served.counts()["isthmus_requests_total", "early exit"] == 2
+        done = subprocess.run(
+            [sys.executable, "-m", "isthmus", "ask", f"127.0.0.1:{hosts.ports['near']}",
+             "x.npy", "--deadline", "2s", "--json"],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout)["early_exit"] == "near"
+
+
+def test_an_exit_that_is_not_there_or_does_not_fit_is_refused(folder):
+    bundle = read_bundle(folder)
+    with pytest.raises(BundleError, match=r"early exit: program 'near/x\.onnx' is not among"):
+        write_bundle(folder, replace(bundle, early_exit="near/x.onnx"))
+    (folder / "near" / "exit.onnx").write_bytes(b"no program")
+    write_bundle(folder, bundle)
+    with pytest.raises(RunError, match=r"exit\.onnx: onnxruntime cannot load it"):
+        load_exit(folder, read_bundle(folder))
+    (folder / "near" / "exit.onnx").write_bytes((folder / "near" / "program.onnx").read_bytes())
+    write_bundle(folder, bundle)
+    with pytest.raises(RunError, match=r"sample: found .*'uint8'.*, expected .*'float32'"):
+        load_exit(folder, read_bundle(folder))
