@@ -5,14 +5,11 @@ import math
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from tests.run.bundles import FAST, write_chain
 from tests.run.cable import HOSTS, MSS, SEGMENT_BYTES, laid_cable
-
-NAMES = ("near", "far")
+from tests.run.hosts import serving
 
 
 @pytest.fixture
@@ -23,35 +20,9 @@ def cable():
 
 @pytest.fixture
 def two_hosts(cable, tmp_path):
-    """Two hosts that serve a bundle with keys, and how to ask the first."""
-    keys = pytest.importorskip("isthmus.run.keys", reason="needs cryptography")
-    write_chain(tmp_path / "bundle", FAST)
-    keys.init_keys(tmp_path / "keys")
-    for name, hosts in (("near", HOSTS[:1]), ("far", HOSTS[1:]), ("laptop", ())):
-        keys.issue_key(tmp_path / "keys", name, hosts=hosts)
-    at = [f"--at={name}={host}" for name, host in zip(NAMES, HOSTS, strict=True)]
-    serving = []
-    for end, name in enumerate(NAMES):
-        with (tmp_path / f"{name}.log").open("wb") as log:
-            command = [sys.executable, "-m", "isthmus", "serve", tmp_path / "bundle",
-                       f"--device={name}", f"--keys={tmp_path / 'keys' / name}", *at]  # fmt: skip
-            serving.append(
-                subprocess.Popen([*cable.inside(end), *command], stderr=log, stdout=log)
-            )
-
-    @contextmanager
-    def asking(count, deadline_s):
-        command = [*cable.inside(0), sys.executable, "-m", "tests.run.asking", HOSTS[0],
-                   str(tmp_path / "keys" / "laptop"), str(count), str(deadline_s)]  # fmt: skip
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-            assert client.stdout is not None
-            assert client.stdout.readline() == "begun\n"
-            yield lambda: json.loads(client.communicate(timeout=120)[0])
-
-    yield asking
-    for process in serving:
-        process.kill()
-        process.wait()
+    """How to ask two hosts that serve a bundle with keys."""
+    with serving(cable, tmp_path) as asking:
+        yield asking
 
 
 def test_every_request_is_answered_though_the_cable_is_pulled_for_a_while(cable, two_hosts):
