@@ -12,7 +12,7 @@ from torch import nn
 from isthmus.compress import Samples, apply, figures, parse_chain, settle
 from isthmus.compress.factor import svd_linear, tucker_conv
 from isthmus.compress.formats import FORMATS, NumberFormat, round_to
-from isthmus.compress.integer import Signs, Steps, input_steps, weight_steps
+from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.share import cluster
 from isthmus.compress.sparse import largest
 from isthmus.errors import InputError
@@ -92,13 +92,13 @@ def test_integers_of_a_weight_have_a_step_for_each_channel():
 
 
 def test_zero_is_an_integer_of_every_input_range():
-    steps, zero = input_steps(torch.tensor([0.0, 2.55]), choice="minmax")
-    assert (zero, round(steps.scale.item(), 6)) == (-128, 0.01)
-    steps, zero = input_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
-    assert (zero, steps.low, steps.high) == (-128, 0, 255)
-    steps, zero = input_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
+    steps = value_steps(torch.tensor([0.0, 2.55]), choice="minmax")
+    assert (steps.low, steps.high, round(steps.scale.item(), 6)) == (0, 255, 0.01)
+    steps = value_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
+    assert (steps.low, steps.high) == (0, 255)
+    steps = value_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
     assert steps(torch.zeros(3)).tolist() == [0.0] * 3
-    assert zero in (-1, 0)
+    assert (steps.low, steps.high) == (-128, 127)
 
 
 def test_step_sizes_learn_what_the_paper_says():
@@ -248,3 +248,27 @@ def test_a_chain_that_cannot_be_is_refused(texts, message):
 def test_low_rank_that_makes_nothing_smaller_is_refused():
     with pytest.raises(InputError, match="no layer gets smaller; give less energy"):
         made(nn.Sequential(nn.Linear(4, 4)), "lowrank:svd,energy=1")
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        x = x + self.conv3(torch.relu(self.conv2(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def test_outputs_are_integers_where_no_layer_of_integers_reads_them():
+    torch.manual_seed(0)
+    x = torch.rand(16, 2, 4, 4)
+    (step,) = parse_chain(["quantize:int8"])
+    model = settle(apply(Residual().eval(), step, Samples(example=(x[:2],), inputs=(x,))))
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Integer)}
+    # the sum reads conv1 and conv3; conv2 is read by conv3 behind a ReLU; head is the answer
+    assert {name: layer.outputs for name, layer in layers.items()} == {
+        "conv1": True, "conv2": False, "conv3": True, "head": False,
+    }  # fmt: skip
