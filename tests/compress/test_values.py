@@ -1,6 +1,7 @@
 """Sparsity, shared values, integers and number formats on cases worked out by hand."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,10 @@ from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.share import cluster
 from isthmus.compress.sparse import largest
 from isthmus.errors import InputError
+from isthmus.files import sha256
+from isthmus.models.compressed import changes, load_changes, pack_weights, unpack_weights
 from isthmus.models.layers import Integer
+from isthmus.models.load import check_weights, load_weights
 
 
 def linear(rows):
@@ -219,6 +223,38 @@ def test_rounding_by_chance_is_right_in_the_mean():
     found = round_to(x, FORMATS["fp8-e4m3"], generator=generator)
     assert set(found.tolist()) == {1.0, 1.125}
     assert found.mean().item() == pytest.approx(1.03, abs=2e-3)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.second(torch.relu(self.first(x))))
+
+
+def test_a_layer_that_stands_in_two_places_stays_one(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(16, 4)
+    source = Twice().eval()
+    for text in ("quantize:int8", "lowrank:svd,energy=0.1"):
+        (step,) = parse_chain([text])
+        samples = Samples(example=(x[:2],), inputs=(x,))
+        model: Any = settle(apply(copy.deepcopy(source), step, samples))
+        assert model.first is model.second
+        found = changes(source, model)
+        assert [change.same_as for change in found if change.path == "second"] == ["first"]
+        again: Any = load_changes(Twice(), Path("made"), found)
+        assert again.first is again.second
+        file = tmp_path / "weights.safetensors"
+        file.write_bytes(pack_weights(model))
+        weights = unpack_weights(file, digest=sha256(file))
+        check_weights(again, weights, where="here")
+        again.to_empty(device="cpu")
+        load_weights(again, weights, where="here")
+        assert torch.equal(again(x), model(x))
 
 
 def test_parameters_that_are_zero_do_not_count():
