@@ -109,6 +109,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(isthmus, mine, arguments, word
     assert sorted(found) == before
 
 
+def test_random_weights_are_not_compressed(isthmus, mine):
+    result = isthmus("compress", "digits-resnet", "--with", "share:kmeans")
+    assert (result.code, result.out) == (1, "")
+    assert "digits-resnet has random weights here; add --weights, or --data" in result.err
+
+
 def damaged(file, change):
     fields = json.loads(file.read_text())
     change(fields)

@@ -91,7 +91,7 @@ def test_channels_are_rounded_and_the_classes_stay():
     [
         (
             "prune:l1,keep=0.1",
-            "of 4 channels would remove a layer whole; expected keep=0",
+            r"of 4 channels would remove a layer whole; expected keep=0\.25",
         ),
         ("prune:l1,keep=0.5,only=7", "every layer makes the model's outputs"),
         ("prune:l1,keep=0.9,round_to=1,only=0", None),

@@ -1,6 +1,7 @@
 """Sparsity, shared values, integers and number formats on cases worked out by hand."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -12,11 +13,14 @@ from torch import nn
 from isthmus.compress import Samples, apply, figures, parse_chain, settle
 from isthmus.compress.factor import svd_linear, tucker_conv
 from isthmus.compress.formats import FORMATS, NumberFormat, round_to
-from isthmus.compress.integer import Signs, Steps, input_steps, weight_steps
+from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.share import cluster
 from isthmus.compress.sparse import largest
 from isthmus.errors import InputError
+from isthmus.files import sha256
+from isthmus.models.compressed import changes, load_changes, pack_weights, unpack_weights
 from isthmus.models.layers import Integer
+from isthmus.models.load import check_weights, load_weights
 
 
 def linear(rows):
@@ -92,13 +96,13 @@ def test_integers_of_a_weight_have_a_step_for_each_channel():
 
 
 def test_zero_is_an_integer_of_every_input_range():
-    steps, zero = input_steps(torch.tensor([0.0, 2.55]), choice="minmax")
-    assert (zero, round(steps.scale.item(), 6)) == (-128, 0.01)
-    steps, zero = input_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
-    assert (zero, steps.low, steps.high) == (-128, 0, 255)
-    steps, zero = input_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
+    steps = value_steps(torch.tensor([0.0, 2.55]), choice="minmax")
+    assert (steps.low, steps.high, round(steps.scale.item(), 6)) == (0, 255, 0.01)
+    steps = value_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
+    assert (steps.low, steps.high) == (0, 255)
+    steps = value_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
     assert steps(torch.zeros(3)).tolist() == [0.0] * 3
-    assert zero in (-1, 0)
+    assert (steps.low, steps.high) == (-128, 127)
 
 
 def test_step_sizes_learn_what_the_paper_says():
@@ -221,6 +225,38 @@ def test_rounding_by_chance_is_right_in_the_mean():
     assert found.mean().item() == pytest.approx(1.03, abs=2e-3)
 
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.second(torch.relu(self.first(x))))
+
+
+def test_a_layer_that_stands_in_two_places_stays_one(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(16, 4)
+    source = Twice().eval()
+    for text in ("quantize:int8", "lowrank:svd,energy=0.1"):
+        (step,) = parse_chain([text])
+        samples = Samples(example=(x[:2],), inputs=(x,))
+        model: Any = settle(apply(copy.deepcopy(source), step, samples))
+        assert model.first is model.second
+        found = changes(source, model)
+        assert [change.same_as for change in found if change.path == "second"] == ["first"]
+        again: Any = load_changes(Twice(), Path("made"), found)
+        assert again.first is again.second
+        file = tmp_path / "weights.safetensors"
+        file.write_bytes(pack_weights(model))
+        weights = unpack_weights(file, digest=sha256(file))
+        check_weights(again, weights, where="here")
+        again.to_empty(device="cpu")
+        load_weights(again, weights, where="here")
+        assert torch.equal(again(x), model(x))
+
+
 def test_parameters_that_are_zero_do_not_count():
     model = made(linear([[1.0, -4.0], [3.0, -2.0]]), "sparse:magnitude,keep=0.5,scope=layer")
     assert figures(model, (torch.ones(2, 2),)).parameters == 2
@@ -248,3 +284,27 @@ def test_a_chain_that_cannot_be_is_refused(texts, message):
 def test_low_rank_that_makes_nothing_smaller_is_refused():
     with pytest.raises(InputError, match="no layer gets smaller; give less energy"):
         made(nn.Sequential(nn.Linear(4, 4)), "lowrank:svd,energy=1")
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        x = x + self.conv3(torch.relu(self.conv2(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def test_outputs_are_integers_where_no_layer_of_integers_reads_them():
+    torch.manual_seed(0)
+    x = torch.rand(16, 2, 4, 4)
+    (step,) = parse_chain(["quantize:int8"])
+    model = settle(apply(Residual().eval(), step, Samples(example=(x[:2],), inputs=(x,))))
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Integer)}
+    # the sum reads conv1 and conv3; conv2 is read by conv3 behind a ReLU; head is the answer
+    assert {name: layer.outputs for name, layer in layers.items()} == {
+        "conv1": True, "conv2": False, "conv3": True, "head": False,
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from isthmus.cli.options import (
     print_parts,
     read_model,
 )
+from isthmus.errors import InputError
 
 
 def techniques(*, json_: Json = False) -> None:
@@ -79,7 +80,7 @@ def compress(
     from isthmus.compress import parse_chain
     from isthmus.data import load_data
     from isthmus.files import to_json
-    from isthmus.models import carries_weights, reference
+    from isthmus.models import MODELS, carries_weights, reference
     from isthmus.models.compressed import SCHEMA
     from isthmus.progress import shown
     from isthmus.report.compress_tables import compressed_tables
@@ -90,6 +91,10 @@ def compress(
     torch.manual_seed(seed)
     loaded, example = read_model(model, weights, input_)
     trained = weights is not None or carries_weights(model)
+    if not trained and not epochs and model in MODELS:
+        raise InputError(
+            f"{model} has random weights here; add --weights, or --data and --epochs to train it"
+        )
     config = None
     if epochs:
         config = FitConfig(

@@ -8,7 +8,7 @@ Shapes: C channels that a layer makes, K weights of each, M values.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,14 +25,14 @@ from isthmus.compress.technique import (
     needs_data,
     observed,
 )
-from isthmus.graph import capture
+from isthmus.graph import Node, capture
 from isthmus.links.ranges import RANGES
 from isthmus.models.compressed import replaced
 from isthmus.models.layers import HIGHEST, LOWEST, WEIGHTED, Integer
 
 _KINDS = tuple(WEIGHTED)
 _LEAST_SAMPLES = 16
-_MOST_OBSERVED = 1 << 18
+_MOST_OBSERVED = 1 << 16
 _TINY = 1e-12
 
 
@@ -101,9 +101,13 @@ class Steps(nn.Module):
         level = (x / scale).clamp(self.low, self.high)
         return (level + (level.round() - level).detach()) * scale
 
+    def size(self) -> Tensor:
+        """Return the step sizes as they are."""
+        return self.scale.detach().clamp_min(_TINY)
+
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the levels of x as int8, and the step sizes, flat."""
-        scale = self.scale.detach().clamp_min(_TINY)
+        scale = self.size()
         level = (x / scale).round().clamp(self.low, self.high)
         return level.to(torch.int8), scale.reshape(-1)
 
@@ -141,20 +145,25 @@ class Signs(nn.Module):
 
 
 class Rounded(nn.Module):
-    """A layer whose weight, and perhaps its input, is rounded while it can be trained.
+    """A layer whose weight, and perhaps its input and output, is rounded while it is trained.
 
     Args:
         layer: With its float weight.
         grid: Of the weight.
-        inputs: Of the input, int8 from ``zero`` on; None leaves it as it is.
-        zero: The integer that stands for 0.
+        inputs: Of the input; None leaves it as it is.
+        outputs: Of the output; None leaves it as it is.
     """
 
     def __init__(
-        self, layer: nn.Module, grid: Steps | Signs, *, inputs: Steps | None = None, zero: int = 0
+        self,
+        layer: nn.Module,
+        grid: Steps | Signs,
+        *,
+        inputs: Steps | None = None,
+        outputs: Steps | None = None,
     ) -> None:
         super().__init__()
-        self.layer, self.grid, self.inputs, self.zero = layer, grid, inputs, zero
+        self.layer, self.grid, self.inputs, self.outputs = layer, grid, inputs, outputs
         kept = layer.get_parameter("weight").detach() != 0
         if not kept.all():  # what was set to 0 before stays 0
             layer.get_parameter("weight").register_hook(lambda gradient: gradient * kept)
@@ -164,18 +173,26 @@ class Rounded(nn.Module):
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.grid(self.layer.get_parameter("weight"))
-        return WEIGHTED[type(self.layer)](self.layer, x, weight)
+        y = WEIGHTED[type(self.layer)](self.layer, x, weight)
+        return y if self.outputs is None else self.outputs(y)
 
     def settled(self) -> Integer:
         """Return the layer with its integers."""
         weight = self.layer.get_parameter("weight").detach()
-        made = Integer(copy.deepcopy(self.layer), inputs=self.inputs is not None)
+        made = Integer(
+            copy.deepcopy(self.layer),
+            inputs=self.inputs is not None,
+            outputs=self.outputs is not None,
+        )
         integers, scale_C = self.grid.integers(weight)
         made.weight.copy_(integers)
         made.scale.copy_(scale_C)
         if self.inputs is not None:
-            made.input_scale.copy_(self.inputs.scale.detach().clamp_min(_TINY).reshape(()))
-            made.input_zero.fill_(self.zero)
+            made.input_scale.copy_(self.inputs.size())
+            made.input_zero.fill_(LOWEST - self.inputs.low)
+        if self.outputs is not None:
+            made.output_scale.copy_(self.outputs.size())
+            made.output_zero.fill_(LOWEST - self.outputs.low)
         return made.train(self.training)
 
 
@@ -190,13 +207,13 @@ def weight_steps(weight: Tensor, *, bits: int, choice: str, per: str) -> Steps:
     return Steps(scale_C.reshape(-1, *[1] * (weight.ndim - 1)), low=-top, high=top)
 
 
-def input_steps(values: Tensor, *, choice: str) -> tuple[Steps, int]:
-    """Return the int8 grid of inputs like ``values``, and the integer that stands for 0."""
+def value_steps(values: Tensor, *, choice: str) -> Steps:
+    """Return the int8 grid of values (M,): 256 levels, 0 among them."""
     low, high = (end.item() for end in RANGES[choice](values[:, None], bits=8, symmetric=False))
     low, high = min(low, 0.0), max(high, 0.0)  # so that padding with 0 is exact
     scale = (high - low) / (HIGHEST - LOWEST) or 1.0
     zero = max(LOWEST, min(HIGHEST, round(LOWEST - low / scale)))
-    return Steps(torch.tensor(scale), low=LOWEST - zero, high=HIGHEST - zero), zero
+    return Steps(torch.tensor(scale), low=LOWEST - zero, high=HIGHEST - zero)
 
 
 def int8(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
@@ -205,15 +222,44 @@ def int8(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     needs_data(samples, technique=name, least=_LEAST_SAMPLES)
     model = fold(model, options, samples)
     chosen = layers(model, _KINDS, options, technique=name)
-    seen = observed(model, chosen, samples.inputs, most=_MOST_OBSERVED)
+    arriving, leaving = observed(model, chosen, samples.inputs, most=_MOST_OBSERVED)
+    elsewhere = _read_elsewhere(model, chosen, samples)
 
     def rounded(path: str, layer: nn.Module) -> Rounded:
-        inputs, zero = input_steps(seen[path], choice=options["range"])
-        weight = layer.get_parameter("weight")
-        grid = weight_steps(weight, bits=8, choice=options["weights"], per=options["per"])
-        return Rounded(layer, grid, inputs=inputs, zero=zero)
+        weight, choice = layer.get_parameter("weight"), options["range"]
+        outputs = value_steps(leaving[path], choice=choice) if path in elsewhere else None
+        return Rounded(
+            layer,
+            weight_steps(weight, bits=8, choice=options["weights"], per=options["per"]),
+            inputs=value_steps(arriving[path], choice=choice),
+            outputs=outputs,
+        )
 
-    return _with(model, {path: layer for path, layer in chosen.items() if path in seen}, rounded)
+    used = {path: layer for path, layer in chosen.items() if path in arriving}
+    return _with(model, used, rounded)
+
+
+def _read_elsewhere(
+    model: nn.Module, chosen: Mapping[str, nn.Module], samples: Samples
+) -> set[str]:
+    """Return the layers that something else reads than another of them, behind a ReLU or not.
+
+    What the model returns is left as it is.
+    """
+    graph = capture(model, samples.example)
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, []).append(node)
+
+    def outside(node: Node) -> bool:
+        return any(
+            outside(reader) if reader.op.strip("_") == "relu" else reader.module not in chosen
+            for tensor in node.outputs
+            for reader in readers.get(tensor.name, [])
+        )
+
+    return {node.module for node in graph.nodes if node.module in chosen and outside(node)}
 
 
 def weights(model: nn.Module, options: Options, samples: Samples) -> nn.Module:

@@ -85,17 +85,16 @@ def _prune(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> A
 
 
 def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
-    for module in chosen:
-        channels = _channels(module)
-        if int(channels * options["keep"]) < 1:
-            raise InputError(
-                f"technique {name}: keep={options['keep']:g} of {channels} channels would remove "
-                f"a layer whole; expected keep={ceil(1e3 / channels) / 1e3:g} or more"
-            )
     if not chosen:
         raise InputError(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
             "name other modules with only="
+        )
+    fewest = min(_channels(module) for module in chosen)
+    if int(fewest * options["keep"]) < 1:
+        raise InputError(
+            f"technique {name}: keep={options['keep']:g} of {fewest} channels would remove a "
+            f"layer whole; expected keep={ceil(1e3 / fewest) / 1e3:g} or more"
         )
 
 

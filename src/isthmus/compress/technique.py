@@ -226,31 +226,36 @@ def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
 
 def observed(
     model: nn.Module, modules: Mapping[str, nn.Module], inputs: tuple[Tensor, ...], *, most: int
-) -> dict[str, Tensor]:
-    """Return values that arrive at modules, flat, at most so many of each, drawn evenly.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return values that arrive at modules and that leave them, flat, drawn evenly.
 
     Args:
         model: Run in evaluation.
-        modules: Which; each takes one tensor.
+        modules: Which; each takes one tensor and returns one.
         inputs: Of the model (N, ...).
         most: Values to keep for each module.
     """
-    kept: dict[str, list[Tensor]] = {path: [] for path in modules}
+    arriving: dict[str, list[Tensor]] = {}
+    leaving: dict[str, list[Tensor]] = {}
     batches = range(0, len(inputs[0]), _BATCH)
     generator = torch.Generator().manual_seed(0)
 
+    def some(x: Tensor) -> Tensor:
+        flat = x.detach().reshape(-1)
+        share = max(1, most // len(batches))
+        if len(flat) > share:
+            flat = flat[torch.randint(len(flat), (share,), generator=generator)]
+        return flat.float()
+
     def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
             del module
-            flat = arguments[0].detach().reshape(-1)
-            share = max(1, most // len(batches))
-            if len(flat) > share:
-                flat = flat[torch.randint(len(flat), (share,), generator=generator)]
-            kept[path].append(flat.float())
+            arriving.setdefault(path, []).append(some(arguments[0]))
+            leaving.setdefault(path, []).append(some(made))
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(keep(path)) for path, module in modules.items()]
+    hooks = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
     try:
         with torch.no_grad():
             for start in batches:
@@ -258,7 +263,9 @@ def observed(
     finally:
         for hook in hooks:
             hook.remove()
-    return {path: torch.cat(parts) for path, parts in kept.items() if parts}
+    joined = ({path: torch.cat(x) for path, x in side.items()} for side in (arriving, leaving))
+    before, after = joined
+    return before, after
 
 
 _BATCH = 128

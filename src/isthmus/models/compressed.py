@@ -11,7 +11,7 @@ description and tensors, nothing that runs.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,13 +138,13 @@ def read_compressed(folder: Path) -> Compressed:
     return read_json(folder / COMPRESSED_FILE, Compressed, schema=SCHEMA)
 
 
-def load_changes(model: nn.Module, folder: Path, facts: Compressed) -> nn.Module:
+def load_changes(model: nn.Module, folder: Path, found: Sequence[Change]) -> nn.Module:
     """Put the changed layers in place, on the ``meta`` device: their weights have no memory yet.
 
     Args:
         model: The source, as it was made; changed in place.
         folder: Of the compressed model, for error messages.
-        facts: Its facts.
+        found: Its changes.
 
     Returns:
         The compressed model.
@@ -154,7 +154,7 @@ def load_changes(model: nn.Module, folder: Path, facts: Compressed) -> nn.Module
     """
     where = str(folder / COMPRESSED_FILE)
     made: dict[str, nn.Module] = {}
-    for change in facts.changes:
+    for change in found:
         if change.same_as:
             layer = made.get(change.same_as)
             if layer is None:
@@ -167,19 +167,28 @@ def load_changes(model: nn.Module, folder: Path, facts: Compressed) -> nn.Module
 
 
 def replaced(model: nn.Module, path: str, layer: nn.Module, *, where: str) -> nn.Module:
-    """Put a layer in place of a module; return the model, or the layer where the path is empty.
+    """Put a layer in place of a module, wherever it stands in the model.
+
+    Returns:
+        The model, or the layer where the path is empty.
 
     Raises:
         InputError: The model has no module there.
     """
     if not path:
         return layer
-    parent, _, name = path.rpartition(".")
     try:
-        model.get_submodule(path)
-        setattr(model.get_submodule(parent), name, layer)
+        old = model.get_submodule(path)
     except AttributeError as error:
         raise InputError(f"{where}: the model has no module {path!r}") from error
+    places = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent._modules.items()
+        if child is old
+    ]
+    for parent, name in places:
+        setattr(parent, name, layer)
     return model
 
 
@@ -202,8 +211,8 @@ def changes(source: nn.Module, model: nn.Module) -> tuple[Change, ...]:
 
 
 def _different(path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Layer]]:
-    names = [name for name, _ in new.named_children()]
-    alike = _class(old) == _class(new) and names == [name for name, _ in old.named_children()]
+    names = _inside(new)
+    alike = _class(old) == _class(new) and names == _inside(old)
     layer = describe(new) if not alike or not names else None
     if layer is not None:
         if layer != describe(old):
@@ -218,6 +227,11 @@ def _different(path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str,
     for name in names:
         below = f"{path}.{name}" if path else name
         yield from _different(below, old.get_submodule(name), new.get_submodule(name))
+
+
+def _inside(module: nn.Module) -> list[str]:
+    """Return the names of what stands in a module, also the second of two for the same thing."""
+    return [name for name, child in module._modules.items() if child is not None]
 
 
 def _class(module: nn.Module) -> tuple[str, str]:

@@ -115,40 +115,48 @@ WEIGHTED: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
 
 
 class Integer(nn.Module):
-    """A layer whose weight is int8 times a scale for each channel, and perhaps its input too.
+    """A layer whose weight is int8 times a scale for each channel; input and output may be too.
 
     .. code-block:: none
 
-        x --> int8 of its grid --> layer --> y        the weight: int8 (C, ...) * scale (C,)
+        x --> int8 of its grid --> layer --> int8 of its grid --> y
+                                     |
+                        int8 (C, ...) * scale (C,)
 
     Args:
         layer: One of ``WEIGHTED``; its own weight goes.
         inputs: Whether the input is rounded to int8 first.
+        outputs: Whether the output is, as where no layer of integers reads it: a runtime can then
+            compute the layer in integers.
     """
 
     weight: Tensor
     scale: Tensor
     input_scale: Tensor
     input_zero: Tensor
+    output_scale: Tensor
+    output_zero: Tensor
 
-    def __init__(self, layer: nn.Module, *, inputs: bool) -> None:
+    def __init__(self, layer: nn.Module, *, inputs: bool, outputs: bool) -> None:
         super().__init__()
         shape = layer.get_parameter("weight").shape
         device = layer.get_parameter("weight").device
-        self.layer, self.inputs = layer, inputs
+        self.layer, self.inputs, self.outputs = layer, inputs, outputs
         self.layer.weight = None  # type: ignore[assignment]
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.ones(shape[0], device=device))
-        if inputs:
-            self.register_buffer("input_scale", torch.ones((), device=device))
-            zero = torch.zeros((), dtype=torch.int8, device=device)
-            self.register_buffer("input_zero", zero)
+        for side, rounded in (("input", inputs), ("output", outputs)):
+            if rounded:
+                zero = torch.zeros((), dtype=torch.int8, device=device)
+                self.register_buffer(f"{side}_scale", torch.ones((), device=device))
+                self.register_buffer(f"{side}_zero", zero)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer makes of a batch (B, ...)."""
         if self.inputs:
             x = round_to_int8(x, self.input_scale, self.input_zero)
-        return WEIGHTED[type(self.layer)](self.layer, x, from_int8(self.weight, self.scale))
+        y = WEIGHTED[type(self.layer)](self.layer, x, from_int8(self.weight, self.scale))
+        return round_to_int8(y, self.output_scale, self.output_zero) if self.outputs else y
 
 
 _CONV = (
@@ -173,7 +181,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "prelu": (nn.PReLU, ("num_parameters",)),
     "identity": (nn.Identity, ()),
     "sequential": (nn.Sequential, ()),
-    "integer": (Integer, ("inputs",)),
+    "integer": (Integer, ("inputs", "outputs")),
 }
 """Every kind: its type, and the attributes that its constructor takes by the same names."""
 

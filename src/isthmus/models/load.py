@@ -161,7 +161,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
     """Raise unless weights are those of a model; see `load_weights`."""
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)  # what is tied is then one object, also without memory
     given = {_storage(own[key]) for key in weights if key in own}
     missing = [key for key in own if key not in weights and _storage(own[key]) not in given]
     extra = [key for key in weights if key not in own]
@@ -207,7 +207,7 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
     if not file.is_file() or sha256(file) != digest:
         raise InputError(f"{file}: has changed since the plan was fitted; fit it again")
     facts = read_compressed(folder)
-    model = load_changes(load_model(facts.source), folder, facts)
+    model = load_changes(load_model(facts.source), folder, facts.changes)
     path = folder / WEIGHTS_FILE
     weights = unpack_weights(path, digest=facts.weights_sha256)
     check_weights(model, weights, where=str(path))  # before memory is taken for it

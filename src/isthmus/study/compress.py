@@ -34,7 +34,7 @@ from isthmus.train import (
     with_answers,
 )
 
-_MOST_SAMPLES = 1024  # training samples that techniques look at
+_MOST_SAMPLES = 512  # training samples that techniques look at
 
 
 def compress_model(
