@@ -2,6 +2,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ import zenoh
 from isthmus.errors import RunError
 from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
 from isthmus.run.session import locator, open_session
-from isthmus.wire import HEADER_BYTES, encode_frame
+from isthmus.wire import HEADER_BYTES, decode_frame, encode_frame
 
 TERMS = Terms(bundle="b", codec="c")
 
@@ -129,6 +130,29 @@ def test_a_sender_without_acknowledgements_stops_after_its_window_and_then_says_
             assert receiver.receive(1.0) is not None
             time.sleep(0.1)
             sender.send(WINDOW, b"x")
+
+
+def test_a_frame_is_not_sent_again_while_its_link_takes_long():
+    with two_sessions() as (near, far):
+
+        def pass_on(sample):
+            request = decode_frame(sample.payload.to_bytes()).request
+            ack = request.to_bytes(4, "little") + bytes(4)
+            timer = threading.Timer(0.8, far.put, ("hop/ack", ack))
+            timer.daemon = True
+            timer.start()
+
+        passing = far.declare_subscriber("hop/frame", pass_on)
+        with Sender(near, "hop", crossing=0, timeout_s=30.0, resend_s=0.3) as sender:
+            for request in range(8):
+                before = sender.retries
+                sender.send(request, b"x")
+                assert sender.flush(30.0)
+                if request == 0:
+                    assert sender.retries > 0  # nobody knows yet how slow the link is
+                if request > 4:
+                    assert sender.retries == before
+        passing.undeclare()
 
 
 def test_a_frame_that_is_lost_is_sent_again_when_a_later_one_is_acknowledged():

@@ -45,6 +45,7 @@ MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
 _JOIN_S = 1.0
 _RESEND_S = 1.0
 _LONGEST_RESEND_S = 4.0
+_LONGEST_USUAL_S = 30.0
 _POLL_S = 0.01
 _ACK = struct.Struct("<II")  # a request, and for how many microseconds its frame was kept
 _MOST = 0xFFFFFFFF
@@ -240,8 +241,9 @@ class Sender:
         key: Of the hop.
         crossing: Number that its frames carry.
         timeout_s: Longest wait for an acknowledgement.
-        resend_s: First wait before a frame is sent again; doubles until something is
-            acknowledged, up to 4 s.
+        resend_s: Least wait before a frame is sent again; it doubles each time that nothing is
+            acknowledged. If frames take more than half of that, it is twice what one took that
+            was sent once, as a link may take long for a frame, and a receiver to take it.
     """
 
     def __init__(
@@ -261,7 +263,8 @@ class Sender:
         self._key = key
         self._crossing = crossing
         self._timeout_s = timeout_s
-        self._resend_s = self._patience_s = resend_s
+        self._resend_s = resend_s
+        self._usual_s = self._patience_s = resend_s
         self._parcels: dict[int, _Parcel] = {}  # not yet acknowledged, oldest first
         self._unsent: deque[_Parcel] = deque()  # those to give to the transport
         self._resend_at_s = 0.0
@@ -390,7 +393,7 @@ class Sender:
                 parcel.put = 0
                 self._unsent.append(parcel)
                 self.retries += 1
-        self._patience_s = self._resend_s
+        self._patience_s = self._usual_s
         self._changed.notify()
 
     def _schedule(self, parcel: _Parcel) -> None:
@@ -430,7 +433,9 @@ class Sender:
                 elif now_s < self._resend_at_s:
                     self._changed.wait(self._resend_at_s - now_s)
                 else:
-                    self._patience_s = min(2 * self._patience_s, _LONGEST_RESEND_S)
+                    self._patience_s = min(
+                        2 * self._patience_s, max(self._usual_s, _LONGEST_RESEND_S)
+                    )
                     self.retries += 1
                     return self._released(next(iter(self._parcels.values())))
         return None
@@ -460,13 +465,15 @@ class Sender:
         if parcel is None:
             return
         now_s = time.monotonic()
-        self._patience_s = self._resend_s
-        self._resend_at_s = now_s + self._patience_s
         if parcel.times == 1:
-            seconds = max(0.0, now_s - parcel.put_s - kept_s)
-            self._round_trips.append((len(parcel.frame), seconds))
-        # Frames arrive in the order in which they are sent, unless they are lost. Of a frame that
-        # was sent twice it is not known which of the two is acknowledged.
+            took_s = now_s - parcel.put_s
+            self._usual_s = max(self._resend_s, min(2 * took_s, _LONGEST_USUAL_S))
+            self._round_trips.append((len(parcel.frame), max(0.0, took_s - kept_s)))
+        else:  # of one that was sent twice it is not known which is acknowledged: too early?
+            self._usual_s = min(1.5 * self._usual_s, _LONGEST_USUAL_S)
+        self._patience_s = self._usual_s
+        self._resend_at_s = now_s + self._patience_s
+        # Frames arrive in the order in which they are sent, unless they are lost.
         lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
         if lost and parcel.times == 1:
             self._repeat(lost)
