@@ -32,7 +32,7 @@ from isthmus.wire.nested import Width, payload_bytes_at, width_byte, widths
 _MARGIN = 0.85  # of the target is what a prediction may be
 _NOISE = 0.1  # of a measured time
 _DRIFT = np.array([0.02, 0.3])  # of both unknowns from one request to the next, of their size
-_PROBE_AFTER = 16  # answers in time, before a wider width is tried
+_PROBE_AFTER = 32  # answers in time, before a wider width is tried
 _PROBE_MARGIN = 3.0  # of the target, up to which a wider width may be predicted to be tried
 
 
