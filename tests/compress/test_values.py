@@ -66,6 +66,14 @@ def test_two_of_four_are_kept_in_every_group():
         made(model, "sparse:nm,n=4,m=2")
 
 
+def test_the_groups_of_a_convolution_lie_along_its_input_channels():
+    model: Any = nn.Sequential(nn.Conv2d(2, 1, (1, 2), bias=False))
+    with torch.no_grad():  # (channel, place): at place 0 stand 1 and 2, at place 1 stand 4 and 3
+        model[0].weight.copy_(torch.tensor([[1.0, 4.0], [2.0, 3.0]]).reshape(1, 2, 1, 2))
+    kept: Any = settle(begun(model, "sparse:nm,n=1,m=2"))
+    assert kept[0].weight.flatten().tolist() == [0.0, 4.0, 2.0, 0.0]
+
+
 def test_wanda_weighs_by_the_norm_of_the_input():
     inputs = (torch.tensor([[10.0, 1.0]] * 4),)
     model = made(linear([[1.0, 5.0]]), "sparse:wanda,keep=0.5", inputs=inputs)
