@@ -41,7 +41,7 @@ class Masked(nn.Module):
 
 def mask(layer: nn.Module, kept: Tensor) -> None:
     """Hold all other weights of a layer at 0 until the technique is settled."""
-    parametrize.register_parametrization(layer, "weight", Masked(kept))
+    parametrize.register_parametrization(layer, "weight", Masked(kept.contiguous()))
 
 
 def largest(score: Tensor, keep: float) -> Tensor:
