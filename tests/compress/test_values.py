@@ -66,6 +66,14 @@ def test_two_of_four_are_kept_in_every_group():
         made(model, "sparse:nm,n=4,m=2")
 
 
+def test_the_groups_of_a_convolution_lie_along_its_input_channels():
+    model: Any = nn.Sequential(nn.Conv2d(2, 1, (1, 2), bias=False))
+    with torch.no_grad():  # (channel, place): at place 0 stand 1 and 2, at place 1 stand 4 and 3
+        model[0].weight.copy_(torch.tensor([[1.0, 4.0], [2.0, 3.0]]).reshape(1, 2, 1, 2))
+    kept: Any = settle(begun(model, "sparse:nm,n=1,m=2"))
+    assert kept[0].weight.flatten().tolist() == [0.0, 4.0, 2.0, 0.0]
+
+
 def test_wanda_weighs_by_the_norm_of_the_input():
     inputs = (torch.tensor([[10.0, 1.0]] * 4),)
     model = made(linear([[1.0, 5.0]]), "sparse:wanda,keep=0.5", inputs=inputs)
@@ -97,7 +105,7 @@ def test_integers_of_a_weight_have_a_step_for_each_channel():
 
 def test_zero_is_an_integer_of_every_input_range():
     steps = value_steps(torch.tensor([0.0, 2.55]), choice="minmax")
-    assert (steps.low, steps.high, round(steps.scale.item(), 6)) == (0, 255, 0.01)
+    assert (steps.low, steps.high, round(steps.size().item(), 6)) == (0, 255, 0.01)
     steps = value_steps(torch.tensor([3.0, 5.0]), choice="minmax")  # widened down to 0
     assert (steps.low, steps.high) == (0, 255)
     steps = value_steps(torch.tensor([-1.0, 1.0]), choice="minmax")
@@ -107,11 +115,11 @@ def test_zero_is_an_integer_of_every_input_range():
 
 def test_step_sizes_learn_what_the_paper_says():
     # equation 3 of Esser et al.: the gradient of s is -x/s + round(x/s) inside, -n or p outside
-    steps: Any = Steps(torch.tensor(0.5), low=-2, high=1).eval()
+    steps: Any = Steps(torch.tensor(0.5), low=-2, high=1)
     x = torch.tensor([0.3, 9.0, -9.0], requires_grad=True)
     steps(x).sum().backward()
     assert x.grad is not None
-    assert steps.scale.grad.item() == pytest.approx((-0.6 + 1) + 1 - 2)
+    assert steps.log_scale.grad.item() == pytest.approx(0.5 * ((-0.6 + 1) + 1 - 2))
     assert x.grad.tolist() == [1.0, 0.0, 0.0]
 
 

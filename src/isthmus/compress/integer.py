@@ -74,7 +74,8 @@ class Steps(nn.Module):
 
     .. math:: \hat{x} = s \; round(clamp(x / s, -n, p))
 
-    Rounding passes gradients as 1; those of s are scaled by :math:`1 / \sqrt{K n}`.
+    Rounding passes gradients as 1. What is learned is the logarithm of s: an optimizer that moves
+    every weight by about its learning rate would else jump over most steps.
 
     Args:
         scale: s, of any shape that spreads over x.
@@ -83,27 +84,25 @@ class Steps(nn.Module):
 
     References:
         Esser, McKinstry, Bablani, Appuswamy, Modha, "Learned Step Size Quantization", ICLR 2020,
-        https://arxiv.org/abs/1902.08153.
+        https://arxiv.org/abs/1902.08153 (the gradient of s).
+        Jain, Gural, Wu, Dick, "Trained Quantization Thresholds", MLSys 2020,
+        https://arxiv.org/abs/1903.08066 (its logarithm).
     """
 
     def __init__(self, scale: Tensor, *, low: int, high: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(scale.detach().clamp_min(_TINY))
+        self.log_scale = nn.Parameter(scale.detach().clamp_min(_TINY).log())
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the grid holds of x."""
-        scale: Tensor = self.scale
-        if self.training:
-            slope = (x.numel() / scale.numel() * max(self.high, 1)) ** -0.5
-            scale = scale.detach() + slope * (scale - scale.detach())
-        scale = scale.clamp_min(_TINY)
+        scale = self.log_scale.exp()
         level = (x / scale).clamp(self.low, self.high)
         return (level + (level.round() - level).detach()) * scale
 
     def size(self) -> Tensor:
         """Return the step sizes as they are."""
-        return self.scale.detach().clamp_min(_TINY)
+        return self.log_scale.detach().exp()
 
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the levels of x as int8, and the step sizes, flat."""

@@ -41,7 +41,7 @@ class Masked(nn.Module):
 
 def mask(layer: nn.Module, kept: Tensor) -> None:
     """Hold all other weights of a layer at 0 until the technique is settled."""
-    parametrize.register_parametrization(layer, "weight", Masked(kept))
+    parametrize.register_parametrization(layer, "weight", Masked(kept.contiguous()))
 
 
 def largest(score: Tensor, keep: float) -> Tensor:
@@ -96,14 +96,18 @@ def magnitude(model: nn.Module, options: Options, samples: Samples) -> nn.Module
 
 
 def pattern(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-    """Keep the n largest of every m weights along what a channel sums over."""
+    """Keep the n largest of every m weights that read input channels side by side.
+
+    In a convolution these stand at one place of the kernel, the order in which hardware for N:M
+    reads them; with fewer than m input channels a group goes on at the next place.
+    """
     del samples
     n, m = options["n"], options["m"]
     if n > m:
         raise InputError(f"technique sparse:nm: found n={n}, expected at most m={m}")
     for layer in layers(model, SPARSE, options, technique="sparse:nm").values():
-        weight = _weight(layer)
-        mask(layer, n_of_m(weight.abs().flatten(1), n, m).reshape(weight.shape))
+        size = _weight(layer).abs().movedim(1, -1)
+        mask(layer, n_of_m(size.flatten(1), n, m).reshape(size.shape).movedim(-1, 1))
     return model
 
 
