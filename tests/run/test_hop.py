@@ -12,7 +12,7 @@ import zenoh
 
 from isthmus.errors import RunError
 from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
-from isthmus.run.session import locator, open_session
+from isthmus.run.session import closing, locator, open_session
 from isthmus.wire import HEADER_BYTES, decode_frame, encode_frame
 
 TERMS = Terms(bundle="b", codec="c")
@@ -20,7 +20,7 @@ TERMS = Terms(bundle="b", codec="c")
 
 @contextmanager
 def two_sessions():
-    with open_session() as near, open_session(connect=locator(near)) as far:
+    with closing(open_session()) as near, closing(open_session(connect=locator(near))) as far:
         yield near, far
 
 

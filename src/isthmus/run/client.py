@@ -29,7 +29,7 @@ from isthmus.run.messages import (
     infer_key,
 )
 from isthmus.run.service import PORT, SERVICE, address, check_service
-from isthmus.run.session import open_session
+from isthmus.run.session import close_session, open_session
 
 Array = npt.NDArray[Any]
 
@@ -74,7 +74,7 @@ class Client:
     def close(self) -> None:
         """End the connection; requests under way end with an error."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._session.close()
+        close_session(self._session)
 
     def about(self, *, deadline_s: float | None = None) -> About:
         """Return what the service is, and how it is.

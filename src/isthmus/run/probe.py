@@ -55,6 +55,7 @@ from isthmus.run.probed import (
 )
 from isthmus.run.rates import Figure, figure
 from isthmus.run.service import address
+from isthmus.run.session import closing
 from isthmus.wire import HEADER_BYTES
 
 SCHEMA = "isthmus.probe/1"
@@ -159,7 +160,7 @@ def probe(
     place = address(host, PORT)
     identity = uuid.uuid4().hex
     with ExitStack() as stack:
-        session = stack.enter_context(open_client(place, keys))
+        session = stack.enter_context(closing(open_client(place, keys)))
         key = f"{KEY}/{identity}"
         receiver = Receiver(session, f"{key}/back", TERMS)
         stack.callback(receiver.close)

@@ -24,7 +24,7 @@ from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms
 from isthmus.run.messages import REFUSAL_SCHEMA, Refusal
 from isthmus.run.rates import Rates
 from isthmus.run.service import address, secured
-from isthmus.run.session import open_session
+from isthmus.run.session import closing, open_session
 from isthmus.wire import HEADER_BYTES
 
 PORT = 7446
@@ -152,7 +152,8 @@ def open_answering(
         with query:
             query.reply(f"{KEY}/hello", greeting)
 
-    with open_session(listen=f"{scheme}/{place}", more=more) as session, ExitStack() as stack:
+    opened = open_session(listen=f"{scheme}/{place}", more=more)
+    with closing(opened) as session, ExitStack() as stack:
         stack.callback(session.declare_queryable(f"{KEY}/hello", hello).undeclare)
 
         def answer(stop: threading.Event, say: Callable[[str], None]) -> None:

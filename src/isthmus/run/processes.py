@@ -38,7 +38,7 @@ from isthmus.run.messages import (
     hop_codec,
     hop_key,
 )
-from isthmus.run.session import locator, open_session
+from isthmus.run.session import closing, locator, open_session
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 
@@ -290,7 +290,8 @@ def start_workers(
     last = len(bundle.devices)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isthmus-run-")))
-        session = stack.enter_context(open_session(listen=f"tcp/127.0.0.1:{port or 0}"))
+        opened = open_session(listen=f"tcp/127.0.0.1:{port or 0}")
+        session = stack.enter_context(closing(opened))
         address = locator(session)
         receiver = Receiver(
             session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))

@@ -56,7 +56,7 @@ from isthmus.run.messages import (
     infer_key,
     run_of,
 )
-from isthmus.run.session import open_session
+from isthmus.run.session import closing, open_session
 from isthmus.run.stage import Stage, apply_stage, load_stage
 from isthmus.run.watch import Watch
 
@@ -247,7 +247,7 @@ def open_service(
     early_exit = load_exit(path, bundle) if index == 0 else None
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
-        session = stack.enter_context(_session(site, bundle, index))
+        session = stack.enter_context(closing(_session(site, bundle, index)))
         receiver = Receiver(session, hop_key(run, index), _terms(bundle, identity, index))
         sender = Sender(
             session, hop_key(run, index + 1), crossing=index + 1, timeout_s=MAX_DEADLINE_S

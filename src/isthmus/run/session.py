@@ -2,13 +2,18 @@
 
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
 import zenoh
 
 from isthmus.errors import RunError
+
+_CLOSE_S = 5.0
+_PAUSE_S = 0.005
 
 
 def open_session(
@@ -59,6 +64,28 @@ def open_session(
 def _words(error: zenoh.ZError) -> str:
     """Return what zenoh says in one line, without the places in its source."""
     return re.sub(r" at /\S+\.rs:\d+\.?", "", " ".join(str(error).split()))
+
+
+@contextmanager
+def closing(session: zenoh.Session) -> Iterator[zenoh.Session]:
+    """Close a session with the context, also while another thread still sends something by it."""
+    try:
+        yield session
+    finally:
+        close_session(session)
+
+
+def close_session(session: zenoh.Session) -> None:
+    """Close a session as soon as no other thread is within a call of it, which zenoh refuses."""
+    end_s = time.monotonic() + _CLOSE_S
+    while True:
+        try:
+            session.close()
+            return
+        except RuntimeError:  # of the binding: "Already borrowed"
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def locator(session: zenoh.Session) -> str:

@@ -39,7 +39,7 @@ from isthmus.run.messages import (
     hop_codec,
     hop_key,
 )
-from isthmus.run.session import open_session
+from isthmus.run.session import closing, open_session
 from isthmus.run.stage import apply_stage, load_stage
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
@@ -81,7 +81,7 @@ def work(job: Job) -> None:
     stage = load_stage(path, bundle, job.device)
     before, after = job.device, job.device + 1
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(open_session(connect=job.connect))
+        session = stack.enter_context(closing(open_session(connect=job.connect)))
         throttle = _throttle(job, stack)
         receiver = Receiver(session, hop_key(job.run, before), _terms(job, bundle, before))
         sender = Sender(session, hop_key(job.run, after), crossing=after, timeout_s=job.timeout_s)
