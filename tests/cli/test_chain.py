@@ -58,6 +58,7 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
         )
     )
     assert run == json.loads((mine / "run" / "run.json").read_text())
+    assert json.loads((mine / "run" / "timeline.json").read_text())["traceEvents"]
     assert run["requests"] == 20
     assert run["lost"] == 0
     assert run["crossings"][0]["payload_bytes_measured"] == 80
@@ -67,6 +68,29 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     page = (mine / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "emulated" in page
+
+
+@pytest.mark.alone
+def test_a_nested_link_carries_what_its_widths_are_worth_and_a_run_chooses_among_them(
+    isthmus, mine
+):
+    codec = "bottleneck:ratio=1,bits=8,nested=1"
+    planning = ("plan", "net.py:make", "two-mcu-spi", "--input", "1x2x9x7", "--cut", "stem")
+    assert isthmus(*planning, "--codec", codec, "--out", "plan.json").code == 0
+    fitting = ("fit", "net.py:make", "plan.json", "--data", "npz:data.npz", "--epochs", "1")
+    fitted = loads(isthmus(*fitting, "--out", "fitted", "--json"))
+    assert isthmus("export", "fitted", "--out", "bundle").code == 0
+    worth = json.loads((mine / "bundle" / "bundle.json").read_text())["widths"]
+    assert len(worth) > 5
+    assert worth == [
+        {**found["width"], "payload_bytes": found["payload_bytes"], "accuracy": found["accuracy"]}
+        for found in fitted["widths"]
+    ]
+    running = ("run", "bundle", "--data", "npz:data.npz", "--requests", "20")
+    run = loads(isthmus(*running, "--adapt", "latency=10s", "--json"))
+    best = max(worth, key=lambda each: (each["accuracy"], -each["payload_bytes"]))
+    assert run["adapted"]["requests"][f"ratio={best['ratio']},bits={best['bits']}"] == 20
+    assert run["adapted"]["in_time"] == 1
 
 
 def test_a_model_with_weights_is_not_trained_from_nothing(isthmus, mine):

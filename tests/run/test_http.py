@@ -274,6 +274,8 @@ def test_metrics_are_told_by_every_device_and_move(served):
     assert moved["isthmus_stage_compute_seconds_count",] == 2
     assert moved["isthmus_stage_compute_seconds_sum",] > 0
     assert moved["isthmus_stage_payload_bytes_total",] == 6
+    for name in ("queue", "wait", "decode", "encode"):
+        assert moved[f"isthmus_stage_{name}_seconds_count",] == 2
     assert after["isthmus_requests_in_flight",] == after["isthmus_requests_waiting",] == 0
     assert after["isthmus_device_away", "far"] == 0
     assert after["isthmus_hop_damaged_total",] == 0

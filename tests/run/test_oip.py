@@ -195,6 +195,24 @@ def test_a_body_that_is_wrong_is_refused_in_one_line(body, head_bytes):
     assert "\n" not in str(error.value)
 
 
+def test_an_answer_says_what_width_each_sample_was_given():
+    bundle = bundle_of(TensorEntry(name="x", shape=(1,), dtype="float32"))
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1],
+                                   "data": [1, 2]}]}).encode()  # fmt: skip
+    question = read_question(body, None, bundle)
+    results = [
+        Result(payload=payload, width=width)
+        for payload, width in zip(
+            question.payloads, ("ratio=1,bits=8", "ratio=2,bits=8"), strict=True
+        )
+    ]
+    answer, _ = write_answer(question, results, bundle, "main")
+    assert json.loads(answer)["parameters"] == {"width": "ratio=1,bits=8; ratio=2,bits=8"}
+    plain = [Result(payload=payload) for payload in question.payloads]
+    answer, _ = write_answer(question, plain, bundle, "main")
+    assert "parameters" not in json.loads(answer)
+
+
 def test_an_output_that_json_cannot_say_is_an_error_and_goes_as_bytes():
     bundle = bundle_of(TensorEntry(name="x", shape=(2,), dtype="float32"))
     values = np.array([[1, np.nan]], np.float32)

@@ -223,9 +223,9 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         alone, busy = stage.times_s, stage.busy_s
         shown = (
             alone["decode"].p50, alone["compute"].p50, alone["compute"].p99, alone["encode"].p50,
-            busy["queue"].p50, busy["wait"].p50,
         )  # fmt: skip
-        add_row(stages, stage.device, *map(seconds, shown))
+        full = [seconds(busy[name].p50) if busy else "" for name in ("queue", "wait")]
+        add_row(stages, stage.device, *map(seconds, shown), *full)
     crossings = new_table(
         "Crossings, bytes per sample",
         ("link", "l"), ("after", "l"), ("codec", "l"), ("payload\npredicted", "r"),

@@ -389,6 +389,8 @@ def _stages(
 
 
 def _times(timing: Timings) -> dict[str, Spread]:
+    if not timing.work:  # nothing reached the device any more
+        return {}
     return {name: _spread([getattr(work, f"{name}_s") for work in timing.work]) for name in STEPS}
 
 

@@ -67,7 +67,8 @@ class StageRecord:
         times_s: One request in flight: ``"wait"`` is how long the device waited for a frame,
             ``"queue"`` how long a frame waited for the device, then ``"decode"``, ``"compute"``
             and ``"encode"``.
-        busy_s: The same with as many requests in flight as stages and links.
+        busy_s: The same with as many requests in flight as stages and links; empty if none of
+            them reached the device.
     """
 
     device: str
