@@ -95,7 +95,7 @@ def test_channels_are_rounded_and_the_classes_stay():
         ),
         ("prune:l1,keep=0.5,only=7", "every layer makes the model's outputs"),
         ("prune:l1,keep=0.9,round_to=1,only=0", None),
-        ("prune:l1,keep=1.5", "found keep=1.5, expected keep= 0.001 to 1"),
+        ("prune:l1,keep=1.5", "found keep=1.5, expected keep=0.001 to 1"),
         ("prune:l1,keep=half", "found keep=half"),
         ("prune:l1,only=1", "found no layer for it"),
     ],

@@ -274,8 +274,8 @@ def test_parameters_that_are_zero_do_not_count():
     ("texts", "message"),
     [
         (["prune:l3"], "no technique 'prune:l3'; there are prune:l1, prune:l2"),
-        (["quantize:weights,bits=9"], "found bits=9, expected bits= 2 to 8"),
-        (["quantize:int8,range=all"], "expected range= minmax or average"),
+        (["quantize:weights,bits=9"], "found bits=9, expected bits=2 to 8"),
+        (["quantize:int8,range=all"], "expected range=minmax or average"),
         (["share:kmeans", "quantize:binary"], "both choose the values of weights; leave one out"),
         (
             ["quantize:int8", "prune:l1"],

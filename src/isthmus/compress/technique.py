@@ -155,7 +155,7 @@ def parse_options(technique: Technique, text: str) -> Options:
         value = known[name].read(written)
         if value is None:
             raise InputError(
-                f"technique {technique.name}: found {item}, expected {name}= {known[name]}"
+                f"technique {technique.name}: found {item}, expected {name}={known[name]}"
             )
         values[name] = value
     return values
