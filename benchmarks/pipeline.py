@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 STAGE = Path(__file__).parent / "rival_stage.py"
 STAGES = (2, 4)
-REPETITIONS = 5
+REPETITIONS = 3
 CORES = len(os.sched_getaffinity(0))
 FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "over_sum",
           "per_s", "bound_per_s", "of_bound")  # fmt: skip

@@ -90,6 +90,7 @@ def main() -> None:
     rows = [*runs(arguments.repetitions), *fleet(), *chiplets()]
     name = f"simulate_{arguments.hardware}_{date.today():%Y-%m}"
     page = text(rows, name)  # before the files change what git says
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
