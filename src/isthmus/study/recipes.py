@@ -130,9 +130,9 @@ def small() -> StudyRecipe:
 
 
 def depth() -> StudyRecipe:
-    """Whether deeper networks resist better, in two hours of one core: an eighth of the width.
+    """Whether deeper networks resist better, two hours of one core a seed: an eighth of the width.
 
-    The paper's placement at ResNet-18, -34 and -50, three ratios, four epochs, fp32, one seed.
+    The paper's placement at ResNet-18, -34 and -50, three ratios, four epochs, fp32.
     """
     plain = Cell(
         depth=18, width=8, placement="block", ratio=1, data="cifar100", recipe="small-32", epochs=4
@@ -142,7 +142,7 @@ def depth() -> StudyRecipe:
         candidates=(plain, replace(plain, recipe="small-32-lower-rate")),
         depths=(18, 34, 50),
         ratios=(1, 2, 8),
-        seeds=(0,),
+        seeds=(0, 1, 2),
         placements=("block",),
     )
 
