@@ -265,7 +265,7 @@ def row_plan() -> Plan:
     names = [f"chiplet-{y}-{x if y % 2 == 0 else 5 - x}" for y in range(6) for x in range(6)]
     links = {frozenset(link.between): link for link in mesh.links}
     row = Platform(
-        name="36 chiplets in a row",
+        name="36-chiplets-in-a-row",
         devices=tuple(mesh.device(name) for name in names),
         links=tuple(links[frozenset(pair)] for pair in pairwise(names)),
         input=names[0],

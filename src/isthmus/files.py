@@ -113,9 +113,14 @@ def read_json(path: Path, kind: type[T], *, schema: str) -> T:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return a validation's first problem as one line: key, what is wrong, what was found."""
+    """Return a validation's first problem as one line: key, what is wrong, what was found.
+
+    A message of ours says itself what was found.
+    """
     problem: Any = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "top level"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
     return f"{key}: {problem['msg']}, found {str(problem['input'])[:60]!r}"
 
 

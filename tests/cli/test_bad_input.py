@@ -208,6 +208,9 @@ def test_a_plan_that_is_damaged_or_of_another_version(isthmus, planned):
     one_line(isthmus(*base), "plan.json", "isthmus.plan/99", "isthmus.plan/1")
     (planned / "plan.json").write_text(json.dumps({**content, "stages": "none"}))
     one_line(isthmus(*base), "plan.json", "stages")
+    evil = {**content["platform"], "name": "../../evil"}
+    (planned / "plan.json").write_text(json.dumps({**content, "platform": evil}))
+    one_line(isthmus(*base), "plan.json: platform: name: found '../../evil', expected at most 64")
     (planned / "plan.json").write_text("{")
     one_line(isthmus(*base), "plan.json", "not JSON")
 

@@ -109,6 +109,24 @@ def test_an_operation_without_a_rule_is_unknown_and_not_free():
     assert (graph.nodes[0].read_bytes, graph.nodes[0].written_bytes) == (4 * 20, 4 * 16)
 
 
+def test_an_operation_on_constants_without_a_rule_is_named_by_its_own_name():
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.rand(4, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = torch.cdist(x * 2, x).exp()
+            return x @ torch.cdist(self.places, self.places)
+
+    graph = capture(Placed(), (torch.zeros(2, 4, 5),))
+    block, product = graph.nodes
+    assert graph.unknown_ops == ("cdist",)
+    assert (block.ops, block.unknown) == (20 + 4 * 16, ("cdist",))  # what is known counts
+    assert (product.op, product.macs, product.unknown) == ("matmul", 4 * 4 * 4, ("cdist",))
+
+
 class Call(nn.Module):
     """A function as a model."""
 

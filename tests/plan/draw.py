@@ -111,7 +111,7 @@ def draw_platform(random, graph, *, most_devices=3, kinds=KINDS):
     else:
         ends = random.choices(names, k=2)
     return Platform(
-        name=kind,
+        name=kind.replace(" ", "-"),
         devices=tuple(devices),
         links=tuple(_draw_links(random, kind, names)),
         input=ends[0],

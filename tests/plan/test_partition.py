@@ -345,6 +345,24 @@ def test_a_rate_and_a_codec_that_are_named_for_a_latency_keep_it():
         assert plan.predicted.latency_s <= 0.05
 
 
+def test_the_rate_that_is_named_is_the_least_at_which_any_plan_keeps_the_limit():
+    # 10 ms are lost to latency. The near device computes for 61 ms, so that no rate will do, but
+    # at 1 kB/s it is nearest: its label takes 15 ms. All on the far one the image has 60 ms.
+    graph = chain((60_000, 400, (4, 2, 2)), (1_000, 400, (10,)))
+    limits = Limits(latency_s=0.07)
+
+    def at(rate):
+        return pair(first=1e6, second=1e9, rate=rate, latency=0.01)
+
+    (remedy,) = remedies(graph, at(1e3), codec="uniform:bits=8", limits=limits).values()
+    found = re.search(r"or a rate of (\S+) kB/s on link near-far and then all on far", remedy)
+    assert found
+    assert float(found[1]) == pytest.approx((64 + HEADER_BYTES) / 60, rel=0.01)
+    assert partition(graph, at(float(found[1]) * 1010), limits=limits).predicted.latency_s <= 0.07
+    with pytest.raises(InfeasibleError):
+        partition(graph, at(float(found[1]) * 990), codec="uniform:bits=8", limits=limits)
+
+
 def test_limits_that_contradict_each_other_are_one_line_with_a_remedy():
     platform = Platform(
         name="dear",

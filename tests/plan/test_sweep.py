@@ -1,5 +1,6 @@
 """Maps of which plan wins where."""
 
+from dataclasses import replace
 from math import isclose
 
 import pytest
@@ -64,11 +65,34 @@ def test_pins_and_clock_make_the_rate():
     assert halved.links[1] == chips.links[1]
 
 
+def test_a_figure_of_all_is_that_of_those_that_have_it(tmp_path):
+    (tmp_path / "mixed.yaml").write_text(
+        "schema: isthmus.platform/1\nname: mixed\ndevices:\n"
+        "  a: {compute: {fp32: 1 MMAC/s}}\n"
+        "  b: {memory: 1 MiB, compute: {fp32: 1 MMAC/s, int8: 4 MMAC/s}}\n"
+        "  c: {compute: {fp32: 1 MMAC/s}}\n"
+        "links:\n  - {between: [a, b], bandwidth: 1 Mbit/s}\n"
+        "  - {between: [b, c], pins: 8, clock: 1 MHz}\ninput: a\noutput: c\n"
+    )
+    mixed = load_platform(tmp_path / "mixed.yaml")
+    axis = parse_axis("link.pins=2..32", mixed, num_values=3)
+    assert axis.values == pytest.approx((2, 8, 32))
+    wider = with_figure(mixed, "link.pins", 32)
+    assert wider.links == (mixed.links[0], replace(mixed.links[1], pins=32, bytes_per_s=4e6))
+    faster = with_figure(mixed, "device.compute.int8", 9.0)
+    assert [d.macs_per_s.get("int8") for d in faster.devices] == [None, 9.0, None]
+    with pytest.raises(InputError, match=r"a-b has bandwidth, (?!.*pins)"):
+        parse_axis("a-b.pins=2..32", mixed, num_values=3)
+    with pytest.raises(InputError, match="expected a number without a unit"):
+        parse_axis("link.pins=2..32 MHz", mixed, num_values=3)
+
+
 FIGURES = [
+    ("hub.memory.bandwidth", "byte/s", lambda p: p.device("hub").memory_bytes_per_s),
+    ("hub.memory.shared", "byte", lambda p: p.device("hub").memory.shared_bytes),
     ("hub.energy.fp32", "J/MAC", lambda p: p.device("hub").j_per_mac["fp32"]),
     ("hub.energy.sram", "J/byte", lambda p: p.device("hub").sram_j_per_byte),
     ("hub.energy.static", "W", lambda p: p.device("hub").static_w),
-    ("hub.memory.bandwidth", "byte/s", lambda p: p.device("hub").memory_bytes_per_s),
     ("hub.start", "s", lambda p: p.device("hub").start_s),
     ("hub.price", "USD", lambda p: p.device("hub").price),
     ("camera-hub.latency", "s", lambda p: p.links[0].latency_s),
@@ -86,9 +110,14 @@ def test_any_figure_of_a_platform_can_be_swept(hub, figure, unit, read):
     assert [read(with_figure(hub, figure, value)) for value in (2, 8)] == [2, 8]
 
 
+def test_the_share_of_the_peak_that_nodes_reach_can_be_swept(hub):
+    assert with_figure(hub, "hub.efficiency", 0.5).device("hub").share(7) == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("hub.efficiency=0.5..2", "efficiency: found 2 at 1 MAC, expected more than 0, up to 1"),
         ("link.bandwidth", "expected FIGURE=LOW..HIGH"),
         ("link.bandwidth=1 kbit/s", "expected FIGURE=LOW..HIGH"),
         ("link.bandwidth=2 kbit/s..1 kbit/s", "rising range"),

@@ -3,7 +3,7 @@
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.platform import Device, Link, multiplexing
+from isthmus.platform import Device, Link, Memory, Platform, multiplexing
 
 
 def device(*points):
@@ -48,3 +48,42 @@ def test_pins_take_a_payload_in_turns():
     link = Link(between=("a", "b"), bytes_per_s=25e6, pins=16, clock_hz=12.5e6)
     assert [multiplexing(link, payload) for payload in (0, 1, 2, 3, 3072)] == [0, 1, 1, 2, 1536]
     assert multiplexing(Link(between=("a", "b"), bytes_per_s=1.0), 5) is None
+
+
+@pytest.mark.parametrize("name", ["../a", "a b", "", ".a", "a/b", "x" * 65, "a\n"])
+def test_a_name_that_no_folder_or_file_may_have_is_refused_in_python_too(name):
+    for board, chip in ((name, "a"), ("board", name)):
+        with pytest.raises(InputError, match="expected at most 64 letters, digits"):
+            Platform(
+                name=board,
+                devices=(Device(name=chip, macs_per_s={"fp32": 1.0}),),
+                links=(),
+                input=chip,
+                output=chip,
+            )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Device(name="a", macs_per_s={"fp32": 0.0}),
+            "compute.fp32: found 0.0, expected a",
+        ),
+        (lambda: Device(name="a", macs_per_s={"fp32": float("inf")}), "compute.fp32: found inf"),
+        (lambda: Device(name="a", macs_per_s={}, static_w=-1.0), "energy.static: found -1.0"),
+        (
+            lambda: Memory(shared_bytes=float("nan")),
+            "memory.shared: found nan, expected 0 or more",
+        ),
+        (lambda: Link(between=("a", "b"), bytes_per_s=0.0), "link a-b: bytes_per_s: found 0.0"),
+        (
+            lambda: Link(between=("a", "b"), bytes_per_s=1.0, latency_s=-1.0),
+            "link a-b: latency_s: found -1.0, expected 0 or more",
+        ),
+        (lambda: Link(between=("a", "b"), bytes_per_s=1.0, mtu_bytes=0), "mtu_bytes: found 0"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused_in_python_too(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -112,7 +112,7 @@ def test_what_is_not_given_is_left_out():
 def test_hostile_names_stay_text():
     crossing = replace(PLAN.crossings[0], after=HOSTILE)
     device = replace(PLAN.platform.devices[0], kind=HOSTILE)
-    platform = replace(PLAN.platform, name=HOSTILE, devices=(device, PLAN.platform.devices[1]))
+    platform = replace(PLAN.platform, devices=(device, PLAN.platform.devices[1]))
     plan = replace(PLAN, crossings=(crossing,), platform=platform, notes=(HOSTILE,))
     run = replace(RUN, emulated=HOSTILE, machine=HOSTILE)
     rivals = (replace(RIVALS[0], name=HOSTILE, what=HOSTILE),)

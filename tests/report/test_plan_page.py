@@ -128,9 +128,8 @@ def test_hostile_names_stay_text():
     graph = replace(
         GRAPH, nodes=tuple(odd), inputs=(Tensor(name="x", shape=(1, 8, 8), dtype="float32"),)
     )
-    platform = replace(PLAN.platform, name=HOSTILE)
     crossings = (replace(PLAN.crossings[0], after=HOSTILE, tensors=(HOSTILE,), link=HOSTILE),)
-    plan = replace(on(graph, 3, 3, crossings=crossings), platform=platform, notes=(HOSTILE,))
+    plan = replace(on(graph, 3, 3, crossings=crossings), notes=(HOSTILE,))
     text = plan_page(plan, graph, title=HOSTILE)
     assert "<script>alert" not in text
     assert "49" not in re.findall(r"&gt;(\d\d)", text)

@@ -53,6 +53,7 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
         new = [n for n in (node, *free) if n not in counted]
         counted.update(new)
         costs = total(cost(n, traced.batch) for n in new)
+        known = op_name(node) not in costs.unknown
         nodes.append(
             Node(
                 name=node.name,
@@ -61,10 +62,11 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
                 inputs=tuple(n.name for n in reads if n in values),
                 outputs=tuple(_tensor(n, traced.batch) for n in results(node)),
                 weights=tuple(_weight(traced, n) for n in reads if n in traced.weights),
-                macs=costs.macs,
-                ops=costs.ops,
+                macs=costs.macs if known else None,
+                ops=costs.ops if known else None,
                 read_bytes=costs.read_bytes,
                 written_bytes=costs.written_bytes,
+                unknown=costs.unknown,
             )
         )
     return Graph(

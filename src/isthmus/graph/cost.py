@@ -36,16 +36,18 @@ class Cost:
     """Of one operation or of several, for one sample.
 
     Attributes:
-        macs: Multiply-accumulates; None where no rule is known.
-        ops: Other arithmetic operations; None where no rule is known.
+        macs: Multiply-accumulates, where a rule is known.
+        ops: Other arithmetic operations, where a rule is known.
         read_bytes: Of the tensors and weights read.
         written_bytes: Of the tensors made.
+        unknown: Names of the operations without a rule.
     """
 
-    macs: int | None = 0
-    ops: int | None = 0
+    macs: int = 0
+    ops: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 def cost(node: fx.Node, batch: torch.SymInt) -> Cost:
@@ -75,23 +77,29 @@ def cost(node: fx.Node, batch: torch.SymInt) -> Cost:
         return Cost()
     rule = _RULES.get(name)
     counts = rule(arguments(node), shape, shape(made[0]) if made else ()) if rule else None
-    macs, ops = counts or (None, None)
+    macs, ops = counts or (0, 0)
     made_bytes = num_bytes(made)
     reads = [num_bytes(_tensors(argument)) for argument in node.all_input_nodes]
     if name in _LOOK_UPS:
         reads[0] = min(reads[0], made_bytes)
-    return Cost(macs=macs, ops=ops, read_bytes=sum(reads), written_bytes=made_bytes)
+    return Cost(
+        macs=macs,
+        ops=ops,
+        read_bytes=sum(reads),
+        written_bytes=made_bytes,
+        unknown=() if counts else (op_name(node),),
+    )
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Add costs; what is unknown in one of them is unknown in the sum."""
+    """Add costs, and list what is unknown once."""
     every = tuple(costs)
-    macs, ops = [cost.macs for cost in every], [cost.ops for cost in every]
     return Cost(
-        macs=None if None in macs else sum(count or 0 for count in macs),
-        ops=None if None in ops else sum(count or 0 for count in ops),
+        macs=sum(cost.macs for cost in every),
+        ops=sum(cost.ops for cost in every),
         read_bytes=sum(cost.read_bytes for cost in every),
         written_bytes=sum(cost.written_bytes for cost in every),
+        unknown=tuple(dict.fromkeys(name for cost in every for name in cost.unknown)),
     )
 
 

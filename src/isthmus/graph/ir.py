@@ -69,10 +69,12 @@ class Node:
         inputs: Names of the tensors it reads.
         outputs: The tensors it makes.
         weights: The weights it reads, itself or through what is made of weights alone.
-        macs: Multiply-accumulates for one sample; None where no cost rule is known.
+        macs: Multiply-accumulates for one sample; None where no cost rule for ``op`` is known.
         ops: Other arithmetic operations for one sample; None where no cost rule is known.
         read_bytes: Bytes of the tensors and weights that it reads, one sample; 0 for a view.
         written_bytes: Bytes that it writes, one sample; 0 for a view.
+        unknown: Operations without a cost rule, not in ``macs`` and ``ops``: its own, one inside
+            it, or one that makes what it reads of weights and constants.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Node:
     ops: int | None = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    unknown: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -124,7 +127,8 @@ class Graph:
     @property
     def unknown_ops(self) -> tuple[str, ...]:
         """Operations without a cost rule, each named once."""
-        return tuple(sorted({node.op for node in self.nodes if node.macs is None}))
+        found = {node.op for node in self.nodes if node.macs is None and not node.unknown}
+        return tuple(sorted(found.union(*(node.unknown for node in self.nodes))))
 
     @property
     def weights(self) -> tuple[Weight, ...]:

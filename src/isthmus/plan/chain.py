@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from itertools import pairwise
-from math import inf
+from math import inf, isinf
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph, fingerprint
@@ -11,15 +12,19 @@ from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.answer import make_plan
 from isthmus.plan.choices import Choice, Choices, find_choices, undominated, within
 from isthmus.plan.explain import make_outcome
+from isthmus.plan.limits import MOST_RATE, Walk, least_rate, with_rate
 from isthmus.plan.orders import States, everyone, ordered, states_of
-from isthmus.plan.plan import NO_LIMITS, Limits, Plan
+from isthmus.plan.plan import NO_LIMITS, Limits, Plan, exceeds
 from isthmus.plan.routes import Route, cheapest
 from isthmus.plan.search import find
 from isthmus.plan.table import Problem, make_problem, restricted
 from isthmus.plan.weigh import Scope, make_costs, overflow
-from isthmus.platform import Platform, path
+from isthmus.platform import Link, Platform, path
 from isthmus.units import format_quantity
 from isthmus.wire.options import option_names
+
+# Where there are more choices and devices, one more plan for each rate would take too long.
+_MANY = 4096
 
 _OBJECTIVE_OF = {
     "latency_s": "latency",
@@ -166,7 +171,10 @@ def _nearest(
         tries += [(inf, other, found.route)] if found is not None else []
     if tries:
         _, other, route = min(tries, key=lambda one: one[0])
-        return _with_room(make_plan(other, route, gap=None), problem, states)
+        plan = _with_room(make_plan(other, route, gap=None), problem, states)
+        timed = (asked.latency_s, asked.interval_s) != (None, None) and len(must) < 2
+        small = len(choices) * len(problem.stages) < _MANY
+        return _with_rate(plan, problem, within(choices, asked), must) if timed and small else plan
     scope = Scope(problem=without(NO_LIMITS))
     costs = make_costs(scope, overflow(scope))
     route = cheapest(states(scope), costs)
@@ -197,3 +205,59 @@ def _with_room(plan: Plan, problem: Problem, states: States) -> Plan:
     first, *rest = plan.violations
     first = replace(first, remedy=f"{first.remedy}, or {room}")
     return replace(plan, violations=(first, *rest))
+
+
+def _with_rate(
+    plan: Plan, problem: Problem, choices: tuple[Choice, ...], must: Sequence[int]
+) -> Plan:
+    """Add to the remedies the rate of one link with which some plan keeps all limits."""
+    on_the_way = {crossing.link for crossing in plan.crossings}
+    found = []
+    for link in problem.platform.links:
+        if link.name in on_the_way:
+            rate, what = _least_rate(problem, choices, must, link)
+            found.append((rate / link.bytes_per_s, link.name, rate, what))
+    factor, name, rate, what = min(found, default=(inf, "", inf, ""))
+    first, *rest = plan.violations
+    words = f"a rate of {format_quantity(rate, 'byte/s')} on link {name}"
+    if isinf(factor) or words in first.remedy:
+        return plan
+    first = replace(first, remedy=f"{first.remedy}, or {words} and then {what}")
+    return replace(plan, violations=(first, *rest))
+
+
+def _least_rate(
+    problem: Problem, choices: tuple[Choice, ...], must: Sequence[int], link: Link
+) -> tuple[float, str]:
+    """Return the least rate of a link at which a plan keeps all limits, and the plan in words.
+
+    The plan that is best at a rate keeps the limits down to some lower one, where another may be
+    best, and so on. Infinity where none keeps them at any rate.
+    """
+    limits = problem.limits
+    objective = "throughput" if limits.latency_s is None else "latency"
+    rate, best, what = MOST_RATE, inf, ""
+    while rate < best * 0.999:
+        links = tuple(
+            with_rate(one, rate) if one == link else one for one in problem.platform.links
+        )
+        platform = replace(problem.platform, links=links)
+        made = restricted(
+            make_problem(problem.graph, platform, choices, objective=objective, limits=limits),
+            must,
+        )
+        found = find(made, states_of(made)[0], objective=objective, limits=limits)
+        if found is None:
+            break
+        outcome = make_outcome(made, found.route)
+        best, what = rate, outcome.what
+        rate = least_rate(link, partial(_keeps, outcome.walk, limits))
+    return best, what
+
+
+def _keeps(walk: Walk, limits: Limits, link: Link) -> bool:
+    """Return whether a plan keeps the limits that hang on a rate with a link in its place."""
+    links = tuple(link if one.between == link.between else one for one in walk.links)
+    costs = replace(walk, links=links).estimate().prediction
+    figures = ("latency_s", "interval_s", "energy_j")
+    return not any(exceeds(getattr(costs, name), getattr(limits, name)) for name in figures)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, pairwise
-from math import ceil
+from math import ceil, inf
 
 from isthmus.errors import InputError
 from isthmus.plan.choices import Choice, can_code
@@ -11,6 +12,8 @@ from isthmus.plan.estimate import FORMAT, Estimate, Load, Site, estimate, halves
 from isthmus.plan.plan import NO_LIMITS, Limits, Prediction, Violation, exceeds
 from isthmus.platform import Link
 from isthmus.units import format_quantity
+
+MOST_RATE = 1e18  # bytes per second: as good as no limit
 
 WHOLE = {
     "latency_s": ("latency", "s"),
@@ -245,21 +248,34 @@ def _faster_link(
     if figure not in ("latency_s", "interval_s"):
         return
 
-    def keeps(link: Link, rate: float) -> bool:
-        other = replace(link, bytes_per_s=rate, pins=None, clock_hz=None)
+    def keeps(link: Link, other: Link) -> bool:
         return not exceeds(with_link(link, other) or 0.0, limit)
 
-    found = []
-    for link in dict.fromkeys(links):
-        low, high = link.bytes_per_s, 1e18
-        if not keeps(link, high):
-            continue
-        while high > low * 1.001:
-            middle = (low * high) ** 0.5
-            low, high = (low, middle) if keeps(link, middle) else (middle, high)
-        found.append((high / link.bytes_per_s, link.name, high))
+    rates = [(least_rate(link, partial(keeps, link)), link) for link in dict.fromkeys(links)]
+    found = [(rate / link.bytes_per_s, link.name, rate) for rate, link in rates if rate < inf]
     for _, name, rate in sorted(found)[:1]:
         yield f"a rate of {format_quantity(rate, 'byte/s')} on link {name}"
+
+
+def least_rate(link: Link, keeps: Callable[[Link], bool]) -> float:
+    """Return the least rate over its own at which a link keeps something; infinity if none does.
+
+    Args:
+        link: As it is.
+        keeps: Whether another in its place does; a faster one does if a slower one does.
+    """
+    low, high = link.bytes_per_s, MOST_RATE
+    if not keeps(with_rate(link, high)):
+        return inf
+    while high > low * 1.001:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if keeps(with_rate(link, middle)) else (middle, high)
+    return high
+
+
+def with_rate(link: Link, bytes_per_s: float) -> Link:
+    """Return a link at another rate."""
+    return replace(link, bytes_per_s=bytes_per_s, pins=None, clock_hz=None)
 
 
 def _narrower_codec(

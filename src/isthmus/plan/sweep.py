@@ -28,7 +28,7 @@ class Axis:
 
     Attributes:
         figure: A device or a link and its key in the platform file: ``"hub.compute.fp32"``,
-            ``"camera-hub.bandwidth"``; ``"link.bandwidth"`` means every link at once.
+            ``"camera-hub.bandwidth"``; ``"link.pins"`` means every link that has pins at once.
         unit: Of the values.
         values: Rising.
     """
@@ -85,6 +85,7 @@ def parse_axis(text: str, platform: Platform, *, num_values: int) -> Axis:
     low, high = (_parse(part, unit) for part in (low_text, high_text))
     if not 0 < low < high:
         raise InputError(f"--sweep {text!r}: expected a rising range over zero")
+    with_figure(platform, figure, high)
     return Axis(
         figure=figure, unit=unit, values=tuple(np.geomspace(low, high, num_values).tolist())
     )
@@ -173,6 +174,9 @@ class _Figure:
     change: Callable[[Any, float], Any]
 
 
+_Kind = tuple[str, Callable[[Any, float], Any]]
+
+
 def _set(name: str) -> Callable[[Any, float], Any]:
     return lambda owner, value: replace(owner, **{name: value})
 
@@ -196,6 +200,10 @@ def _set_memory(key: str) -> Callable[[Device, float], Device]:
     return change
 
 
+def _set_share(device: Device, value: float) -> Device:
+    return replace(device, efficiency=((1.0, value),))
+
+
 def _set_rate(link: Link, value: float) -> Link:
     return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
 
@@ -209,22 +217,24 @@ def _set_clock(link: Link, value: float) -> Link:
     return replace(link, clock_hz=value, bytes_per_s=(link.pins or 0) * value / 8)
 
 
-def _device_figures(device: Device) -> dict[str, tuple[str, Callable[[Any, float], Any]]]:
-    memories = [m for m in _MEMORIES if getattr(device.memory, f"{m}_bytes") is not None]
+def _device_figures(device: Device) -> dict[str, _Kind]:
+    rooms = {m: getattr(device.memory, f"{m}_bytes") for m in _MEMORIES}
+    free = all(room is None for room in rooms.values())
     return {
         **{f"compute.{f}": ("MAC/s", _set_item("macs_per_s", f)) for f in device.macs_per_s},
         **{f"energy.{f}": ("J/MAC", _set_item("j_per_mac", f)) for f in device.macs_per_s},
-        **{f"memory.{m}": ("byte", _set_memory(m)) for m in memories},
+        **{f"memory.{m}": ("byte", _set_memory(m)) for m in rooms if free or rooms[m] is not None},
         "energy.sram": ("J/byte", _set("sram_j_per_byte")),
         "energy.static": ("W", _set("static_w")),
         "memory.bandwidth": ("byte/s", _set("memory_bytes_per_s")),
+        "efficiency": ("", _set_share),
         "start": ("s", _set("start_s")),
         "price": ("USD", _set("price")),
     }
 
 
-def _link_figures(link: Link) -> dict[str, tuple[str, Callable[[Any, float], Any]]]:
-    found: dict[str, tuple[str, Callable[[Any, float], Any]]] = {
+def _link_figures(link: Link) -> dict[str, _Kind]:
+    found: dict[str, _Kind] = {
         "bandwidth": ("byte/s", _set_rate),
         "latency": ("s", _set("latency_s")),
         "energy": ("J/byte", _set("j_per_byte")),
@@ -238,7 +248,10 @@ def _link_figures(link: Link) -> dict[str, tuple[str, Callable[[Any, float], Any
 
 
 def _figure(text: str, platform: Platform) -> _Figure:
-    """Find a figure by its name: that of a device or link, ``device`` or ``link``, and a key."""
+    """Find a figure by its name: that of a device or link, ``device`` or ``link``, and a key.
+
+    Of all devices or links those are meant that have it.
+    """
     owners: dict[str, Sequence[Device | Link]] = {
         "link": platform.links,
         "device": platform.devices,
@@ -247,13 +260,17 @@ def _figure(text: str, platform: Platform) -> _Figure:
     }
     for name, members in owners.items():
         if text.startswith(f"{name}.") and members:
-            first = members[0]
-            known = _device_figures(first) if isinstance(first, Device) else _link_figures(first)
+            figures = {
+                one.name: _device_figures(one) if isinstance(one, Device) else _link_figures(one)
+                for one in members
+            }
             key = text.removeprefix(f"{name}.")
-            if key not in known:
+            having = tuple(one for one, known in figures.items() if key in known)
+            if not having:
+                known = dict.fromkeys(key for keys in figures.values() for key in keys)
                 raise InputError(f"figure {text!r}: {name} has {', '.join(known)}")
-            unit, change = known[key]
-            return _Figure(names=tuple(m.name for m in members), unit=unit, change=change)
+            unit, change = figures[having[0]][key]
+            return _Figure(names=having, unit=unit, change=change)
     raise InputError(
         f"figure {text!r}: expected a device or a link and a key, like link.bandwidth or "
         f"{platform.devices[0].name}.compute.fp32; there are {', '.join(owners)}"
@@ -261,12 +278,13 @@ def _figure(text: str, platform: Platform) -> _Figure:
 
 
 def _parse(text: str, unit: str) -> float:
-    """Read one end of a range; pins are a plain number."""
+    """Read one end of a range; pins and shares are plain numbers."""
     if unit:
         return parse_quantity(text.strip(), unit)
-    if not text.strip().isdecimal():
-        raise InputError(f"found {text!r}, expected a whole number of pins")
-    return float(text)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"found {text!r}, expected a number without a unit") from error
 
 
 def _what(plan: Plan) -> str:

@@ -55,7 +55,7 @@ from pydantic import (
 from isthmus.backends import BACKENDS, MAX_THREADS
 from isthmus.errors import InputError, UnitError
 from isthmus.files import first_problem
-from isthmus.platform.platform import DUPLEXES, FORMATS, Device, Link, Memory, Platform
+from isthmus.platform.platform import DUPLEXES, FORMATS, NAME, Device, Link, Memory, Platform
 from isthmus.platform.strict_yaml import read_yaml
 from isthmus.platform.times import NodeTimes, load_times
 from isthmus.units import parse_quantity
@@ -142,7 +142,7 @@ def _parse(text: str, *, where: str, folder: Path) -> Platform:
 
 
 def _problem(error: ValidationError) -> str:
-    """Return the first problem as one line; a message of ours says itself what was found."""
+    """Return the first problem as one line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"]) or "top level"
     if first["type"] == "missing":
@@ -150,8 +150,6 @@ def _problem(error: ValidationError) -> str:
     if first["type"] == "string_type" and isinstance(first["input"], bool):
         words = "on, yes and true" if first["input"] else "off, no and false"
         return f"{key}: YAML reads {words} as a boolean; put the name in quotes"
-    if first["type"] == "value_error":
-        return f"{key}: {first['ctx']['error']}"
     return first_problem(error)
 
 
@@ -214,8 +212,7 @@ def _one_of(known: tuple[str, ...]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-# The name is also a folder in the bundle and a part of a transport address.
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_Name = Annotated[str, Field(pattern=NAME)]
 _MAX_NAME = 64
 _Room = Annotated[float, _quantity("byte", at_least=1)]
 _Bytes = Annotated[int, BeforeValidator(_whole_bytes)]

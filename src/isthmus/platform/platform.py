@@ -1,16 +1,19 @@
 """Devices, links and platforms: frozen data, SI units in the names."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, log
+from math import ceil, inf, log
 
 from isthmus.errors import InputError
 from isthmus.platform.times import NodeTimes
 
 FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")
 DUPLEXES = ("full", "half", "one-way")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+"""What a name may be: it is also a folder in the bundle and a part of a transport address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +24,18 @@ class Memory:
         weights_bytes: Room for weights (flash); None where shared, or without limit.
         activations_bytes: Room for activations (RAM); None where shared, or without limit.
         shared_bytes: Room for both together; None where separate, or without limit.
+
+    Raises:
+        InputError: A room is negative or no finite number.
     """
 
     weights_bytes: float | None = None
     activations_bytes: float | None = None
     shared_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "activations", "shared"):
+            _check_number(f"memory.{name}", getattr(self, f"{name}_bytes"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +63,7 @@ class Device:
         node_s: Times measured on it; they take the place of its rates for the model they are of.
 
     Raises:
-        InputError: The efficiency is no such curve.
+        InputError: The efficiency is no such curve, a rate is none, or another figure is negative.
     """
 
     name: str
@@ -75,6 +85,14 @@ class Device:
     node_s: NodeTimes | None = None
 
     def __post_init__(self) -> None:
+        _check_number("memory.bandwidth", self.memory_bytes_per_s, over=True)
+        for name, rate in self.macs_per_s.items():
+            _check_number(f"compute.{name}", rate, over=True)
+        energies = {**self.j_per_mac, "sram": self.sram_j_per_byte, "static": self.static_w}
+        for name, energy in energies.items():
+            _check_number(f"energy.{name}", energy)
+        _check_number("start", self.start_s)
+        _check_number("price", self.price)
         sizes = (0.0, *(macs for macs, _ in self.efficiency))
         for (before, macs), (_, share) in zip(pairwise(sizes), self.efficiency, strict=True):
             if not macs > before:
@@ -124,7 +142,8 @@ class Link:
         clock_hz: Clock of those lines.
 
     Raises:
-        InputError: Pins and clock do not make the rate, or a medium would be full duplex.
+        InputError: Pins and clock do not make the rate, a medium would be full duplex, a rate is
+            none, or another figure is negative.
     """
 
     between: tuple[str, str]
@@ -140,6 +159,10 @@ class Link:
     clock_hz: float | None = None
 
     def __post_init__(self) -> None:
+        for key in ("bytes_per_s", "mtu_bytes"):
+            _check_number(f"link {self.name}: {key}", getattr(self, key), over=True)
+        for key in ("latency_s", "setup_s", "j_per_byte", "overhead_bytes"):
+            _check_number(f"link {self.name}: {key}", getattr(self, key))
         if self.medium and self.duplex == "full":
             raise InputError(
                 f"link {self.name}: found duplex full on the shared medium {self.medium}, "
@@ -219,9 +242,9 @@ class Platform:
         output: The device where the answer is wanted.
 
     Raises:
-        InputError: A link, the input or the output names no device, a link joins a device to
-            itself, two devices are joined twice, a device is joined to none, or no way leads from
-            the input to the output.
+        InputError: A name is none, a link, the input or the output names no device, a link joins
+            a device to itself, two devices are joined twice, a device is joined to none, or no way
+            leads from the input to the output.
     """
 
     name: str
@@ -232,6 +255,13 @@ class Platform:
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]
+        media = [link.medium for link in self.links if link.medium]
+        for name in (self.name, *names, *media):
+            if not re.fullmatch(NAME, name):
+                raise InputError(
+                    f"name: found {name[:60]!r}, expected at most 64 letters, digits and . _ -, a "
+                    "letter or digit first"
+                )
         for name in names:
             if names.count(name) > 1:
                 raise InputError(f"devices: found {name!r} twice, expected each once")
@@ -269,6 +299,13 @@ def multiplexing(link: Link, payload_bytes: float) -> int | None:
     Distributed, Heterogeneous Neural Networks", arXiv 2410.09650.
     """
     return None if link.pins is None else ceil(8 * payload_bytes / link.pins)
+
+
+def _check_number(key: str, value: float | None, *, over: bool = False) -> None:
+    """Raise unless a figure is finite and 0 or more, or over 0; None is no figure."""
+    if value is not None and not (0 <= value < inf and (value or not over)):
+        least = "a number over 0" if over else "0 or more"
+        raise InputError(f"{key}: found {value}, expected {least}")
 
 
 def _both(link: Link) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -104,12 +104,13 @@ def _facts(plan: Plan, graph: Graph) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for node in graph.nodes:
         known = node.macs is not None
+        more = f", and unknown ones of {', '.join(node.unknown)}" if known and node.unknown else ""
         makes = [f"{shape_words(tensor)} {tensor.dtype}" for tensor in node.outputs]
         facts = [
             ("operation", node.op),
             ("module", node.module or "-"),
             ("device", devices.get(node.name, "-")),
-            ("MACs", f"{node.macs:,}" if known else "unknown: no cost rule"),
+            ("MACs", f"{node.macs:,}{more}" if known else "unknown: no cost rule"),
             ("share", f"{percent((node.macs or 0) / total)} of all MACs" if known else "-"),
             ("other ops", "unknown" if node.ops is None else f"{node.ops:,}"),
             ("weights", f"{node.weight_bytes:,} bytes"),

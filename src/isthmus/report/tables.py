@@ -30,7 +30,7 @@ from isthmus.report.words import (
 
 if TYPE_CHECKING:
     from isthmus.export import Verification
-    from isthmus.graph import Cut, Graph
+    from isthmus.graph import Cut, Graph, Node
     from isthmus.plan import Plan
     from isthmus.platform import Link, Platform
     from isthmus.run import RunRecord
@@ -69,11 +69,12 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
             continue
         node = graph.nodes[cut.index - 1]
         done += node.macs or 0
+        ops = some(node.ops or 0, "MAC").removesuffix("MAC").strip()
         add_row(
             table,
             f"{cut.after} ({node.op})",
-            "unknown" if node.macs is None else some(node.macs, "MAC"),
-            "unknown" if node.ops is None else some(node.ops, "MAC").removesuffix("MAC").strip(),
+            _with_unknown(node, some(node.macs or 0, "MAC")),
+            _with_unknown(node, ops),
             some(node.read_bytes + node.written_bytes, "byte"),
             some(node.weight_bytes, "byte"),
             crossing,
@@ -89,6 +90,13 @@ def profile_tables(graph: Graph, cuts: Sequence[Cut]) -> tuple[Table | Text, ...
         whole += f" Not counted, for want of a cost rule: {', '.join(graph.unknown_ops)}."
     obstacles = sorted({cut.obstacle for cut in cuts if cut.obstacle})
     return table, Text(whole), *(Text(f"No cut: {obstacle}", "dim") for obstacle in obstacles)
+
+
+def _with_unknown(node: Node, known: str) -> str:
+    """Return what is known of a node's operations, and that it is not all where it is not."""
+    if not node.unknown and node.macs is not None:
+        return known
+    return f"{known} + ?" if known else "unknown"
 
 
 def platforms_table(platforms: Sequence[Platform]) -> Table:
