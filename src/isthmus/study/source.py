@@ -28,6 +28,7 @@ from isthmus.study.records import RECORDS_FILE, StudyRecord, write_records
 from isthmus.study.store import (
     Summary,
     add_cells,
+    check_storage,
     create_study,
     open_study,
     records,
@@ -93,6 +94,7 @@ def run_study(
         )
     folder.mkdir(parents=True, exist_ok=True)
     url = storage or _own_database(folder)
+    check_storage(url)
     choice = choose(recipe.candidates, folder, report=report)
     best = choice.best
     (trained,) = [
