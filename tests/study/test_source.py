@@ -10,6 +10,7 @@ import torch
 from isthmus.data import load_images
 from isthmus.data.dataset import DATASETS
 from isthmus.errors import InputError, StorageError
+from isthmus.files import write_json
 from isthmus.models import load_weights, read_weights, resnet
 from isthmus.study import cells
 from isthmus.study.grid import Cell
@@ -172,7 +173,7 @@ def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_p
     before, _, _ = studied
     folder = tmp_path / "study"
     shutil.copytree(before, folder)
-    judged = []
+    judged: list[str] = []
     with every_part_read(judged.append):
         outcome = run_study(TINY, folder, search=2)
     tried = [r for r in outcome.records if r.cell.judged == "held-out"]
@@ -218,6 +219,16 @@ def test_who_joins_computes_what_the_creator_left_by_the_creators_choice(studied
     assert run_study(plain, here, storage=url).records == joined.records
     (same,) = [record for record in outcome.records if record.cell.ratio == 1]
     assert joined.records[0].figures == same.figures  # the same seed, the same bits
+
+
+def test_a_folder_with_another_studys_choice_is_not_joined_from(studied, tmp_path):
+    before, outcome, _ = studied
+    other = replace(outcome.choice, held_out=1)
+    write_json(tmp_path / cells.CHOICE_FILE, other, schema=cells.CHOICE_SCHEMA)
+    kept = (tmp_path / cells.CHOICE_FILE).read_bytes()
+    with pytest.raises(InputError, match=r"choice\.json: is of another study; name another"):
+        join_study("tiny", tmp_path, storage=f"sqlite:///{before}/study.db")
+    assert (tmp_path / cells.CHOICE_FILE).read_bytes() == kept
 
 
 def test_a_database_that_cannot_be_used_is_said_before_anything_is_trained(tmp_path):
