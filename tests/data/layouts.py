@@ -18,9 +18,9 @@ def made_up(num: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.n
     return rng.integers(0, 256, (num, 3072), np.uint8), labels
 
 
-def write_cifar100_binary(folder: Path) -> None:
+def write_cifar100_binary(folder: Path, *, num_train: int = 6) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, (name, num) in enumerate({"train.bin": 6, "test.bin": 4}.items()):
+    for seed, (name, num) in enumerate({"train.bin": num_train, "test.bin": 4}.items()):
         pixels, labels = made_up(num, 100, seed)
         rows = np.column_stack([COARSE[labels], labels, pixels]).astype(np.uint8)
         (folder / name).write_bytes(rows.tobytes())

@@ -25,7 +25,9 @@ FIGURES = {
     for kind in ("png", "svg")
 }
 TABLES = {
-    f"{name}.{kind}" for name in ("accuracy", "summary", "transfer") for kind in ("csv", "md")
+    f"{name}.{kind}"
+    for name in ("accuracy", "summary", "front", "transfer")
+    for kind in ("csv", "md")
 }
 
 
@@ -121,6 +123,19 @@ def test_the_front_is_stored_with_its_reference_and_both_balanced_points(folder)
     assert "farthest above the chord" in first["balanced"][1]["why"]
     names = [each["network"] for each in stored["networks"]]
     assert names == ["ResNet-18", "ResNet-34", "All networks"]
+
+
+def test_the_points_of_every_front_are_a_table_that_marks_the_balanced_ones(folder):
+    table = [row for row in rows_in(folder / "front.csv") if row["network"] == "ResNet-18"]
+    assert len(table) == 8
+    on = {row["point"]: row["int8_bytes"] for row in table if row["on_front"] == "yes"}
+    cut = {f"ResNet-18 cut r={r}": str(8192 // r) for r in (1, 2, 4, 8)}
+    assert on == {"ResNet-18 block r=1": "8192", **cut}  # of r = 1 there are two records here
+    balanced = {row["point"]: row["balanced"] for row in table if row["balanced"]}
+    assert balanced["ResNet-18 cut r=4"] == "knee"
+    assert sorted(balanced.values()) == ["knee", "least bytes"]
+    lines = (folder / "front.md").read_text().splitlines()
+    assert len(lines) == 2 + len(rows_in(folder / "front.csv"))
 
 
 def test_the_transfer_table_says_what_each_layer_saves(folder):
@@ -457,6 +472,8 @@ def test_the_terminal_gets_a_row_for_each_ratio_and_the_balanced_points():
         "50%",
     ] in rows  # fmt: skip
     assert "ResNet-18 cut r=4 (55.00 % at 2,048 B) is the knee" in text
+    # 0.60 + 0.575 + 0.55 + 0.47, a halving each
+    assert "ResNet-18: the front covers 2.19 (accuracy times halvings of 16,384" in text
     assert study_tables(()) == ()
 
 

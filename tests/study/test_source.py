@@ -1,20 +1,24 @@
 """The source study from end to end, on digits, with the smallest networks."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
 from isthmus.data import load_images
+from isthmus.data.dataset import DATASETS
 from isthmus.errors import InputError, StorageError
+from isthmus.files import write_json
 from isthmus.models import load_weights, read_weights, resnet
 from isthmus.study import cells
 from isthmus.study.grid import Cell
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
 from isthmus.study.records import RECORDS_FILE
-from isthmus.study.source import run_named, run_study
+from isthmus.study.source import join_study, run_named, run_study
 from isthmus.train.images import evaluate_images
+from tests.data.layouts import write_cifar100_binary
 
 PLAIN = Cell(
     depth=18, width=4, placement="block", ratio=1, data="digits", recipe="digits", epochs=1
@@ -31,27 +35,60 @@ TINY = StudyRecipe(
 )
 
 
+@contextmanager
+def every_part_read(note):
+    """Tell of each part of the digits before it is read, whichever function asks for it."""
+    read = DATASETS["digits"]
+
+    def watched(part, search):
+        note(part)
+        return read(part, search)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "digits", watched)
+        yield
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     """A study, and every part of a data set that it opened, with whether the choice was stored."""
     folder = tmp_path_factory.mktemp("study")
     opened = []
-
-    def watched(data, part, **options):
-        opened.append((part, (folder / cells.CHOICE_FILE).is_file()))
-        return load_images(data, part, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isthmus.study.cells.load_images", watched)
+    with every_part_read(lambda p: opened.append((p, (folder / cells.CHOICE_FILE).is_file()))):
         outcome = run_study(TINY, folder)
     return folder, outcome, opened
 
 
 def test_no_test_label_is_read_before_the_choice_is_stored(studied):
     _, _, opened = studied
-    assert ("train", False) in opened
-    assert ("test", True) in opened
-    assert ("test", False) not in opened
+    # One choice, then three cells, each with the test set once.
+    assert opened == [("train", False), *[("train", True), ("test", True)] * 3]
+
+
+def test_a_test_set_that_cannot_be_read_stops_no_choice_and_no_search(tmp_path, monkeypatch):
+    """On real files, so that whatever opens the test set meets the damage."""
+    monkeypatch.setenv("ISTHMUS_DATA", str(tmp_path / "data"))
+    write_cifar100_binary(tmp_path / "data" / "cifar-100-binary", num_train=60)
+    path = tmp_path / "data" / "cifar-100-binary" / "test.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    plain = replace(PLAIN, width=2, data="cifar100", recipe="small-32")
+    recipe = replace(TINY, candidates=(plain,), ratios=(1,), searched_ratios=(1, 2))
+    outcome = run_study(recipe, tmp_path, search=1)
+    assert outcome.choice.held_out == 6
+    (tried,) = outcome.records
+    assert tried.cell.judged == "held-out"
+    reasons = {failure.reason for failure in outcome.summary.failed}
+    expected = f"{path}: found 12,295 bytes, expected records of 3,074; get it again"
+    assert (len(outcome.summary.failed), reasons) == (2, {expected})
+
+    path.write_bytes(whole)  # mended, the cells go on from where they were: at their end
+    steps = []
+    again = run_study(recipe, tmp_path, search=1, report=lambda *step: steps.append(step[0]))
+    assert (again.summary.failed, again.summary.finished) == ((), 3)
+    assert not [step for step in steps if "loss" in step]
+    tested = [each.figures for each in again.records if each.cell.judged == "test"]
+    assert all(0 <= each["accuracy"] <= each["superclass"] <= 1 for each in tested)
 
 
 def test_without_a_choice_no_cell_is_computed(tmp_path):
@@ -136,14 +173,8 @@ def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_p
     before, _, _ = studied
     folder = tmp_path / "study"
     shutil.copytree(before, folder)
-    judged = []
-
-    def watched(data, part, **options):
-        judged.append(part)
-        return load_images(data, part, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isthmus.study.cells.load_images", watched)
+    judged: list[str] = []
+    with every_part_read(judged.append):
         outcome = run_study(TINY, folder, search=2)
     tried = [r for r in outcome.records if r.cell.judged == "held-out"]
     found = [r for r in outcome.records if r.cell.judged == "test" and r.cell.ratio not in (1, 2)]
@@ -168,6 +199,57 @@ def test_there_is_only_so_much_to_search_in(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="--search: is for who creates the study"):
         run_named("digits", tmp_path, join=True, search=2, storage="sqlite:///none.db")
+
+
+def test_who_joins_computes_what_the_creator_left_by_the_creators_choice(studied, tmp_path):
+    before, outcome, _ = studied
+    here, there, url = tmp_path / "here", tmp_path / "there", f"sqlite:///{tmp_path}/shared.db"
+    here.mkdir()
+    shutil.copy(before / cells.CHOICE_FILE, here)
+    plain = replace(TINY, ratios=(1,))
+
+    def stop(step, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plain, here, storage=url, report=stop)
+    joined = join_study("tiny", there, storage=url)
+    assert (joined.choice, joined.summary.finished) == (outcome.choice, 1)
+    assert (there / cells.CHOICE_FILE).read_bytes() == (here / cells.CHOICE_FILE).read_bytes()
+    assert run_study(plain, here, storage=url).records == joined.records
+    (same,) = [record for record in outcome.records if record.cell.ratio == 1]
+    assert joined.records[0].figures == same.figures  # the same seed, the same bits
+
+
+def test_a_folder_with_another_studys_choice_is_not_joined_from(studied, tmp_path):
+    before, outcome, _ = studied
+    other = replace(outcome.choice, held_out=1)
+    write_json(tmp_path / cells.CHOICE_FILE, other, schema=cells.CHOICE_SCHEMA)
+    kept = (tmp_path / cells.CHOICE_FILE).read_bytes()
+    with pytest.raises(InputError, match=r"choice\.json: is of another study; name another"):
+        join_study("tiny", tmp_path, storage=f"sqlite:///{before}/study.db")
+    assert (tmp_path / cells.CHOICE_FILE).read_bytes() == kept
+
+
+def test_a_database_that_cannot_be_used_is_said_before_anything_is_trained(tmp_path):
+    steps = []
+    for url in ("postgresql://me@127.0.0.1:1/studies", "study.db"):
+        with pytest.raises(StorageError):
+            run_study(TINY, tmp_path, storage=url, report=lambda *step: steps.append(step))
+    assert steps == list(tmp_path.iterdir()) == []
+
+
+def test_a_ratio_that_leaves_no_channel_fails_its_cells_alone_in_one_line(studied, tmp_path):
+    before, outcome, _ = studied
+    folder = tmp_path / "study"
+    shutil.copytree(before, folder)
+    again = run_study(replace(TINY, ratios=(1, 2, 8)), folder)
+    assert again.records == outcome.records
+    assert {failure.reason for failure in again.summary.failed} == {
+        f"ResNet-18 of width 4: ratio 8 leaves {layer} none of 4 channels; expected a ratio of at "
+        "most 4, or a larger width"
+        for layer in ("layer1.0.conv1", "layer1.narrow")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))

@@ -150,6 +150,20 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path):
     assert equal(whole, resumed)
 
 
+def test_a_damaged_state_is_one_line_that_says_what_to_do(tmp_path):
+    one = replace(RECIPE, epochs=1)
+    trained(one, progress=Progress(checkpoints=tmp_path))
+    path = tmp_path / "base" / "state.ckpt"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:1000], whole[:-1000], b"cos\nsystem\n(S'true'\ntR."):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            InputError, match=r"state\.ckpt: is damaged \(.*\); delete it"
+        ) as caught:
+            trained(progress=Progress(checkpoints=tmp_path))
+        assert "\n" not in str(caught.value)
+
+
 def test_training_leaves_torchs_switches_as_they_were():
     torch.use_deterministic_algorithms(mode=False)
     trained(replace(RECIPE, epochs=1))

@@ -73,9 +73,9 @@ def write_study(
     """Write tables, figures and the page of a study; each file is whole or absent.
 
     Args:
-        folder: Where the files stand: ``accuracy`` and ``summary`` (CSV, Markdown), ``front.json``
-            and figures where there are records; ``transfer`` (CSV, Markdown, figure) where there
-            are readings; ``study.html``.
+        folder: Where the files stand: ``accuracy``, ``summary`` and ``front`` (CSV, Markdown),
+            ``front.json`` and figures where there are records; ``transfer`` (CSV, Markdown,
+            figure) where there are readings; ``study.html``.
         title: Of the page.
         records: One for each finished cell.
         choice: How the cells are trained, if it is known.
@@ -97,6 +97,8 @@ def write_study(
         files |= {"accuracy.md": to_markdown(records).encode()}
     if rows:
         files |= _both("summary", _summary(rows))
+    if fronts:
+        files |= _both("front", _points(fronts))
     if readings:
         table = _transfer(readings)
         files |= {"transfer.csv": _csv(table).encode()}
@@ -194,10 +196,14 @@ def _grid_tables(rows: Sequence[Row]) -> tuple[Table | Text, ...]:
         f"cut. {words} seed{'s' * spread}."
     )
     sentences = [
-        Text(f"{front.network}: {balanced.why}" if front.network == ALL else balanced.why)
+        Text(text)
         for front in fronts_of(rows)
-        for balanced in front.balanced
-    ]
+        for text in (
+            *(f"{front.network}: {b.why}" if front.network == ALL else b.why
+              for b in front.balanced),
+            f"{front.network}: the front covers {_covered(front)}.",
+        )
+    ]  # fmt: skip
     return table, *sentences
 
 
@@ -230,11 +236,14 @@ def _search_tables(rows: Sequence[Row], searched: Sequence[Searched]) -> tuple[T
     both = front_with(rows, searched)
     grid = [point_of(row) for row in rows]
     before = f"{hypervolume(grid, both.reference):.2f}" if grid else "0"
-    gain = Text(
-        f"With the search the front covers {both.hypervolume:.2f} (accuracy times halvings of "
-        f"{num_bytes(both.reference.num_bytes)} bytes); the grid alone {before}."
-    )
+    gain = Text(f"With the search the front covers {_covered(both)}; the grid alone {before}.")
     return table, gain, *(Text(balanced.why) for balanced in both.balanced)
+
+
+def _covered(front: NetworkFront) -> str:
+    """Return the hypervolume with its unit."""
+    most = num_bytes(front.reference.num_bytes)
+    return f"{front.hypervolume:.2f} (accuracy times halvings of {most} bytes)"
 
 
 def transfer_tables(readings: Sequence[Reading]) -> tuple[Table, ...]:
@@ -318,7 +327,7 @@ def _facts_section(
     facts += _distinct("recipe", [_flat(record.figures.get("recipe", {})) for record in records])
     if transfer:
         words = "ResNet-18, random weights, one random image; a thread or a process for each layer"
-        facts.append(("transfer", f"{words}; {transfer.seconds / 60:.0f} minutes"))
+        facts.append(("transfer", f"{words}; {transfer.seconds:,.0f} s"))
     made: list[StudyRecord | Transfer] = [*records, *([transfer] if transfer else [])]
     facts += _distinct("machine", [each.machine for each in made])
     facts += _distinct("versions", [_flat(each.versions) for each in made])
@@ -384,6 +393,25 @@ def _summary(rows: Sequence[Row]) -> list[list[Any]]:
             ]
             for row in rows
             for cut in row.cuts
+        ),
+    ]
+
+
+def _points(fronts: Sequence[NetworkFront]) -> list[list[Any]]:
+    """Return the head and a row for each point of each front: whether it is on it, or balanced."""
+    return [
+        ["network", "point", "accuracy", "int8_bytes", "on_front", "balanced"],
+        *(
+            [
+                front.network,
+                point.name,
+                f"{point.accuracy:.6f}",
+                point.num_bytes,
+                "yes" if point in front.front else "no",
+                ", ".join(each.rule for each in front.balanced if each.point == point),
+            ]
+            for front in fronts
+            for point in front.points
         ),
     ]
 

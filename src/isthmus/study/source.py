@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from isthmus.data import load_images
 from isthmus.errors import InputError
-from isthmus.files import write_json
+from isthmus.files import read_json, write_json
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
 from isthmus.study.cells import (
@@ -28,6 +28,7 @@ from isthmus.study.records import RECORDS_FILE, StudyRecord, write_records
 from isthmus.study.store import (
     Summary,
     add_cells,
+    check_storage,
     create_study,
     open_study,
     records,
@@ -93,6 +94,7 @@ def run_study(
         )
     folder.mkdir(parents=True, exist_ok=True)
     url = storage or _own_database(folder)
+    check_storage(url)
     choice = choose(recipe.candidates, folder, report=report)
     best = choice.best
     (trained,) = [
@@ -146,11 +148,18 @@ def join_study(
     workers: int = 1,
     report: Report = silent,
 ) -> Outcome:
-    """Help with a study that somebody else created; see `run_study`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Help with a study that somebody else created; see `run_study`.
+
+    Raises:
+        InputError: There is no such study, or the folder has the choice of another.
+    """
     with open_study(storage, name) as study:
         stored = TypeAdapter(Choice).validate_python(study.config["config"]["choice"])
-    write_json(folder / CHOICE_FILE, stored, schema=CHOICE_SCHEMA)
+    path = folder / CHOICE_FILE
+    if path.is_file() and read_json(path, Choice, schema=CHOICE_SCHEMA) != stored:
+        raise InputError(f"{path}: is of another study; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, stored, schema=CHOICE_SCHEMA)
     run_workers(
         storage, name, compute_cell, folder=folder / "cells", workers=workers, report=report
     )

@@ -118,6 +118,16 @@ class Summary:
         return self.finished + self.waiting + self.running + len(self.failed)
 
 
+def check_storage(url: str) -> None:
+    """Reach a database once, before what takes long.
+
+    Raises:
+        StorageError: It cannot be reached, or is none that workers can share.
+    """
+    with _for_creator(parse_address(url)):
+        pass
+
+
 def create_study(grid: Grid, url: str) -> None:
     """Make a study, or add the cells that it lacks; failed cells are tried again.
 
@@ -132,11 +142,8 @@ def create_study(grid: Grid, url: str) -> None:
         InputError: The study is there with another config; names every difference.
         StorageError: The database cannot be reached.
     """
-    target = parse_address(url)
-    if target.database and target.get_backend_name() == "sqlite":
-        Path(target.database).parent.mkdir(parents=True, exist_ok=True)
     asked = stored_config(grid)
-    with reaching(target), alone(target), connected(target, Heartbeat()) as storage:
+    with _for_creator(parse_address(url)) as storage:
         study = optuna.create_study(
             storage=storage,
             study_name=grid.name,
@@ -356,6 +363,15 @@ def summarize(study: Study) -> Summary:
             if state is TrialState.FAIL
         ),
     )
+
+
+@contextmanager
+def _for_creator(target: URL) -> Iterator[RDBStorage]:
+    """Connect as who creates a study does: a SQLite file is made where there is none."""
+    if target.database and target.get_backend_name() == "sqlite":
+        Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+    with reaching(target), alone(target), connected(target, Heartbeat()) as storage:
+        yield storage
 
 
 def _enqueue_missing(study: optuna.Study, cells: Sequence[Cell]) -> None:

@@ -177,7 +177,7 @@ def run_phase(
         The record; its curves include epochs of an earlier sitting.
 
     Raises:
-        InputError: A checkpoint cannot be written; the one before it stands.
+        InputError: A checkpoint cannot be written (the one before it stands), or is damaged.
     """
     torch.manual_seed(seed)
     training = _Training(module, phase, batches, progress.report)
@@ -253,6 +253,15 @@ class _WholeFiles(TorchCheckpointIO):
         except InputError as error:
             raise InputError(
                 f"{error}; the state of the last epoch that could be kept stands: start again"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> Any:
+        try:
+            return super().load_checkpoint(path, *args, **options)
+        except Exception as error:  # a damaged file raises nearly anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{path}: is damaged ({reason}); delete it, and this training begins anew"
             ) from error
 
 
