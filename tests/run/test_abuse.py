@@ -9,7 +9,7 @@ import zenoh
 from isthmus.bundle import bundle_id
 from isthmus.run.messages import about_key, error_key, hop_key, infer_key, run_of
 from isthmus.run.session import open_session
-from isthmus.wire import encode_frame
+from isthmus.wire import HEADER_BYTES, encode_header
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import devices
 
@@ -19,17 +19,21 @@ X = samples(4)
 Y = logits(X)
 
 
-def malformed(generator: random.Random) -> bytes:
-    """Return noise, a frame cut short, or a whole one of which a byte is changed."""
+def malformed(generator: random.Random) -> tuple[bytes, bytes | None]:
+    """Return a payload and a header, or none: noise, cut short, or one byte of both changed."""
     kind = generator.random()
     if kind < 0.4:
-        return generator.randbytes(generator.randrange(40))
-    frame = encode_frame(generator.randrange(1 << 32), 1, generator.randbytes(8))
+        noise = generator.randbytes(generator.randrange(40))
+        return noise, generator.randbytes(generator.randrange(40)) if kind < 0.3 else None
+    payload = generator.randbytes(8)
+    header = encode_header(generator.randrange(1 << 32), 1, payload)
+    if kind < 0.5:
+        return payload, header[: generator.randrange(len(header))]
     if kind < 0.6:
-        return frame[: generator.randrange(len(frame))]
-    place = generator.randrange(len(frame))
-    changed = bytes([frame[place] ^ 1 << generator.randrange(8)])
-    return frame[:place] + changed + frame[place + 1 :]
+        return payload[: generator.randrange(len(payload))], header
+    changed = bytearray(header + payload)
+    changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
+    return bytes(changed[HEADER_BYTES:]), bytes(changed[:HEADER_BYTES])
 
 
 def test_a_hundred_thousand_malformed_frames_change_nothing(tmp_path):
@@ -49,7 +53,8 @@ def test_a_hundred_thousand_malformed_frames_change_nothing(tmp_path):
             ]
             before = sizes(hosts)
             for turn in range(NUM_MALFORMED):
-                publishers[turn % len(publishers)].put(malformed(generator))
+                payload, header = malformed(generator)
+                publishers[turn % len(publishers)].put(payload, attachment=header)
             for x, y in zip(X, Y, strict=True):
                 assert np.array_equal(client.ask(x)[0], y)
             grown = [after - start for start, after in zip(before, sizes(hosts), strict=True)]

@@ -13,7 +13,7 @@ import zenoh
 from isthmus.errors import RunError
 from isthmus.run.hop import WINDOW, Receiver, Sender, Terms
 from isthmus.run.session import closing, locator, open_session
-from isthmus.wire import HEADER_BYTES, decode_frame, encode_frame
+from isthmus.wire import HEADER_BYTES, decode_header, encode_header
 
 TERMS = Terms(bundle="b", codec="c")
 
@@ -30,7 +30,12 @@ def relay(session, source, target, alter):
     def passing(kind, target):
         def put(sample):
             for data in alter(kind, sample.payload.to_bytes()):
-                session.put(target, data, congestion_control=zenoh.CongestionControl.DROP)
+                session.put(
+                    target,
+                    data,
+                    attachment=sample.attachment,
+                    congestion_control=zenoh.CongestionControl.DROP,
+                )
 
         return put
 
@@ -96,7 +101,7 @@ def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once():
                 for _ in range(8):
                     frame = receiver.receive(60.0)
                     assert frame is not None
-                    frames.append((frame.request, bytes(frame.payload)))
+                    frames.append((frame.request, frame.payload))
             assert receiver.receive(0.2) is None
         for subscriber in passing:
             subscriber.undeclare()
@@ -111,7 +116,7 @@ def test_a_receiver_holds_no_more_frames_than_its_window():
         with Sender(near, "hop", crossing=0, timeout_s=5.0) as sender:
             sender.agree(TERMS)
         for request in range(WINDOW + 50):
-            near.put("hop/frame", encode_frame(request, 0, b"x"))
+            near.put("hop/frame", b"x", attachment=encode_header(request, 0, b"x"))
         time.sleep(0.3)
         assert receiver._frames.qsize() == WINDOW
         assert taken(receiver, WINDOW) == list(range(WINDOW))
@@ -136,7 +141,8 @@ def test_a_frame_is_not_sent_again_while_its_link_takes_long():
     with two_sessions() as (near, far):
 
         def pass_on(sample):
-            request = decode_frame(sample.payload.to_bytes()).request
+            header = sample.attachment.to_bytes()
+            request = decode_header(header, sample.payload.to_bytes()).request
             ack = request.to_bytes(4, "little") + bytes(4)
             timer = threading.Timer(0.8, far.put, ("hop/ack", ack))
             timer.daemon = True
@@ -199,7 +205,7 @@ def test_a_receiver_that_is_another_process_gets_what_the_first_did_not_acknowle
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 3"),
+        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 4"),
         (replace(TERMS, bundle="another"), "sender has bundle 'another', the receiver 'b'"),
         (replace(TERMS, codec="raw"), "sender has codec 'raw', the receiver 'c'"),
     ],

@@ -203,7 +203,7 @@ class TestWhoMaySayWhat:
                     sender.send(0, b"payload")
                     frame = receiver.receive(PATIENCE_S)
                     assert frame is not None
-                    assert bytes(frame.payload) == b"payload"
+                    assert frame.payload == b"payload"
                     wait_for(lambda sender=sender: not sender._parcels)
             with heard(camera, f"{RUN}/error") as errors:
                 wait_for(lambda: errors, meanwhile=lambda: cloud.put(f"{RUN}/error", "it broke"))

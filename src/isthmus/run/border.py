@@ -43,7 +43,8 @@ def from_bytes(data: bytes | memoryview, tensors: Sequence[TensorEntry]) -> tupl
         raise RunError(f"sample: found {len(data)} bytes, expected {sum(sizes)}")
     arrays, start = [], 0
     for tensor, size in zip(tensors, sizes, strict=True):
-        flat = np.frombuffer(data[start : start + size], np.dtype(tensor.dtype).newbyteorder("<"))
+        dtype = np.dtype(tensor.dtype).newbyteorder("<")
+        flat = np.frombuffer(data, dtype, count=prod(tensor.shape), offset=start)
         arrays.append(flat.astype(tensor.dtype, copy=False).reshape(tensor.shape))
         start += size
     return tuple(arrays)

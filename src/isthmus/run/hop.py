@@ -4,17 +4,17 @@
 
     Sender                                             Receiver
       ask for the terms  ------------------------->      protocol, bundle, codec: equal or refuse
-      frame n (reliable, blocks when congested) --->     checksum wrong, or no room: drop
-      up to WINDOW frames without an ack                 known already: drop, acknowledge again
-      sent again after a while without an ack,           taken by the reader, oldest arrival first
+      frame n (reliable, blocks when congested) --->     no room, or checksum wrong: drop
+      up to WINDOW frames without an ack                 taken by the reader, oldest arrival first
+      sent again after a while without an ack,           known already: acknowledge again
       or when a later one is acknowledged
       forget frame n  <----------------------------      ack n
 
 zenoh drops under congestion unless told to block, and acknowledges nothing from end to end, so the
 credits, the acknowledgements and the repetitions are here. Frames are told apart by the number of
-their request alone, so that either end may be another process than before. zenoh's threads call
-back into this process; they only fill a dictionary and never block, so that a slow stage cannot
-stall a session.
+their request alone, so that either end may be another process than before. zenoh's threads only
+note when a frame came and put it into a queue, or drop it if that is full: they do not wait, so
+that a slow stage cannot stall a session. Whoever receives a frame checks it and takes it apart.
 """
 
 import queue
@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -33,12 +33,13 @@ from isthmus.errors import RunError
 from isthmus.files import from_json, to_json
 from isthmus.run.session import publisher
 from isthmus.run.throttle import Throttle, wait_until
-from isthmus.wire.frames import decode_frame, encode_frame
+from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
-PROTOCOL = 3
+PROTOCOL = 4
 WINDOW = 16  # over what a chain of eight devices has in flight
 _ACK_FRAMES = 4  # are acknowledged together,
-_ACK_S = 0.02  # or fewer after so long a pause
+_ACK_BYTES = 64 << 10  # or fewer of so many bytes,
+_ACK_S = 0.02  # or after so long a pause
 _SLOW_S = 0.1
 _SPAN = 256  # how many frames may overtake one that is not acknowledged
 MAX_TIMINGS = 100_000  # kept until somebody asks; the oldest go first
@@ -50,6 +51,8 @@ _POLL_S = 0.01
 _ACK = struct.Struct("<II")  # a request, and for how many microseconds its frame was kept
 _MOST = 0xFFFFFFFF
 _TERMS_SCHEMA = "isthmus.terms/1"
+
+_Frames = queue.SimpleQueue[tuple[zenoh.Sample, float]]  # and when each came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +114,7 @@ class Arrival(NamedTuple):
     """
 
     request: int
-    payload: memoryview
+    payload: bytes
     width: int
     arrived_s: float
 
@@ -121,7 +124,8 @@ class _Parcel:
     """A frame until it is acknowledged; times are those of `time.monotonic`."""
 
     request: int
-    frame: bytes
+    header: bytes
+    payload: bytes
     turn: int
     handed_over_s: float = 0.0
     release_s: float = 0.0
@@ -129,6 +133,10 @@ class _Parcel:
     put_s: float = 0.0
     times: int = 0  # that it was given to the transport
     put: int = 0  # when it was last given to the transport, counted in frames; 0 while it waits
+
+    @property
+    def num_bytes(self) -> int:
+        return HEADER_BYTES + len(self.payload)
 
 
 class Receiver:
@@ -145,14 +153,15 @@ class Receiver:
         self._session = session
         self._ack_key = f"{key}/ack"
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: queue.SimpleQueue[Arrival] = queue.SimpleQueue()  # at most WINDOW
-        self._known: dict[int, bool] = {}  # whether taken, by request; oldest first
-        self._num_waiting = 0
-        self._lock = threading.Lock()
-        self._owed: list[Arrival] = []  # that were taken and are not acknowledged
+        self._frames: _Frames = queue.SimpleQueue()
+        self._known: dict[int, None] = {}  # requests whose frames were taken; oldest first
+        self._owed: list[tuple[int, float]] = []  # to acknowledge: requests, and when they came
+        self._owed_bytes = 0
         self._taken_s = 0.0
         self._acks = publisher(session, self._ack_key)
-        self._subscriber = session.declare_subscriber(f"{key}/frame", self._on_frame)
+        self._subscriber = session.declare_subscriber(
+            f"{key}/frame", zenoh.handlers.Callback(_stamping(self._frames), indirect=False)
+        )
         self._terms_key = f"{key}/terms"
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
 
@@ -165,7 +174,7 @@ class Receiver:
         its reader long.
         """
         slow = time.monotonic() - self._taken_s > _SLOW_S
-        if len(self._owed) >= _ACK_FRAMES:
+        if len(self._owed) >= _ACK_FRAMES or self._owed_bytes >= _ACK_BYTES:
             self._acknowledge()
         frame = self._take(_ACK_S) if self._owed and timeout_s > _ACK_S else None
         if frame is None:
@@ -174,19 +183,42 @@ class Receiver:
         if frame is None:
             return None
         self._taken_s = time.monotonic()
-        self._owed.append(frame)
-        with self._lock:
-            self._known[frame.request] = True
-            self._num_waiting -= 1
+        self._owed.append((frame.request, frame.arrived_s))
+        self._owed_bytes += len(frame.payload)
         if slow:
             self._acknowledge()
         return frame
 
     def _take(self, timeout_s: float) -> Arrival | None:
+        """Return the next frame that is whole and new."""
+        end_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                sample, arrived_s = self._frames.get(timeout=timeout_s)
+            except queue.Empty:
+                return None
+            frame = self._checked(sample, arrived_s)
+            if frame is not None:
+                return frame
+            timeout_s = end_s - time.monotonic()
+            if timeout_s <= 0:
+                return None
+
+    def _checked(self, sample: zenoh.Sample, arrived_s: float) -> Arrival | None:
+        """Return a frame, unless it is damaged or known."""
+        payload, beside = sample.payload.to_bytes(), sample.attachment
         try:
-            return self._frames.get(timeout=timeout_s)
-        except queue.Empty:
+            header = decode_header(beside.to_bytes() if beside else b"", payload)
+        except RunError:
+            self.damaged += 1  # not acknowledged, so it comes again
             return None
+        if header.request in self._known:  # its acknowledgement was lost
+            self._acks.put(_ack(header.request, 0.0))
+            return None
+        self._known[header.request] = None
+        if len(self._known) > _SPAN + 2 * WINDOW:
+            del self._known[next(iter(self._known))]
+        return Arrival(header.request, payload, header.width, arrived_s)
 
     def close(self) -> None:
         """Take no more frames; what was not taken is not acknowledged."""
@@ -198,34 +230,10 @@ class Receiver:
         if self._owed:
             now_s = time.monotonic()
             self._acks.put(
-                b"".join(_ack(each.request, now_s - each.arrived_s) for each in self._owed)
+                b"".join(_ack(request, now_s - arrived_s) for request, arrived_s in self._owed)
             )
             self._owed.clear()
-
-    def _on_frame(self, sample: zenoh.Sample) -> None:
-        try:
-            frame = decode_frame(sample.payload.to_bytes())
-        except RunError:
-            self.damaged += 1  # not acknowledged, so it comes again
-            return
-        with self._lock:
-            taken = self._known.get(frame.request)
-            new = taken is None and self._num_waiting < WINDOW
-            if new:
-                self._known[frame.request] = False
-                self._num_waiting += 1
-                if len(self._known) > _SPAN + 2 * WINDOW:
-                    del self._known[next(iter(self._known))]
-        if new:
-            arrival = Arrival(frame.request, frame.payload, frame.width, time.monotonic())
-            self._frames.put(arrival)  # last, as its reader wakes up here
-        elif taken:  # its ack was lost; a callback must not block, and this one may be lost again
-            self._session.put(
-                self._ack_key,
-                _ack(frame.request, 0.0),
-                congestion_control=zenoh.CongestionControl.DROP,
-                express=True,
-            )
+            self._owed_bytes = 0
 
     def _on_terms(self, query: zenoh.Query) -> None:
         query.reply(self._terms_key, self._terms)
@@ -323,7 +331,7 @@ class Sender:
             oldest is None or self._num_turns - oldest.turn < _SPAN
         )
 
-    def send(self, request: int, payload: bytes | memoryview, width: int = 0) -> int:
+    def send(self, request: int, payload: bytes, width: int = 0) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
 
         Args:
@@ -337,14 +345,14 @@ class Sender:
         Raises:
             RunError: Nothing was acknowledged in time.
         """
-        frame = encode_frame(request, self._crossing, payload, width)
+        header = encode_header(request, self._crossing, payload, width)
         with self._lock:
             if not (self._has_room() or self._room.wait_for(self._has_room, self._timeout_s)):
                 raise RunError(
                     f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
                     f"acknowledgement after {self._timeout_s:g} s"
                 )
-            parcel = _Parcel(request=request, frame=frame, turn=self._num_turns)
+            parcel = _Parcel(request=request, header=header, payload=payload, turn=self._num_turns)
             self._num_turns += 1
             self._schedule(parcel)
             self._parcels[request] = parcel
@@ -356,7 +364,7 @@ class Sender:
                 self._changed.notify()
         if at_once:
             self._put(parcel)
-        return len(frame)
+        return parcel.num_bytes
 
     def send_again(self) -> None:
         """Send what is not acknowledged at once, as to a receiver that is another process now."""
@@ -400,8 +408,8 @@ class Sender:
         """Give a frame its span on the link."""
         parcel.handed_over_s = parcel.release_s = time.monotonic()
         if self.throttle is not None:
-            parcel.asked_s = self.throttle.link.transfer_s(len(parcel.frame))
-            parcel.release_s = self.throttle.reserve(len(parcel.frame))
+            parcel.asked_s = self.throttle.link.transfer_s(parcel.num_bytes)
+            parcel.release_s = self.throttle.reserve(parcel.num_bytes)
 
     def _work(self) -> None:
         """Give to the transport what has to wait for its link, or was there before."""
@@ -411,13 +419,13 @@ class Sender:
                 self._put(parcel)
 
     def _put(self, parcel: _Parcel) -> None:
-        start_s = parcel.handed_over_s
-        parcel.put_s = time.monotonic()
-        observed_s = parcel.put_s - start_s if parcel.asked_s else 0.0
+        start_s, put_s = parcel.handed_over_s, time.monotonic()
+        parcel.put_s = put_s
+        self._publisher.put(parcel.payload, attachment=parcel.header)
+        observed_s = put_s - start_s if parcel.asked_s else 0.0
         self._passed.append(
-            (parcel.request, len(parcel.frame), parcel.asked_s, observed_s, start_s)
+            (parcel.request, parcel.num_bytes, parcel.asked_s, observed_s, start_s)
         )
-        self._publisher.put(parcel.frame)
 
     def _next_parcel(self) -> _Parcel | None:
         """Wait for a frame to release: a new one, one that was lost, or the oldest if overdue."""
@@ -468,7 +476,7 @@ class Sender:
         if parcel.times == 1:
             took_s = now_s - parcel.put_s
             self._usual_s = max(self._resend_s, min(2 * took_s, _LONGEST_USUAL_S))
-            self._round_trips.append((len(parcel.frame), max(0.0, took_s - kept_s)))
+            self._round_trips.append((parcel.num_bytes, max(0.0, took_s - kept_s)))
         else:  # of one that was sent twice it is not known which is acknowledged: too early?
             self._usual_s = min(1.5 * self._usual_s, _LONGEST_USUAL_S)
         self._patience_s = self._usual_s
@@ -477,6 +485,25 @@ class Sender:
         lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
         if lost and parcel.times == 1:
             self._repeat(lost)
+
+
+def _stamping(frames: _Frames) -> Callable[[zenoh.Sample], None]:
+    """Return what notes when a frame came and puts it into a queue, unless that is full.
+
+    zenoh's own thread calls it, and so saves a hop the change to another one. It is a generator's
+    `send`, as such a thread has to make room for the frame of each Python function that it calls,
+    which takes longer than all the rest (50 us), and finds a generator's made.
+    """
+
+    def taking() -> Generator[None, zenoh.Sample, None]:
+        while True:
+            sample = yield
+            if frames.qsize() < WINDOW:
+                frames.put((sample, time.monotonic()))
+
+    generator = taking()
+    next(generator)
+    return generator.send
 
 
 def _ack(request: int, kept_s: float) -> bytes:

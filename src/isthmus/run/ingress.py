@@ -347,7 +347,7 @@ class Ingress:
             width = self._adapter.text(frame.width)
             if len(request.numbers) == 1:  # else it is not known which sending is answered
                 self._adapter.learn(frame.width, frame.arrived_s - request.sent_s)
-        self._end_number(frame.request, Result(payload=bytes(frame.payload), width=width))
+        self._end_number(frame.request, Result(payload=frame.payload, width=width))
 
     def _on_error(self, sample: zenoh.Sample) -> None:
         with suppress(InputError, IndexError):  # what is not ours is not answered

@@ -82,9 +82,9 @@ def apply_stage(
     begin_s = time.monotonic()
     start_s = decoded_s = computed_s = time.perf_counter()
     if stage.program is None:
-        payload = bytes(frame.payload)
+        payload = frame.payload
     else:
-        inputs = _unpack(stage, frame.payload)
+        inputs = _unpack(stage, memoryview(frame.payload))
         decoded_s = time.perf_counter()
         outputs = stage.program([array[np.newaxis] for array in inputs])
         computed_s = time.perf_counter()

@@ -1,6 +1,6 @@
 """What a codec is in bytes: costs on paper, bit packing, frames. numpy only."""
 
-from isthmus.wire.frames import HEADER_BYTES, Frame, decode_frame, encode_frame
+from isthmus.wire.frames import HEADER_BYTES, Header, decode_header, encode_header
 from isthmus.wire.nested import Width, parse_width, widths
 from isthmus.wire.pack import pack, unpack
 from isthmus.wire.spec import (
@@ -14,13 +14,13 @@ from isthmus.wire.spec import (
 __all__ = [
     "HEADER_BYTES",
     "CodecSpec",
-    "Frame",
+    "Header",
     "Width",
     "WireTensor",
     "codec_text",
-    "decode_frame",
+    "decode_header",
     "default_codec_text",
-    "encode_frame",
+    "encode_header",
     "pack",
     "parse_codec",
     "parse_width",

@@ -1,13 +1,15 @@
-"""One message on a link: 14 bytes of header, then the payload.
+"""One message on a link: 14 bytes of header, and the payload.
 
 .. code-block:: none
 
-    request u32 | crossing u8 | width u8 | length u32 | checksum u32 | payload
+    request u32 | crossing u8 | width u8 | length u32 | checksum u32
 
-All little-endian. The checksum is the low half of XXH3-64 over the payload, with the first eight
-bytes of the header as its seed. All that is constant (codec, shapes, scales) is agreed once and is
-not repeated here. The width is what nested crossings of this request are to take, as
-`isthmus.wire.nested` writes it in one byte; 0 leaves it to each sender.
+All little-endian. The transport carries the two side by side in one message, the header as zenoh's
+attachment, so that a payload is never copied to stand behind it. The checksum is the low half of
+XXH3-64 over the payload, with the first eight bytes of the header as its seed. What is constant
+(codec, shapes, scales) is agreed once and is not repeated here. The width is what nested crossings
+of this request are to take, as `isthmus.wire.nested` writes it in one byte; 0 leaves it to each
+sender.
 """
 
 import struct
@@ -23,31 +25,27 @@ MAX_PAYLOAD_BYTES = 64 << 20
 _HEADER = struct.Struct("<IBBII")
 
 
-class Frame(NamedTuple):
-    """A message that arrived whole.
+class Header(NamedTuple):
+    """What a header says of its payload.
 
     Attributes:
         request: Number of the request, 0 to 2**32 - 1.
         crossing: Number of the crossing, 0 to 255.
-        payload: What the codec sent: a view of the message, not a copy.
         width: What nested crossings are to take; 0 leaves it to each sender.
     """
 
     request: int
     crossing: int
-    payload: memoryview
-    width: int = 0
+    width: int
 
 
-def encode_frame(
-    request: int, crossing: int, payload: bytes | memoryview, width: int = 0
-) -> bytes:
-    """Put a header before a payload.
+def encode_header(request: int, crossing: int, payload: bytes, width: int = 0) -> bytes:
+    """Return the header that goes with a payload.
 
     Raises:
         InputError: A number does not fit its field, or the payload is over 64 MiB.
     """
-    num_bytes = memoryview(payload).nbytes
+    num_bytes = len(payload)
     if num_bytes > MAX_PAYLOAD_BYTES:
         raise InputError(
             f"crossing {crossing}: found a payload of {num_bytes} bytes, expected at most "
@@ -58,31 +56,29 @@ def encode_frame(
             f"request {request}, crossing {crossing}, width {width}: expected 32, 8 and 8 bits"
         )
     checksum = _checksum(request, crossing | width << 8, num_bytes, payload)
-    return b"".join((_HEADER.pack(request, crossing, width, num_bytes, checksum), payload))
+    return _HEADER.pack(request, crossing, width, num_bytes, checksum)
 
 
-def decode_frame(message: bytes | memoryview) -> Frame:
-    """Check a message and take it apart, without copying the payload.
+def decode_header(header: bytes, payload: bytes) -> Header:
+    """Check a payload by its header, and return what that says.
 
     Raises:
-        RunError: It is short, long or damaged.
+        RunError: One of them is short, long or damaged.
     """
-    view = memoryview(message)
-    if len(view) < HEADER_BYTES:
-        raise RunError(f"frame: found {len(view)} bytes, expected at least {HEADER_BYTES}")
-    request, crossing, width, num_bytes, checksum = _HEADER.unpack_from(view)
-    payload = view[HEADER_BYTES:]
+    if len(header) != HEADER_BYTES:
+        raise RunError(f"frame: found a header of {len(header)} bytes, expected {HEADER_BYTES}")
+    request, crossing, width, num_bytes, checksum = _HEADER.unpack(header)
     if len(payload) != num_bytes or num_bytes > MAX_PAYLOAD_BYTES:
         raise RunError(
-            f"frame: found {len(payload)} bytes after the header, which says {num_bytes}"
+            f"frame: found {len(payload)} bytes beside the header, which says {num_bytes}"
         )
     if checksum != _checksum(request, crossing | width << 8, num_bytes, payload):
         raise RunError(
             f"frame: wrong checksum on request {request}, crossing {crossing}; send it again"
         )
-    return Frame(request=request, crossing=crossing, payload=payload, width=width)
+    return Header(request, crossing, width)
 
 
-def _checksum(request: int, where: int, num_bytes: int, payload: bytes | memoryview) -> int:
+def _checksum(request: int, where: int, num_bytes: int, payload: bytes) -> int:
     seed = request | where << 32 | (num_bytes & 0xFFFF) << 48
     return xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF
