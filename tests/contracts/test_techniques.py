@@ -57,7 +57,11 @@ def make():
 
     return Net()
 """
-STRENGTHS = {"lowrank:svd": ",energy=0.5", "lowrank:tucker": ",energy=0.5"}
+STRENGTHS = {
+    "lowrank:svd": ",energy=0.5",
+    "lowrank:tucker": ",energy=0.5",
+    "format": ",name=mxfp6-e2m3,of=both",
+}
 
 QUICK = ("prune:l1", "lowrank:tucker", "sparse:nm", "share:kmeans", "quantize:int8")
 EVERY = pytest.mark.parametrize(

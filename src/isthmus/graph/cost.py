@@ -335,7 +335,7 @@ _RULES: dict[str, Rule] = {
     "upsample_bicubic2d_aa": _antialiased(35),
     **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
     "isthmus.from_int8": _for_each_made(1),
-    "isthmus.round_to_int8": _for_each_made(10),
+    **dict.fromkeys(("isthmus.round_to_int8", "isthmus.round_to_format"), _for_each_made(10)),
     "cosine_similarity": _for_each_read(6, "x1"),
     "weight_norm": _for_each_read(4, "v"),
     "index_add": _for_each_read(1, "source"),

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import InputError
+from isthmus.models.rounding import NAMESPACE, RoundTo
 
 Option = int | float | str | bool | tuple[int, ...] | None
 
-NAMESPACE = "isthmus"  # of our operators in torch
 LOWEST, HIGHEST = -128, 127
 
 
@@ -182,6 +182,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "identity": (nn.Identity, ()),
     "sequential": (nn.Sequential, ()),
     "integer": (Integer, ("inputs", "outputs")),
+    "round_to": (RoundTo, ("format",)),
 }
 """Every kind: its type, and the attributes that its constructor takes by the same names."""
 
