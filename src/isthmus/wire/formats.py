@@ -220,7 +220,7 @@ def find_format(name: str) -> AnyFormat:
 
     Example:
         >>> find_format("q3.4").largest
-        15.9375
+        7.9375
         >>> find_format("posit8").magnitudes().max().item()
         16777216.0
     """
