@@ -31,11 +31,17 @@ def our_operators() -> dict[Any, Callable[..., Any]]:
     def restored(weight: Any, scale_C: Any) -> Any:
         return opset.DequantizeLinear(weight, scale_C, axis=0)
 
+    def distances(x_BLK: Any, weight_MK: Any) -> Any:
+        x_B1LK = opset.Unsqueeze(x_BLK, _held(opset, [1]))
+        off = opset.Sub(x_B1LK, opset.Unsqueeze(weight_MK, _held(opset, [1])))
+        return opset.Neg(opset.ReduceL1(off, _held(opset, [-1]), keepdims=0))
+
     ops = getattr(torch.ops, NAMESPACE)
     return {
         ops.round_to_int8.default: rounded,
         ops.from_int8.default: restored,
         ops.round_to_format.default: partial(_in_format, opset),
+        ops.l1_distances.default: distances,
     }
 
 
