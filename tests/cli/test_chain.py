@@ -136,7 +136,19 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
     ("command", "flags"),
     [
         ("demo", {"--seed", "--out", "--json"}),
-        ("profile", {"--weights", "--input", "--measure", "--out", "--json"}),
+        (
+            "profile",
+            {
+                "--weights",
+                "--input",
+                "--measure",
+                "--savings",
+                "--data",
+                "--data-dir",
+                "--out",
+                "--json",
+            },
+        ),
         ("platforms", {"--json"}),
         (
             "plan",

@@ -166,3 +166,18 @@ def test_weights_that_were_cut_short_are_refused(isthmus, mine):
     file.write_bytes(file.read_bytes()[:-1])
     result = isthmus("profile", "small")
     assert (result.code, "compress the model anew" in result.err) == (1, True)
+
+
+def test_what_hardware_would_save_is_counted_and_says_so(isthmus, mine):
+    found = loads(isthmus("profile", *OURS, "--savings", "--data", "npz:data.npz", "--json"))
+    assert (found["schema"], found["origin"]) == ("isthmus.savings/1", "counted")
+    graph = loads(isthmus("profile", *OURS, "--json"))
+    layers = found["layers"]
+    assert sum(layer["macs"] for layer in layers) == sum(node["macs"] for node in graph["nodes"])
+    assert all(0 < layer["nonzero"] <= layer["macs"] for layer in layers)
+    shown = isthmus("profile", *OURS, "--savings")
+    assert "Multiplications for one sample, counted" in shown.out
+    assert "inputs of 0 skipped" not in shown.out  # no data were given
+    refused = isthmus("profile", *OURS, "--data", "npz:data.npz")
+    assert refused.code == 1
+    assert "--data only with --savings" in refused.err

@@ -4,15 +4,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from isthmus.compress import Samples, apply, figures, parse_chain, settle
 from isthmus.compress.factor import svd_linear, tucker_conv
-from isthmus.compress.formats import FORMATS, NumberFormat, round_to
 from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.share import cluster
 from isthmus.compress.sparse import largest
@@ -191,46 +188,6 @@ def test_folding_changes_nothing_but_the_norms():
     folded = begun(model, "fold", (x,))
     assert isinstance(folded[1], nn.Identity)
     assert torch.allclose(folded(x), model(x), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("fp16", np.float16),
-        ("bf16", ml_dtypes.bfloat16),
-        ("fp8-e5m2", ml_dtypes.float8_e5m2),
-        ("fp8-e4m3", ml_dtypes.float8_e4m3fn),
-        ("fp8-e3m4", ml_dtypes.float8_e3m4),
-        ("fp6-e3m2", ml_dtypes.float6_e3m2fn),
-        ("fp6-e2m3", ml_dtypes.float6_e2m3fn),
-        ("fp4-e2m1", ml_dtypes.float4_e2m1fn),
-    ],
-)
-def test_formats_round_as_ml_dtypes_does(name, dtype):
-    form = FORMATS[name]
-    assert form.most == float(ml_dtypes.finfo(dtype).max)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20_000, generator=generator) * 2.0 ** torch.randint(-20, 12, (20_000,))
-    x = torch.cat([x, torch.tensor([0.0, -0.0, form.most, 2.0 ** (1 - form.bias)])])
-    x = x[x.abs() <= form.most]
-    expected = x.numpy().astype(dtype).astype(np.float32)
-    assert np.array_equal(round_to(x, form).numpy(), expected)
-
-
-def test_a_block_shares_the_power_of_two_of_its_largest_value():
-    form = NumberFormat(exponent=0, mantissa=3, bias=1, block=4)
-    # largest 7: exponent 2, so steps of 1; and of 1/8 where the largest is 0.875
-    x = torch.tensor([7.0, 0.4, 0.6, -2.5, 0.875, 0.1, 0.05, 0.0])
-    assert round_to(x, form).tolist() == [7.0, 0.0, 1.0, -2.0, 0.875, 0.125, 0.0, 0.0]
-    assert form.bits == 6.0  # a sign, 3 bits, and a quarter of 8
-
-
-def test_rounding_by_chance_is_right_in_the_mean():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.full((40_000,), 1.03)
-    found = round_to(x, FORMATS["fp8-e4m3"], generator=generator)
-    assert set(found.tolist()) == {1.0, 1.125}
-    assert found.mean().item() == pytest.approx(1.03, abs=2e-3)
 
 
 class Twice(nn.Module):

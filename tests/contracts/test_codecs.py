@@ -12,7 +12,7 @@ from isthmus.export.operators import read_once
 from isthmus.links import CODECS, make_codec
 from isthmus.links.ranges import RANGES
 from isthmus.wire import parse_codec
-from isthmus.wire.formats import FORMATS
+from isthmus.wire.formats import CROSSING
 
 # Each codec with the crossings it is made for; odd element counts, so that bits do not fill bytes.
 MAP = ((5, 3, 7), "float32")
@@ -56,7 +56,7 @@ CASES = [
     ("bottleneck:ratio=1,bits=6,nested=1", (MAP, TOKENS, VECTOR, MASK)),
     ("bottleneck:ratio=1,stride=2,hidden=4,bits=8,nested=1+entropy", (MAP,)),
     ("bottleneck:ratio=2,bits=4+entropy", (MAP, TOKENS, VECTOR, NUMBERS)),
-    *((f"float:format={form}", (LONG,)) for form in FORMATS),
+    *((f"float:format={form}", (LONG,)) for form in CROSSING),
     ("float:format=mxfp6-e2m3", (LONG, MASK, ((), "float32"))),
     *((f"float:format={form}+entropy", (LONG,)) for form in ("fp8-e5m2", "mxfp4-e2m1")),
     ("float:format=mxfp6-e3m2", (((2, 4, 16), "float16"),)),

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from isthmus.links import make_codec
 from isthmus.links.floats import FloatReceiver, FloatSender
 from isthmus.wire import parse_codec
-from isthmus.wire.formats import FORMATS
+from isthmus.wire.formats import CROSSING
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -21,9 +21,9 @@ KINDS = {
     "mxfp6-e3m2": ml_dtypes.float6_e3m2fn,
     "mxfp4-e2m1": ml_dtypes.float4_e2m1fn,
 }
-EVERY = pytest.mark.parametrize("name", FORMATS)
+EVERY = pytest.mark.parametrize("name", CROSSING)
 KNOWN = pytest.mark.parametrize("name", KINDS)
-BLOCKS = pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].block])
+BLOCKS = pytest.mark.parametrize("name", [name for name in CROSSING if CROSSING[name].block])
 
 
 def make(name, size):
@@ -32,17 +32,17 @@ def make(name, size):
 
 def encode(name, x):
     """Return the patterns of values by themselves, without a block around them."""
-    wide = FORMATS[name].bits == 16
-    sender = FloatSender(FORMATS[name], "uint16" if wide else "uint8").eval()
+    wide = CROSSING[name].bits == 16
+    sender = FloatSender(CROSSING[name], "uint16" if wide else "uint8").eval()
     return sender(torch.from_numpy(x)).numpy()
 
 
 def decode(name, patterns):
-    return FloatReceiver(FORMATS[name], "float32")(torch.from_numpy(patterns)).numpy()
+    return FloatReceiver(CROSSING[name], "float32")(torch.from_numpy(patterns)).numpy()
 
 
 def assert_as_ml_dtypes(name, x):
-    largest = np.float32(FORMATS[name].largest)
+    largest = np.float32(CROSSING[name].largest)
     expected = (x + np.float32(0)).clip(-largest, largest).astype(KINDS[name])  # no -0
     found = encode(name, x)
     np.testing.assert_array_equal(found, expected.view(found.dtype))
@@ -57,7 +57,7 @@ def test_any_value_is_rounded_as_ml_dtypes_does(name, x):
 
 @KNOWN
 def test_every_number_and_every_tie_is_rounded_as_ml_dtypes_does(name):
-    form = FORMATS[name]
+    form = CROSSING[name]
     numbers = decode(name, np.arange(2 ** (form.bits - 1), dtype=f"u{-(-form.bits // 8)}"))
     numbers = np.unique(numbers)
     ties = numbers[:-1] + (numbers[1:] - numbers[:-1]) / 2
@@ -68,12 +68,12 @@ def test_every_number_and_every_tie_is_rounded_as_ml_dtypes_does(name):
 
 @KNOWN
 def test_the_largest_number_is_that_of_ml_dtypes(name):
-    assert FORMATS[name].largest == float(ml_dtypes.finfo(KINDS[name]).max)
+    assert CROSSING[name].largest == float(ml_dtypes.finfo(KINDS[name]).max)
 
 
 @EVERY
 def test_any_pattern_stands_for_a_finite_number(name):
-    form = FORMATS[name]
+    form = CROSSING[name]
     values = decode(name, np.arange(2**form.bits, dtype=f"u{-(-form.bits // 8)}"))
     assert np.isfinite(values).all()
     assert np.abs(values).max() == form.largest
@@ -82,7 +82,7 @@ def test_any_pattern_stands_for_a_finite_number(name):
 @pytest.mark.parametrize("name", ["fp8-e4m3", "fp8-e5m2", "fp16", "bf16"])
 def test_what_is_too_large_becomes_the_largest_value(name):
     (restored,) = make(name, 2).eval()((torch.tensor([[torch.inf, -torch.inf]]),))
-    assert restored.tolist() == [[FORMATS[name].largest, -FORMATS[name].largest]]
+    assert restored.tolist() == [[CROSSING[name].largest, -CROSSING[name].largest]]
 
 
 @pytest.mark.parametrize("name", ["fp8-e4m3", "fp8-e5m2", "fp16"])
@@ -104,7 +104,7 @@ def test_16_bits_go_as_numpy_writes_them():
 @BLOCKS
 @pytest.mark.parametrize("scale", [2.0**-100, 1.0, 2.0**100])
 def test_a_block_is_scaled_as_the_specification_says(name, scale):
-    form = FORMATS[name]
+    form = CROSSING[name]
     x = scale * torch.randn(2, 70, generator=torch.Generator().manual_seed(0))
     patterns, codes = make(name, 70).eval().sender((x,))
     scales = codes.numpy().view(ml_dtypes.float8_e8m0fnu).astype(np.float32)

@@ -66,9 +66,22 @@ def profile(
             "platform file names: `measured: times.json`.",
         ),
     ] = False,
+    savings: Annotated[
+        bool,
+        typer.Option(
+            "--savings",
+            help="Count instead what ideas of hardware would save: im2col, FFT, Winograd, "
+            "Strassen, repeated weights, dataflows, roofline; with --data also zeros.",
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="As in `isthmus fit`: samples of its training half, whose zeros count."),
+    ] = None,
+    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write: .json for the graph or the times, .html for the plot."),
+        typer.Option(help="File to write: .json, or .html for the plot of the costs."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -80,12 +93,16 @@ def profile(
     from isthmus.graph import capture, cuts
     from isthmus.report.tables import profile_tables
 
-    suffixes = (".json",) if measure else (".json", ".html")
+    if (measure and savings) or (data is not None and not savings):
+        raise InputError("--savings: expected without --measure, and --data only with --savings")
+    suffixes = (".json",) if measure or savings else (".json", ".html")
     if out is not None and out.suffix not in suffixes:
         raise InputError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
     loaded, example = read_model(model, weights, input_)
     graph = capture(loaded, example)
-    if measure:
+    if savings:
+        text, parts = _counted(loaded, graph, example, data, data_dir)
+    elif measure:
         text, parts = _measured(loaded, graph, example)
     else:
         from isthmus.graph.ir import SCHEMA
@@ -115,6 +132,25 @@ def _measured(model: Any, graph: Any, example: tuple[Any, ...]) -> tuple[str, Se
     with shown() as progress:
         times = measure_nodes(model, graph, example, report=progress)
     return to_json(times, schema=SCHEMA), times_table(graph, times)
+
+
+def _counted(
+    model: Any, graph: Any, example: tuple[Any, ...], data: str | None, data_dir: Path | None
+) -> tuple[str, Sequence[Any]]:
+    """Count what ideas of hardware would save; return it as JSON, and for people."""
+    from isthmus.compress import count_savings
+    from isthmus.data import load_data
+    from isthmus.report.compress_tables import savings_json, savings_tables
+    from isthmus.study.compress import samples_of
+    from isthmus.train import check_fits
+
+    inputs: tuple[Any, ...] = ()
+    if data is not None:
+        samples = load_data(data, data_dir=data_dir)
+        check_fits(model, samples)
+        inputs = samples_of(model, example, samples).inputs
+    counted = count_savings(model, example, inputs)
+    return savings_json(counted), savings_tables(counted, graph.macs)
 
 
 def platforms(

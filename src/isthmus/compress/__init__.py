@@ -2,14 +2,17 @@
 
 from isthmus.compress.chain import TECHNIQUES, Step, apply, parse_chain, settle
 from isthmus.compress.figures import figures
+from isthmus.compress.savings import Savings, count_savings
 from isthmus.compress.technique import Samples, Technique
 
 __all__ = [
     "TECHNIQUES",
     "Samples",
+    "Savings",
     "Step",
     "Technique",
     "apply",
+    "count_savings",
     "figures",
     "parse_chain",
     "settle",

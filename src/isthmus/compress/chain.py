@@ -11,6 +11,7 @@ from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
 from isthmus.compress.integer import INTEGERS, Rounded
 from isthmus.compress.prune import PRUNING
+from isthmus.compress.replace import REPLACEMENTS
 from isthmus.compress.share import SHARING
 from isthmus.compress.sparse import SPARSITY
 from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
@@ -19,7 +20,15 @@ from isthmus.models.compressed import replaced
 
 TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
-    for technique in (*PRUNING, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *FORMATTING)
+    for technique in (
+        *PRUNING,
+        *FACTORS,
+        *REPLACEMENTS,
+        *SPARSITY,
+        *SHARING,
+        *INTEGERS,
+        *FORMATTING,
+    )
 }
 
 _REMOVES_ZEROS = ("quantize:binary",)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
+from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
 
 Level = Literal["model", "arithmetic", "implementation"]
 Need = Literal["nothing", "data", "training"]
@@ -94,7 +95,25 @@ class Names:
         return tuple(text.split("+")) if text else None
 
 
-Option = Number | Word | Names
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatName:
+    """An option that is the name of a number format."""
+
+    default: str = "fp8-e4m3"
+
+    def __str__(self) -> str:
+        return f"{', '.join(FORMATS)}, or like {EXAMPLES}"
+
+    def read(self, text: str) -> str | None:
+        """Return the name, or None where it is of no format."""
+        try:
+            find_format(text)
+        except InputError:
+            return None
+        return text
+
+
+Option = Number | Word | Names | FormatName
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
 

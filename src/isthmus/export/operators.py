@@ -9,16 +9,20 @@ from contextlib import contextmanager
 from copy import copy
 from functools import cache, partial
 from importlib import import_module
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
-from isthmus.models import layers  # it registers the operators
+from isthmus.models import layers  # noqa: F401  (it registers the operators)
+from isthmus.models.rounding import NAMESPACE, edges, scales
+from isthmus.wire.formats import Magnitudes, find_format
 
 
 @cache
 def our_operators() -> dict[Any, Callable[..., Any]]:
-    """Return what those of `isthmus.models.layers` are: integers with their scales."""
+    """Return what those of `isthmus.models.layers` are: integers with their scales, tables."""
     opset: Any = import_module("onnxscript").opset18
 
     def rounded(x: Any, scale: Any, zero: Any) -> Any:
@@ -27,8 +31,55 @@ def our_operators() -> dict[Any, Callable[..., Any]]:
     def restored(weight: Any, scale_C: Any) -> Any:
         return opset.DequantizeLinear(weight, scale_C, axis=0)
 
-    ops = getattr(torch.ops, layers.NAMESPACE)
-    return {ops.round_to_int8.default: rounded, ops.from_int8.default: restored}
+    def distances(x_BLK: Any, weight_MK: Any) -> Any:
+        x_B1LK = opset.Unsqueeze(x_BLK, _held(opset, [1]))
+        off = opset.Sub(x_B1LK, opset.Unsqueeze(weight_MK, _held(opset, [1])))
+        return opset.Neg(opset.ReduceL1(off, _held(opset, [-1]), keepdims=0))
+
+    ops = getattr(torch.ops, NAMESPACE)
+    return {
+        ops.round_to_int8.default: rounded,
+        ops.from_int8.default: restored,
+        ops.round_to_format.default: partial(_in_format, opset),
+        ops.l1_distances.default: distances,
+    }
+
+
+def _in_format(opset: Any, x: Any, name: str) -> Any:
+    """Do what `isthmus.models.rounding.round_to` does to samples (B, ...)."""
+    form, hold = find_format(name), partial(_held, opset)
+    size, num_values = opset.Abs(x), prod(x.shape[1:])
+    if not form.block:
+        found = _search(opset, size, edges(form), form.magnitudes())
+        return opset.Mul(found, opset.Sign(x))
+    block = min(form.block, max(num_values, 1))
+    groups = -(-num_values // block)
+    pads = hold([0, 0, 0, groups * block - num_values])
+    size_BKV = opset.Reshape(opset.Pad(opset.Flatten(size), pads), hold([0, groups, block]))
+    largest_BK1 = opset.ReduceMax(size_BKV, hold([-1]), keepdims=1)
+    scale_BK1 = _search(opset, largest_BK1, *scales(form))
+    found = _search(opset, opset.Div(size_BKV, scale_BK1), edges(form), form.magnitudes())
+    flat = opset.Flatten(opset.Mul(found, scale_BK1))
+    cut = opset.Slice(flat, hold([0]), hold([num_values]), hold([1]))
+    return opset.Mul(opset.Reshape(cut, opset.Shape(x)), opset.Sign(x))
+
+
+def _search(opset: Any, size: Any, above: Magnitudes, values: Magnitudes) -> Any:
+    """Return the value that as many edges lie below: a binary search in a full tree of them."""
+    depth, hold = len(above).bit_length(), partial(_held, opset)
+    missing = 2**depth - 1 - len(above)
+    edges = hold(np.pad(above, (0, missing), constant_values=np.inf))
+    index: Any = hold(0)
+    for step in (2**k for k in reversed(range(depth))):
+        probe = opset.Gather(edges, opset.Add(index, hold(step - 1)))
+        beyond = opset.GreaterOrEqual(size, probe)
+        index = opset.Where(beyond, opset.Add(index, hold(step)), index)
+    return opset.Gather(hold(np.pad(values, (0, missing), mode="edge")), index)
+
+
+def _held(opset: Any, value: Any) -> Any:
+    tensor: Any = import_module("onnxscript").ir.tensor
+    return opset.Constant(value=tensor(np.asarray(value)))
 
 
 @contextmanager

@@ -146,6 +146,13 @@ def _linear(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) ->
     return prod(made) * shape(args["input"])[-1], _bias(args, made)
 
 
+def _differences(
+    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
+) -> tuple[int, int]:
+    """Count a difference and a sum where a product of matrices has a MAC."""
+    return 0, 2 * prod(made) * shape(args["x"])[-1]
+
+
 def _bias(args: dict[str, Any], made: Shape) -> int:
     return 0 if args["bias"] is None else prod(made)
 
@@ -342,8 +349,9 @@ _RULES: dict[str, Rule] = {
     "upsample_bilinear2d_aa": _antialiased(9),
     "upsample_bicubic2d_aa": _antialiased(35),
     **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
+    "isthmus.l1_distances": _differences,
     "isthmus.from_int8": _for_each_made(1),
-    "isthmus.round_to_int8": _for_each_made(10),
+    **dict.fromkeys(("isthmus.round_to_int8", "isthmus.round_to_format"), _for_each_made(10)),
     "cosine_similarity": _for_each_read(6, "x1"),
     "weight_norm": _for_each_read(4, "v"),
     "index_add": _for_each_read(1, "source"),

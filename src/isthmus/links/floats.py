@@ -23,9 +23,10 @@ from math import floor, log2
 import torch
 from torch import Tensor, nn
 
-from isthmus.links.halves import Halves, in_groups, out_of_groups
+from isthmus.links.halves import Halves
+from isthmus.models.rounding import in_groups, out_of_groups
 from isthmus.wire import CodecSpec, WireTensor
-from isthmus.wire.formats import BLOCK, FORMATS, Format
+from isthmus.wire.formats import BLOCK, CROSSING, Format
 
 _LEAST, _MOST = -126, 127  # exponents of normal float32 numbers
 _SCALE_BIAS = 127
@@ -42,7 +43,7 @@ def float_halves(
         shape: Of one sample.
         dtype: Of the tensor.
     """
-    form = FORMATS[spec.format]
+    form = CROSSING[spec.format]
     sender = FloatSender(form, tensor.dtype)
     receiver = FloatReceiver(form, dtype)
     if form.block:

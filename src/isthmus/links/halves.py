@@ -6,11 +6,9 @@ of a group.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from isthmus.wire.spec import channel_dim, num_channels
 
@@ -68,14 +66,3 @@ def per_channel(values_C: Tensor, shape: tuple[int, ...]) -> Tensor:
     if shape:
         sizes[channel_dim(shape)] = len(values_C)
     return values_C.reshape(sizes)
-
-
-def in_groups(x: Tensor, size: int) -> Tensor:
-    """Return a tensor (B, ...) as groups (B, K, V) in the order of memory, zeros at the end."""
-    flat = x.flatten(1) if x.dim() > 1 else x[:, None]
-    return F.pad(flat, (0, -flat.shape[1] % size)).unflatten(1, (-1, size))
-
-
-def out_of_groups(x_BKV: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Undo `in_groups` for samples of ``shape``."""
-    return x_BKV.flatten(1)[:, : prod(shape)].reshape(-1, *shape)

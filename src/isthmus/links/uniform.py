@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 from isthmus.links.halves import (
     Halves,
-    in_groups,
-    out_of_groups,
     per_channel,
     round_to_symbols,
     rows,
 )
 from isthmus.links.ranges import RANGES, num_steps
+from isthmus.models.rounding import in_groups, out_of_groups
 from isthmus.wire import CodecSpec, WireTensor
 from isthmus.wire.formats import VECTOR, VECTOR_SCALE_BITS
 from isthmus.wire.spec import num_channels

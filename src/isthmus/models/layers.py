@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import InputError
+from isthmus.models.blocks import Adder, Concat, Octave, Shift
+from isthmus.models.rounding import NAMESPACE, RoundTo
 
 Option = int | float | str | bool | tuple[int, ...] | None
 
-NAMESPACE = "isthmus"  # of our operators in torch
 LOWEST, HIGHEST = -128, 127
 
 
@@ -181,12 +182,20 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "prelu": (nn.PReLU, ("num_parameters",)),
     "identity": (nn.Identity, ()),
     "sequential": (nn.Sequential, ()),
+    "relu": (nn.ReLU, ("inplace",)),
+    "relu6": (nn.ReLU6, ("inplace",)),
+    "channel_shuffle": (nn.ChannelShuffle, ("groups",)),
+    "concat": (Concat, ()),
+    "shift": (Shift, ()),
+    "octave": (Octave, ()),
+    "adder": (Adder, ("in_channels", "out_channels", "stride")),
     "integer": (Integer, ("inputs", "outputs")),
+    "round_to": (RoundTo, ("format",)),
 }
 """Every kind: its type, and the attributes that its constructor takes by the same names."""
 
 _KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}
-_BIASED = {*(name for name in KINDS if name.startswith("conv")), "linear"}
+_BIASED = {*(name for name in KINDS if name.startswith("conv")), "linear", "adder"}
 
 
 def describe(module: nn.Module) -> Layer | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import load_function, sha256
+from isthmus.models.compact import ghostnet, mobilenet_v1, mobilenet_v2, shufflenet, squeezenet
 from isthmus.models.compressed import (
     COMPRESSED_FILE,
     WEIGHTS_FILE,
@@ -55,6 +56,11 @@ MODELS: dict[str, KnownModel] = {
     "resnet50": KnownModel(make=lambda: resnet(50), input="1x3x32x32"),
     "resnet101": KnownModel(make=lambda: resnet(101), input="1x3x32x32"),
     "resnet152": KnownModel(make=lambda: resnet(152), input="1x3x32x32"),
+    "squeezenet": KnownModel(make=squeezenet, input="1x3x224x224"),
+    "mobilenet-v1": KnownModel(make=mobilenet_v1, input="1x3x224x224"),
+    "mobilenet-v2": KnownModel(make=mobilenet_v2, input="1x3x224x224"),
+    "shufflenet": KnownModel(make=shufflenet, input="1x3x224x224"),
+    "ghostnet": KnownModel(make=ghostnet, input="1x3x224x224"),
 }
 
 

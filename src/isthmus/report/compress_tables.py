@@ -1,13 +1,15 @@
 """What techniques there are, and what a chain of them came to, as tables."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from isthmus.compress import Technique
+from isthmus.compress import Savings, Technique
 from isthmus.models import Compressed
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import num_bytes, percent
@@ -82,3 +84,61 @@ def compressed_tables(facts: Compressed, out: Path) -> tuple[Table | Text, ...]:
         add_row(table, name, num_bytes(old), num_bytes(new), times)
     line = f"{out} stands for the model wherever one is asked for: isthmus plan {out} camera-hub"
     return table, Text(line)
+
+
+_IDEAS = {
+    "fft": "Fourier transforms",
+    "winograd_2": "Winograd F(2)",
+    "winograd_4": "Winograd F(4)",
+    "strassen": "Strassen",
+    "repeated": "repeated weights once (UCNN)",
+    "nonzero_inputs": "inputs of 0 skipped",
+    "nonzero": "inputs and weights of 0 skipped",
+}
+
+
+def savings_json(counted: Sequence[Savings]) -> str:
+    """Return the counts of each layer as JSON."""
+    layers = [{**asdict(layer), "macs_per_byte": layer.macs_per_byte} for layer in counted]
+    return json.dumps({"schema": "isthmus.savings/1", "origin": "counted", "layers": layers})
+
+
+def savings_tables(counted: Sequence[Savings], macs: int) -> tuple[Table | Text, ...]:
+    """Return what each idea of hardware comes to over all layers.
+
+    Args:
+        counted: Layers that have weights.
+        macs: Of the whole model.
+    """
+    plain = sum(layer.macs for layer in counted)
+    table = new_table(
+        "Multiplications for one sample, counted; a layer uses an idea where it takes fewer",
+        ("idea", "l"), ("multiplications", "r"), ("of all", "r"), ("layers", "r"),
+    )  # fmt: skip
+    add_row(table, "as written, also by im2col", num_bytes(plain), percent(1), f"{len(counted)}")
+    for field, name in _IDEAS.items():
+        found = [getattr(layer, field) for layer in counted]
+        pairs = [(layer.macs, f) for layer, f in zip(counted, found, strict=True) if f is not None]
+        fewer = sum(f < m for m, f in pairs)
+        if pairs:
+            total = plain - sum(max(0, m - f) for m, f in pairs)
+            add_row(table, name, num_bytes(total), percent(total / plain), f"{fewer}")
+    flows = new_table(
+        "Elements that pass a unit's registers for one sample, counted, by what it holds",
+        ("holds", "l"), ("weights", "r"), ("inputs", "r"), ("partial sums", "r"), ("all", "r"),
+    )  # fmt: skip
+    for flow in counted[0].accesses:
+        each = [layer.accesses[flow] for layer in counted]
+        kinds = ("weights", "inputs", "sums", "total")
+        add_row(flows, flow, *(num_bytes(sum(getattr(a, kind) for a in each)) for kind in kinds))
+    low, high = (end(counted, key=lambda layer: layer.macs_per_byte) for end in (min, max))
+    more = sum(layer.im2col for layer in counted) / sum(layer.inputs for layer in counted)
+    moved = sum(layer.num_bytes for layer in counted)
+    lines = (
+        f"These layers hold {percent(plain / macs)} of the MACs. im2col makes their inputs "
+        f"{more:.1f} times as large.",
+        f"Roofline: {plain / moved:.1f} MAC for each byte moved, from {low.macs_per_byte:.1f} "
+        f"({low.path}) to {high.macs_per_byte:.1f} ({high.path}); a device of more MAC/s "
+        "for each byte/s of its memory waits for that.",
+    )
+    return table, flows, *map(Text, lines)

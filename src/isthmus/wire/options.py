@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.errors import InputError
-from isthmus.wire.formats import FORMATS
+from isthmus.wire.formats import CROSSING
 
 _Allowed = Sequence[int] | Sequence[str]
 
@@ -89,7 +89,7 @@ _RULES: Mapping[str, _Rule] = {
         entropy=True,
     ),
     "float": _Rule(
-        options={"format": tuple(FORMATS)},
+        options={"format": tuple(CROSSING)},
         defaults={"format": "fp8-e4m3"},
         entropy=True,
     ),
@@ -132,7 +132,7 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
         values["entropy"] = True
     check_options(name, values)
     if "format" in values:
-        values["bits"] = FORMATS[values["format"]].bits
+        values["bits"] = CROSSING[values["format"]].bits
     return name, {k: bool(v) if k in _FLAGS else v for k, v in values.items()}
 
 
@@ -145,8 +145,8 @@ def check_options(name: str, values: Mapping[str, Any]) -> None:
     rule = _rule(name)
     for option, value in values.items():
         allowed = rule.allowed(option)
-        if option == "bits" and values.get("format") in FORMATS:
-            allowed = (FORMATS[values["format"]].bits,)
+        if option == "bits" and values.get("format") in CROSSING:
+            allowed = (CROSSING[values["format"]].bits,)
         if value not in allowed:
             raise InputError(
                 f"codec {name}: found {option}={value!r}, expected {' or '.join(_bounds(allowed))}"

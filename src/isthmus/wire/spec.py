@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from isthmus.errors import InputError
-from isthmus.wire.formats import BLOCK, BLOCK_SCALE_BITS, FORMATS, VECTOR, VECTOR_SCALE_BITS
+from isthmus.wire.formats import BLOCK, BLOCK_SCALE_BITS, CROSSING, VECTOR, VECTOR_SCALE_BITS
 from isthmus.wire.options import (
     ALL_OPTIONS,
     check_options,
@@ -93,7 +93,7 @@ class CodecSpec:
             per ``vector`` a channel's range is shared out: 16 values take as much as they need.
         range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
         symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
-        format: Of the codec ``float``, a name in `isthmus.wire.formats.FORMATS`.
+        format: Of the codec ``float``, a name in `isthmus.wire.formats.CROSSING`.
         nested: Whether a bottleneck may cross at narrower widths too, see `isthmus.wire.nested`.
         joint: Whether a bottleneck narrows all float tensors together, as one of all channels, so
             that what a skip has in common with the rest crosses once.
@@ -446,7 +446,7 @@ def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTen
 
 def _scales(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> tuple[WireTensor, ...]:
     """Return what goes with the symbols of a tensor: a scale for each block or vector."""
-    if dtype in FLOATS and spec.format and FORMATS[spec.format].block:
+    if dtype in FLOATS and spec.format and CROSSING[spec.format].block:
         size, bits = BLOCK, BLOCK_SCALE_BITS
     elif dtype in FLOATS and spec.per == "vector":
         size, bits = VECTOR, VECTOR_SCALE_BITS

@@ -1,0 +1,104 @@
+"""Compact blocks in place of 3x3 convolutions; what they make has to be learned anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from isthmus.compress.technique import Options, Samples, Technique, layers
+from isthmus.errors import InputError
+from isthmus.models.blocks import BLOCKS
+from isthmus.models.compressed import replaced
+
+_FEWEST = 9  # channels read: an image's few are better read as they are
+
+
+def _replace(kind: str) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+    """Return the function of a technique: a block with as many channels and the same stride.
+
+    Where the convolution had a bias a batch norm follows the block, which gives it one.
+    """
+    name = f"replace:{kind}"
+
+    def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+        del samples
+        chosen = layers(model, (nn.Conv2d,), options, technique=name)
+        alike = {path: layer for path, layer in chosen.items() if _plain(layer)}
+        if not alike:
+            raise InputError(
+                f"technique {name}: found no 3x3 convolution of {_FEWEST} channels or more, one "
+                "group, padding 1 and an even number of channels made; leave it out"
+            )
+        for path, layer in alike.items():
+            conv: Any = layer
+            block = BLOCKS[kind](conv.in_channels, conv.out_channels, conv.stride[0])
+            if conv.bias is not None:
+                block = nn.Sequential(block, nn.BatchNorm2d(conv.out_channels))
+            model = replaced(model, path, block.train(conv.training), where=name)
+        return model
+
+    return apply
+
+
+def _plain(conv: Any) -> bool:
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.padding == (1, 1)
+        and conv.stride in ((1, 1), (2, 2))
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.in_channels >= _FEWEST
+        and conv.out_channels % 2 == 0
+    )
+
+
+def _technique(kind: str, does: str, paper: str, improves: tuple[str, ...]) -> Technique:
+    return Technique(
+        name=f"replace:{kind}",
+        does=f"puts {does} in place of 3x3 convolutions",
+        paper=paper,
+        level="model",
+        needs="training",
+        improves=improves,
+        stage="structure",
+        apply=_replace(kind),
+    )
+
+
+_SMALLER = ("parameters", "macs", "weight bytes", "stored bytes")
+
+REPLACEMENTS = (
+    _technique(
+        "fire", "a squeeze and 1x1 beside 3x3 convolutions",
+        "Iandola et al., 2016, https://arxiv.org/abs/1602.07360", _SMALLER,
+    ),
+    _technique(
+        "separable", "a depthwise and a 1x1 convolution",
+        "Howard et al., 2017, https://arxiv.org/abs/1704.04861", _SMALLER,
+    ),
+    _technique(
+        "inverted", "an expansion, a depthwise and a narrowing convolution",
+        "Sandler et al., CVPR 2018, https://arxiv.org/abs/1801.04381", _SMALLER,
+    ),
+    _technique(
+        "shuffle", "grouped convolutions with a shuffle of channels between",
+        "Zhang, Zhou, Lin, Sun, CVPR 2018, https://arxiv.org/abs/1707.01083", _SMALLER,
+    ),
+    _technique(
+        "octave", "convolutions with half of the channels at half the resolution",
+        "Chen et al., ICCV 2019, https://arxiv.org/abs/1904.05049", ("macs",),
+    ),
+    _technique(
+        "ghost", "half the channels, and the others made from these one by one,",
+        "Han et al., CVPR 2020, https://arxiv.org/abs/1911.11907", _SMALLER,
+    ),
+    _technique(
+        "shift", "a shift of channels and a 1x1 convolution",
+        "Wu et al., CVPR 2018, https://arxiv.org/abs/1711.08141", _SMALLER,
+    ),
+    _technique(
+        "adder", "layers that add in place of multiplying",
+        "Chen et al., CVPR 2020, https://arxiv.org/abs/1912.13200", ("macs", "energy"),
+    ),
+)  # fmt: skip
