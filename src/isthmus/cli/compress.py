@@ -1,5 +1,6 @@
 """The commands that make a model smaller."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,9 @@ def compress(
 ) -> None:
     """Make a model smaller, and write it as a folder that other commands take as MODEL.
 
+    Interrupted, the same command goes on from the last finished epoch; until then the state of
+    tuning lies in a hidden folder beside --out.
+
     Example: `isthmus compress digits-resnet --data digits --epochs 8 --with prune:l1,keep=0.75`
     """
     import torch
@@ -104,21 +108,27 @@ def compress(
             seed=seed,
             augmentation=augmentation_for(data or ""),
         )
-    with shown() as progress:
-        samples = None
-        if data is not None:
-            samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
-        facts = compress_model(
-            loaded,
-            reference(model),
-            steps,
-            example,
-            out,
-            inputs=input_texts(model, input_),
-            data=samples,
-            config=config,
-            report=progress,
-        )
+    try:
+        with shown() as progress:
+            samples = None
+            if data is not None:
+                samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+            facts = compress_model(
+                loaded,
+                reference(model),
+                steps,
+                example,
+                out,
+                inputs=input_texts(model, input_),
+                data=samples,
+                config=config,
+                report=progress,
+            )
+    except KeyboardInterrupt:
+        if epochs:
+            line = "isthmus: interrupted; the same command goes on where it stopped"
+            print(line, file=sys.stderr)
+        raise
     if json_:
         print(to_json(facts, schema=SCHEMA))
     else:

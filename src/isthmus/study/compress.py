@@ -23,6 +23,7 @@ from isthmus.machine import describe_machine, library_versions
 from isthmus.models import Compressed, ModelReference, load_model
 from isthmus.models.compressed import FILES, changes, pack_weights, write_compressed
 from isthmus.progress import Report, silent
+from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
     FitConfig,
     Progress,
@@ -51,6 +52,9 @@ def compress_model(
 ) -> Compressed:
     """Apply techniques in the order given, tune after each if asked to, and write the result.
 
+    The state of tuning is kept beside ``out`` until it is done: interrupted, the same call goes
+    on from the last finished epoch.
+
     Args:
         model: The model; left as it is, but trained first where ``config`` says so.
         source: Where it came from.
@@ -73,16 +77,38 @@ def compress_model(
         raise InputError("--epochs: found no data to train on; add --data")
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
-    progress = Progress(report=report)
     if data is not None:
         check_fits(model, data)
-        if config is not None:
-            fit_base(model, data, config, progress=progress)
-        data = with_answers(model.eval(), data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
-    compressed = run_steps(
-        model, steps, samples_of(model, example, data), data, config, progress=progress
+    asked = (
+        source,
+        tuple(step.text for step in steps),
+        data and data_fingerprint(data),
+        weights_fingerprint(model.state_dict()),
+        config,
     )
+    with kept_state(out, asked, report) as progress:
+        if data is not None:
+            if config is not None:
+                fit_base(model, data, config, progress=progress)
+            data = with_answers(model.eval(), data)
+        samples = samples_of(model, example, data)
+        compressed = run_steps(model, steps, samples, data, config, progress=progress)
+        facts = _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
+    return facts
+
+
+def _write(
+    model: nn.Module,
+    compressed: nn.Module,
+    source: ModelReference,
+    steps: Sequence[Step],
+    example: tuple[Tensor, ...],
+    out: Path,
+    *,
+    inputs: Sequence[str],
+    data: Dataset | None,
+) -> Compressed:
     before, after = (
         figures(m, example, accuracy=None if data is None else _accuracy(m, data))
         for m in (model, compressed)

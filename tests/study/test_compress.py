@@ -1,0 +1,92 @@
+"""A chain of techniques that are tuned, from Python."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from isthmus.compress import parse_chain
+from isthmus.data import Dataset
+from isthmus.errors import InputError
+from isthmus.models import load_model, reference
+from isthmus.study import compress_model
+from isthmus.train import FitConfig
+
+NET = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3),
+    )
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    return reference(f"{tmp_path / 'net.py'}:make")
+
+
+def blobs(num=96):
+    """Return images whose mean tells their class."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, num)
+    x = (rng.normal(size=(num, 1, 6, 6)) + 2 * y[:, None, None, None]).astype(np.float32)
+    return Dataset(name="blobs", x_train=(x,), y_train=y, x_test=(x[:32],), y_test=y[:32])
+
+
+class Asking:
+    """Compresses the same model every time, and keeps what it was told."""
+
+    def __init__(self, source, folder, *texts, config):
+        self.source, self.folder, self.texts, self.config = source, folder, texts, config
+        self.lines: list[tuple[str, int]] = []
+
+    def __call__(self, out, *, stop=None):
+        def report(step, done, total):
+            self.lines.append((step.partition(",")[0], done))
+            if self.lines[-1] == stop:
+                raise KeyboardInterrupt
+
+        self.lines.clear()
+        torch.manual_seed(0)
+        model = load_model(self.source)
+        return compress_model(
+            model,
+            self.source,
+            parse_chain(self.texts),
+            (torch.zeros(1, 1, 6, 6),),
+            self.folder / out,
+            inputs=("1x1x6x6",),
+            data=blobs(),
+            config=self.config,
+            report=report,
+        )
+
+
+def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=2, batch_size=16)
+    texts = ("sparse:magnitude,keep=0.5", "share:kmeans,bits=3")
+    asking = Asking(source, tmp_path, *texts, config=config)
+    whole = asking("whole")
+    with pytest.raises(KeyboardInterrupt):
+        asking("stopped", stop=("tune 2 share:kmeans", 2))
+    assert len(list(tmp_path.glob(".stopped.*"))) == 1
+    again = asking("stopped")
+    tuned = [line for line in asking.lines if line[0].startswith(("base", "tune"))]
+    assert tuned == [("tune 2 share:kmeans", 2)]
+    assert again.weights_sha256 == whole.weights_sha256
+    assert not list(tmp_path.glob(".*"))
+    assert json.loads((tmp_path / "stopped" / "compressed.json").read_text())["data"] == "blobs"
+
+
+def test_what_cannot_be_leaves_no_state(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1, losses=("feature",))
+    asking = Asking(source, tmp_path, "sparse:magnitude", config=config)
+    with pytest.raises(InputError, match="matches features"):
+        asking("made")
+    assert not list(tmp_path.glob(".*"))
