@@ -57,7 +57,11 @@ def make():
 
     return Net()
 """
-STRENGTHS = {"lowrank:svd": ",energy=0.5", "lowrank:tucker": ",energy=0.5"}
+STRENGTHS = {
+    "prune:netadapt": ",keep=0.7,step=0.2",
+    "lowrank:svd": ",energy=0.5",
+    "lowrank:tucker": ",energy=0.5",
+}
 
 QUICK = ("prune:l1", "lowrank:tucker", "sparse:nm", "share:kmeans", "quantize:int8")
 EVERY = pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from isthmus.compress.chain import TECHNIQUES, Step, apply, parse_chain, settle
 from isthmus.compress.figures import figures
-from isthmus.compress.technique import Samples, Technique
+from isthmus.compress.technique import Samples, Technique, Training
 
 __all__ = [
     "TECHNIQUES",
     "Samples",
     "Step",
     "Technique",
+    "Training",
     "apply",
     "figures",
     "parse_chain",

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
 from isthmus.compress.integer import INTEGERS, Rounded
+from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.share import SHARING
 from isthmus.compress.sparse import SPARSITY
@@ -19,7 +20,7 @@ from isthmus.models.compressed import replaced
 
 TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
-    for technique in (*PRUNING, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *FORMATTING)
+    for technique in (*PRUNING, NETADAPT, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *FORMATTING)
 }
 
 _REMOVES_ZEROS = ("quantize:binary",)

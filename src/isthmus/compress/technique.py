@@ -18,6 +18,21 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a technique that goes step by step may train a model between its steps, in place.
+
+    Attributes:
+        whole: Trains it as after a technique, under a name.
+        short: Trains it on so many samples, none of them among those that it is judged by.
+        kept: Returns what an interrupted sitting found under a name, or finds and keeps it.
+    """
+
+    whole: Callable[[nn.Module, str], None]
+    short: Callable[[nn.Module, int], None]
+    kept: Callable[[str, Callable[[], str]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """What a technique may look at.
 
@@ -25,11 +40,13 @@ class Samples:
         example: Inputs of two samples, one tensor for each input of the model.
         inputs: Training inputs (N, ...); empty where no data were given.
         labels: Their labels (N,); what the model itself says where they have none.
+        training: How to train between steps; None where nothing is trained.
     """
 
     example: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...] = ()
     labels: Tensor | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +111,27 @@ class Names:
         return tuple(text.split("+")) if text else None
 
 
-Option = Number | Word | Names
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """An option that is any text.
+
+    Attributes:
+        what: What it says, in words.
+        default: What it is where the text is silent.
+    """
+
+    what: str
+    default: str = ""
+
+    def __str__(self) -> str:
+        return self.what
+
+    def read(self, text: str) -> str | None:
+        """Return the text, or None where there is none."""
+        return text or None
+
+
+Option = Number | Word | Names | Text
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
 
