@@ -70,7 +70,7 @@ class Asking:
 
 def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path):
     config = FitConfig(base_epochs=1, epochs=2, batch_size=16)
-    texts = ("sparse:magnitude,keep=0.5", "share:kmeans,bits=3")
+    texts = ("sparse:magnitude,keep=0.5,schedule=lottery,rounds=2", "share:kmeans,bits=3")
     asking = Asking(source, tmp_path, *texts, config=config)
     whole = asking("whole")
     with pytest.raises(KeyboardInterrupt):

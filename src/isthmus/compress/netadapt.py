@@ -19,11 +19,9 @@ References:
 import copy
 from collections.abc import Callable
 from math import ceil, inf
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from isthmus.compress.prune import LEAST_SAMPLES, check_runs, removable, remove
 from isthmus.compress.technique import (
@@ -33,6 +31,7 @@ from isthmus.compress.technique import (
     Technique,
     Text,
     Word,
+    losses,
     needs_data,
 )
 from isthmus.errors import InputError
@@ -42,7 +41,6 @@ from isthmus.plan.estimate import estimate, make_site, stage_loads
 from isthmus.platform import load_platform
 
 _NAME = "prune:netadapt"
-_BATCH = 128
 _LEAST_STEP = 0.002  # of what the model took at first
 _PREDICTED = {"latency": "latency_s", "energy": "energy_j"}
 
@@ -192,15 +190,8 @@ def _with_channels(
 
 def _loss(model: nn.Module, samples: Samples) -> float:
     """Return the mean cross entropy of all samples."""
-    assert samples.labels is not None
-    total = 0.0
     with torch.no_grad():
-        for start in range(0, len(samples.labels), _BATCH):
-            batch = slice(start, start + _BATCH)
-            output: Any = model.eval()(*(x[batch] for x in samples.inputs))
-            scores = output[0] if isinstance(output, tuple | list) else output
-            total += float(F.cross_entropy(scores, samples.labels[batch], reduction="sum"))
-    return total / len(samples.labels)
+        return sum(float(loss) for loss in losses(model, samples)) / len(samples.inputs[0])
 
 
 NETADAPT = Technique(

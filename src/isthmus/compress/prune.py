@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from isthmus.compress.technique import (
     Number,
@@ -22,6 +21,7 @@ from isthmus.compress.technique import (
     Technique,
     Word,
     layers,
+    losses,
     needs_data,
 )
 from isthmus.errors import InputError
@@ -205,13 +205,9 @@ def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
 def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
     """Leave in every weight the gradient of the loss."""
     needs_data(samples, technique="prune:taylor", least=LEAST_SAMPLES)
-    assert samples.labels is not None
     model.zero_grad()
-    for start in range(0, len(samples.labels), 128):
-        batch = slice(start, start + 128)
-        output = model(*(x[batch] for x in samples.inputs))
-        scores = output[0] if isinstance(output, tuple | list) else output
-        F.cross_entropy(scores, samples.labels[batch], reduction="sum").backward()
+    for loss in losses(model, samples):
+        loss.backward()
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

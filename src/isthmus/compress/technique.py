@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus.errors import InputError
 
@@ -259,6 +260,16 @@ def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
             f"technique {technique}: found {found} training samples, expected {least} or more; "
             "add --data"
         )
+
+
+def losses(model: nn.Module, samples: Samples, *, batch_size: int = 128) -> Iterator[Tensor]:
+    """Yield of each batch of the samples the cross entropy of their labels, summed."""
+    assert samples.labels is not None
+    for start in range(0, len(samples.labels), batch_size):
+        batch = slice(start, start + batch_size)
+        output = model.eval()(*(x[batch] for x in samples.inputs))
+        scores = output[0] if isinstance(output, tuple | list) else output
+        yield F.cross_entropy(scores, samples.labels[batch], reduction="sum")
 
 
 def observed(
