@@ -85,8 +85,35 @@ def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path
 
 
 def test_what_cannot_be_leaves_no_state(source, tmp_path):
-    config = FitConfig(base_epochs=1, epochs=1, losses=("feature",))
-    asking = Asking(source, tmp_path, "sparse:magnitude", config=config)
-    with pytest.raises(InputError, match="matches features"):
-        asking("made")
+    config = FitConfig(base_epochs=1, epochs=1)
+    with pytest.raises(InputError, match="no module 'tail'"):
+        Asking(source, tmp_path, "sparse:magnitude,only=tail", config=config)("made")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_blocks_are_compared_with_those_of_a_wider_teacher(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    losses = ("task", "fitnets", "nst", "attention", "relational")
+    config = FitConfig(base_epochs=3, epochs=3, losses=losses, batch_size=16)
+    facts = Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+    assert facts.after.macs < facts.before.macs / 2
+    assert facts.after.accuracy is not None
+    assert facts.after.accuracy > 0.5
+    config = FitConfig(epochs=1, losses=("boundary",))
+    with pytest.raises(
+        InputError, match=r"boundary: found \(4, 4, 4\) after 0, .*\(8, 4, 4\); exp"
+    ):
+        Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+
+
+@pytest.mark.slow
+def test_netadapt_tunes_each_try_on_samples_that_do_not_judge_it(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    text = "prune:netadapt,resource=weights,keep=0.85,step=0.1,short=64,only=0+2"
+    asking = Asking(source, tmp_path, text, config=FitConfig(base_epochs=1, epochs=1))
+    whole = asking("whole")
+    assert whole.after.weight_bytes <= 0.85 * whole.before.weight_bytes
+    with pytest.raises(KeyboardInterrupt):
+        asking("stopped", stop=("tune 1 prune:netadapt", 1))
+    assert list(tmp_path.glob(".stopped.*/tune 1 prune:netadapt step 1.txt"))
+    assert asking("stopped").weights_sha256 == whole.weights_sha256

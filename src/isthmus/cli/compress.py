@@ -66,7 +66,12 @@ def compress(
         ),
     ] = 0,
     loss: Annotated[
-        str, typer.Option(help="What is minimised, summed: task, hinton, decoupled.")
+        str,
+        typer.Option(
+            help="What is minimised, summed: task, hinton, decoupled, teacher-free; and of what "
+            "the outermost blocks make: feature, attention, relational, fitnets, nst, boundary, "
+            "flow."
+        ),
     ] = "task,hinton",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),

@@ -180,10 +180,9 @@ def _training(
         if file and file.is_file():
             return file.read_text(encoding="utf-8")
         found = find()
-        progress.report(f"{prefix}, {name} {found}", 1, 1)
         if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, found.encode())
+        progress.report(f"{prefix}, {name} {found}", 1, 1)
         return found
 
     return Training(whole=whole, short=short, kept=kept)
