@@ -75,6 +75,7 @@ TUNED = (
     ("sparse:magnitude,keep=0.4", "quantize:weights,bits=4"),
     ("prune:l1,keep=0.75", "quantize:int8"),
     ("quantize:ternary",),
+    ("share:ternary",),
     ("quantize:weights,bits=2",),
 )
 MARKS = {

@@ -192,6 +192,18 @@ def test_shared_values_move_by_the_sum_of_their_gradients():
     assert model[0].parametrizations.weight[0].centroids.grad.tolist() == [3.0, 4.0]
 
 
+def test_trained_ternary_learns_its_two_values_by_the_sums_of_gradients():
+    # the largest is 4, so what is beyond 0.25 * 4: 2 and 4 become 3, -1.5 and -2.5 become -2
+    row = [2.0, 4.0, -1.5, -2.5, 0.5, 0.0]
+    model = begun(linear([row]), "share:ternary,threshold=0.25")
+    model(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])).sum().backward()
+    values = model[0].parametrizations.weight[0]
+    assert model[0].weight.tolist() == [[3.0, 3.0, -2.0, -2.0, 0.0, 0.0]]
+    assert (values.positive.grad.item(), values.negative.grad.item()) == (1 + 2, -(3 + 4))
+    gradient = model[0].parametrizations.weight.original.grad
+    assert gradient.tolist() == [[3.0, 6.0, 6.0, 8.0, 5.0, 0.0]]
+
+
 def test_integers_of_a_weight_have_a_step_for_each_channel():
     weight = torch.tensor([[0.5, -1.27], [0.02, 0.0]])
     integers, scale_C = weight_steps(weight, bits=8, choice="minmax", per="channel").integers(

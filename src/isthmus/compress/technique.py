@@ -133,6 +133,7 @@ class Text:
 
 
 Option = Number | Word | Names | Text
+ENDS: Mapping[str, Option] = {"ends": Word(words=("keep", "round"), default="keep")}
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
 
@@ -234,6 +235,13 @@ def layers(
             "or name other modules with only="
         )
     return found
+
+
+def without_ends(chosen: dict[str, nn.Module], options: Options) -> dict[str, nn.Module]:
+    """Return layers without the first and the last, where ``ends`` keeps these and others are."""
+    if options["ends"] == "round" or len(chosen) < 3:
+        return chosen
+    return dict(list(chosen.items())[1:-1])
 
 
 def _inside(path: str, names: tuple[str, ...]) -> bool:
