@@ -11,7 +11,7 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
-from isthmus.train import FitConfig
+from isthmus.train import FitConfig, tune
 
 NET = """
 from torch import nn
@@ -104,6 +104,17 @@ def test_blocks_are_compared_with_those_of_a_wider_teacher(source, tmp_path):
         InputError, match=r"boundary: found \(4, 4, 4\) after 0, .*\(8, 4, 4\); exp"
     ):
         Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+
+
+def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
+    torch.manual_seed(0)
+    model, teacher = load_model(source), load_model(source)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    config = FitConfig(epochs=4, batch_size=16, losses=("task", "mutual"))
+    record = tune(model, teacher, blobs(), config)
+    # of two peers without weights the cross entropies alone begin at 2 ln 3
+    assert record.losses[-1] < 0.9 * record.losses[0]
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from isthmus.train.losses import (
     flow_loss,
     hint_loss,
     hinton_loss,
+    mutual_loss,
     selectivity_loss,
     task_loss,
     teacher_free_loss,
@@ -58,6 +59,8 @@ class TestEveryLoss:
         label = torch.nn.functional.one_hot(given.labels, 5)
         if name == "task":
             same = answers(logits=label * 50.0)
+        if name == "mutual":
+            same = answers(logits=label * 50.0, teacher=label * 50.0)
         if name == "teacher-free":
             same = answers(logits=torch.where(label > 0, 0.99, 0.01 / 4).log())
         if name == "boundary":  # beyond the margin
@@ -189,3 +192,17 @@ def test_the_flow_loss_matches_a_hand_worked_case_and_pools_the_larger_map():
 def test_the_teacher_free_loss_matches_a_hand_worked_case():
     found = teacher_free_loss(torch.zeros(1, 2), torch.tensor([1]), correct=0.75, temperature=1)
     assert float(found) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+def test_the_mutual_loss_matches_a_hand_worked_case_and_teaches_both():
+    peer = torch.tensor([[math.log(3), 0.0]], requires_grad=True)  # (3/4, 1/4)
+    student = torch.zeros(1, 2, requires_grad=True)
+    there = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    back = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    found = mutual_loss(student, peer, torch.tensor([1]))
+    assert found.item() == pytest.approx(there + back + math.log(4))
+    found.backward()
+    assert student.grad is not None
+    assert student.grad[0].tolist() == pytest.approx([0.5 - 0.75, 0.5 - 0.25])
+    assert peer.grad is not None
+    assert peer.grad[0, 0].item() == pytest.approx((0.75 - 0.5) + 0.75)

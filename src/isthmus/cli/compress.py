@@ -68,9 +68,9 @@ def compress(
     loss: Annotated[
         str,
         typer.Option(
-            help="What is minimised, summed: task, hinton, decoupled, teacher-free; and of what "
-            "the outermost blocks make: feature, attention, relational, fitnets, nst, boundary, "
-            "flow."
+            help="What is minimised, summed: task, hinton, decoupled, teacher-free, mutual; and "
+            "of what the outermost blocks make: feature, attention, relational, fitnets, nst, "
+            "boundary, flow."
         ),
     ] = "task,hinton",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,

@@ -302,6 +302,30 @@ def teacher_free_loss(
     return hinton_loss(logits_BK, made_BK, temperature=temperature)
 
 
+def mutual_loss(logits_BK: Tensor, peer_BK: Tensor, labels_B: Tensor) -> Tensor:
+    r"""Return what two networks that learn together each have to learn, summed.
+
+    .. math:: KL(p^t \| p^z) + KL(p^z \| p^t) + H(y, p^t)
+
+    Of the first two terms the left side is a constant. Beside it stands `task_loss` for z.
+
+    Args:
+        logits_BK: z, those of one.
+        peer_BK: t, those of the other, with gradients.
+        labels_B: y.
+
+    References:
+        Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", CVPR 2018,
+        https://arxiv.org/abs/1706.00384 (equation 6 and 7).
+    """
+    both = (
+        hinton_loss(logits_BK, peer_BK.detach(), temperature=1),
+        hinton_loss(peer_BK, logits_BK.detach(), temperature=1),
+        task_loss(peer_BK, labels_B),
+    )
+    return torch.stack(both).sum()
+
+
 LOSSES: dict[str, Callable[[Answers], Tensor]] = {
     "task": lambda a: task_loss(a.logits, a.labels),
     "hinton": lambda a: hinton_loss(a.logits, a.teacher, temperature=a.temperature),
@@ -316,8 +340,9 @@ LOSSES: dict[str, Callable[[Answers], Tensor]] = {
     "boundary": lambda a: boundary_loss(a.features, a.teacher_features),
     "flow": lambda a: flow_loss(a.features, a.teacher_features),
     "teacher-free": lambda a: teacher_free_loss(a.logits, a.labels),
+    "mutual": lambda a: mutual_loss(a.logits, a.teacher, a.labels),
 }
-LABELLED = ("task", "decoupled", "teacher-free")  # those that read labels
+LABELLED = ("task", "decoupled", "teacher-free", "mutual")  # those that read labels
 MATCHING = ("feature", "attention", "relational", "fitnets", "nst", "boundary", "flow")
 """Those that read features."""
 EQUAL = ("feature", "boundary", "flow")  # of these, those that need the teacher's channels

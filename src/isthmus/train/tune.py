@@ -1,5 +1,6 @@
 """Train a whole model that was changed, with the one that it came from as its teacher."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,8 @@ def tune(
 
     Args:
         model: Any classifier; left in evaluation.
-        teacher: What it came from; frozen, and shown what the model is shown.
+        teacher: What it came from; frozen, and shown what the model is shown. With the loss
+            ``mutual`` a copy of it learns too.
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
@@ -50,19 +52,26 @@ def tune(
     teacher = teacher.eval()
     taught = not {*config.losses} <= {"task", "teacher-free"}
     blocks = _blocks(model, teacher, data, config)
+    groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
+    trained = model
+    mutual = "mutual" in config.losses
+    if mutual:
+        teacher = copy.deepcopy(teacher).train()
+        groups.append({"params": _trainable(teacher), "lr": config.finetune_rate})
+        trained = nn.ModuleDict({"model": model, "peer": teacher})
 
     def loss(batch: Batch) -> Tensor:
         inputs, labels_B, _ = batch
         with _made(model, blocks) as made:
             logits_BK = first(model(*inputs))
-        with torch.no_grad(), _made(teacher, blocks) as there:
+        with torch.set_grad_enabled(mutual), _made(teacher, blocks) as there:
             says = teacher.to(labels_B.device)(*inputs) if taught else logits_BK
         answers = Answers(
             logits=logits_BK,
             labels=labels_B,
             teacher=first(says),
             features=tuple(made[path] for path in blocks),
-            teacher_features=tuple(there[path] for path in blocks),
+            teacher_features=tuple(there[path].detach() for path in blocks),
             temperature=config.temperature,
         )
         losses = [LOSSES[name](answers) for name in config.losses]
@@ -77,7 +86,7 @@ def tune(
         name=name,
         epochs=config.epochs,
         loss=loss,
-        groups=[{"params": _trainable(model), "lr": config.finetune_rate}],
+        groups=groups,
     )
     labels = torch.from_numpy(data.y_train)
     batches = Batches(
@@ -89,7 +98,7 @@ def tune(
         prepare=prepare,
     )
     model.train()
-    record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
+    record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
     model.eval()
     return record
