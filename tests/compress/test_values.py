@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from isthmus.compress import Samples, Training, apply, figures, parse_chain, settle
-from isthmus.compress.factor import svd_linear, tucker_conv
+from isthmus.compress.factor import affordable, svd_linear, tucker_conv
 from isthmus.compress.formats import FORMATS, NumberFormat, round_to
 from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.scores import SCORES
@@ -292,6 +292,26 @@ def test_low_rank_is_exact_where_the_rank_is_low():
     assert torch.allclose(three(x), conv(x), atol=1e-3)
     point = nn.Conv2d(6, 8, 1, stride=2)
     assert torch.allclose(tucker_conv(point, 1.0)(x), point(x), atol=1e-4)
+
+
+def test_ranks_are_the_highest_that_a_budget_allows():
+    # 6 x 8 of singular values 3, 2, 1: rank 1 takes 14 of 48, rank 2 takes 28, rank 3 takes 42
+    first, second = torch.linalg.qr(torch.randn(6, 3))[0], torch.linalg.qr(torch.randn(8, 3))[0]
+    model: Any = nn.Sequential(nn.Linear(8, 6, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(first @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ second.T)
+    for keep, rank in ((0.3, 1), (0.6, 2), (0.9, 3)):
+        assert made(model, f"lowrank:svd,energy=1,keep={keep}")[0][0].out_features == rank
+    assert made(model, "lowrank:svd,energy=0.5,keep=0.9")[0][0].out_features == 1
+    with pytest.raises(InputError, match=r"keep=0\.1 .* less than rank 1 takes; keep more"):
+        made(model, "lowrank:svd,keep=0.1")
+    conv = nn.Conv2d(6, 8, 3)
+    for energy in (0.3, 0.8):
+        three = tucker_conv(conv, energy)
+        expected = sum(parameter.numel() for parameter in three.parameters())
+        share = (expected + 0.5) / sum(parameter.numel() for parameter in conv.parameters())
+        again = tucker_conv(conv, affordable([conv], share, 1.0))
+        assert sum(parameter.numel() for parameter in again.parameters()) == expected
 
 
 def test_folding_changes_nothing_but_the_norms():
