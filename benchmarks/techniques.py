@@ -32,6 +32,7 @@ from link_rate import load
 from torch import nn
 
 from isthmus.compress import TECHNIQUES, figures, parse_chain
+from isthmus.compress.sparse import SCHEDULES
 from isthmus.data import Dataset
 from isthmus.errors import IsthmusError
 from isthmus.export.export import Program, write_program
@@ -44,12 +45,15 @@ from isthmus.train import FitConfig, augmentation_for
 
 CROSSING_AFTER = "layer2"
 STRENGTHS = {
+    "prune:netadapt": ("keep=0.9,step=0.1", "keep=0.75,step=0.1"),
     "prune": ("keep=0.9", "keep=0.75"),
     "lowrank:svd": ("energy=0.95", "energy=0.8"),
     "lowrank:tucker": ("energy=0.95", "energy=0.9"),
     "sparse:magnitude": ("keep=0.5", "keep=0.2"),
     "sparse:nm": ("n=2,m=4", "n=1,m=4"),
     "sparse:wanda": ("keep=0.7", "keep=0.5"),
+    "sparse:snip": ("keep=0.5", "keep=0.2"),
+    "sparse:obd": ("keep=0.5", "keep=0.2"),
     "share:kmeans": ("bits=5", "bits=4"),
     "quantize:int8": ("range=mse", "range=minmax"),
     "quantize:weights": ("bits=6", "bits=4"),
@@ -65,11 +69,13 @@ TUNED = (
     ("prune:taylor,keep=0.75",),
     ("lowrank:tucker,energy=0.9",),
     ("sparse:nm,n=2,m=4",),
+    *((f"sparse:magnitude,keep=0.2,schedule={how},rounds=3",) for how in SCHEDULES),
     ("quantize:weights,bits=4",),
     ("share:kmeans,bits=3",),
     ("sparse:magnitude,keep=0.4", "quantize:weights,bits=4"),
     ("prune:l1,keep=0.75", "quantize:int8"),
     ("quantize:ternary",),
+    ("share:ternary",),
     ("quantize:weights,bits=2",),
 )
 MARKS = {

@@ -91,8 +91,8 @@ def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
         (("--with", "share:kmeans,only=tail"), ["no module 'tail'", "stem"]),
         (("--with", "share:kmeans", "--with", "format"), ["leave one out"]),
         (
-            ("--with", "format", "--data", "npz:data.npz", "--epochs", "1", "--loss", "feature"),
-            ["feature", "expected task, hinton or decoupled"],
+            ("--with", "format", "--data", "npz:data.npz", "--epochs", "1", "--loss", "fitnet"),
+            ["found fitnet", "fitnets"],
         ),
     ],
 )  # fmt: skip

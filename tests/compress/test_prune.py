@@ -1,13 +1,19 @@
 """Structured pruning on cases worked out by hand."""
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import Samples, apply, parse_chain
+from isthmus.compress import Samples, Training, apply, parse_chain
+from isthmus.compress.netadapt import resource
 from isthmus.errors import InputError
+from isthmus.graph import capture, find_cut
+from isthmus.plan import partition
+from isthmus.platform import load_platform
 
 pytest.importorskip("torch_pruning")
 
@@ -98,6 +104,10 @@ def test_channels_are_rounded_and_the_classes_stay():
         ("prune:l1,keep=1.5", "found keep=1.5, expected keep=0.001 to 1"),
         ("prune:l1,keep=half", "found keep=half"),
         ("prune:l1,only=1", "found no layer for it"),
+        ("prune:netadapt,round_to=8", r"macs is at 1 of what .* expected keep=1 or more, or a"),
+        ("prune:netadapt,resource=crossing", "add cut=MODULE"),
+        ("prune:netadapt,resource=latency", "needs a device; add platform="),
+        ("prune:netadapt,platform=", "expected platform=a preset or a file"),
     ],
 )
 def test_bad_input_is_one_line_with_a_remedy(text, message):
@@ -112,6 +122,78 @@ def test_data_are_asked_for():
     (step,) = parse_chain(["prune:taylor"])
     with pytest.raises(InputError, match=r"found 0 training samples, expected 16 .* --data"):
         apply(net(), step, Samples(example=samples().example))
+
+
+def two_layers():
+    """Return a network that says class 0, by all channels but 0 to 4 of the first layer."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(
+        nn.Conv2d(2, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 1, bias=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3, bias=False),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            nn.init.uniform_(layer.weight, 0.1, 0.2)
+        model[0].weight[:5] *= 0.01
+        model[2].weight[:, :5] = 0
+        model[6].weight.copy_(torch.eye(3)[0][:, None].expand(3, 8))
+    return model
+
+
+def test_netadapt_takes_from_the_layer_whose_loss_costs_least_until_the_budget_is_held():
+    # MACs at 4 x 4 places: 2 * 8 * 16 + 8 * 8 * 16 + 8 * 3 = 1304, to become 652. A channel of the
+    # first layer is worth 32 + 128. Step 1 saves 326: 3 of them. Step 2 may have 652: 2 of them.
+    (step,) = parse_chain(["prune:netadapt,keep=0.5,step=0.25"])
+    made: Any = apply(two_layers(), step, replace(samples(), labels=torch.zeros(32).long()))
+    assert [made[k].out_channels for k in (0, 2)] == [3, 8]
+    x = samples().inputs[0]
+    assert torch.allclose(made(x), two_layers()(x), atol=1e-5)
+
+
+def test_netadapt_halves_the_bytes_of_a_crossing_in_whole_groups_of_channels():
+    made = pruned(two_layers(), "prune:netadapt,resource=crossing,cut=0,keep=0.5,round_to=3")
+    assert [made[k].out_channels for k in (0, 2)] == [3, 8]
+
+
+def test_netadapt_goes_on_from_the_choices_of_an_earlier_sitting():
+    tried = []
+
+    def short(model, num):
+        tried.append((model[0].out_channels, model[2].out_channels, num))
+
+    def kept(name, find):
+        return "2" if name == "step 1" else find()
+
+    (step,) = parse_chain(["prune:netadapt,keep=0.7,step=0.15,decay=1,short=5"])
+    training = Training(whole=lambda model, name: None, short=short, kept=kept)
+    apply(two_layers(), step, replace(samples(), training=training))
+    # 196 less are 2 channels of the second, at 131 each. From these 1042 to 913 it is one more of
+    # them, or 2 of the first, at 32 + 96 each.
+    assert tried[0] == (8, 6, 5)
+    assert sorted(tried[1:]) == [(6, 6, 5), (8, 5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("what", "place"), [("latency", ""), ("energy", ",device=gateway"), ("latency", ",cut=0")]
+)
+def test_what_netadapt_reckons_with_is_what_a_plan_predicts(what, place):
+    text = f"prune:netadapt,resource={what},platform=two-mcu-spi{place}"
+    place = place.replace("gateway", load_platform("two-mcu-spi").output)
+    (step,) = parse_chain([text.replace("gateway", load_platform("two-mcu-spi").output)])
+    found = resource(step.options, samples())(net())
+    graph, platform = capture(net(), samples().example), load_platform("two-mcu-spi")
+    field = "latency_s" if what == "latency" else "energy_j"
+    if "cut" in place:
+        plan = partition(graph, platform, cut=find_cut(graph, "0").index, codec="raw")
+        assert found == getattr(plan.predicted, field)
+    else:
+        device = platform.device(platform.output if "device" in place else platform.input)
+        latency_s = graph.macs / device.macs_per_s["fp32"]
+        assert found > 0
+        if what == "energy":
+            assert found > device.j_per_mac["fp32"] * graph.macs
+        else:
+            assert found > latency_s
 
 
 class Reshaping(nn.Module):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import Samples, apply, figures, parse_chain, settle
-from isthmus.compress.factor import svd_linear, tucker_conv
+from isthmus.compress import Samples, Training, apply, figures, parse_chain, settle
+from isthmus.compress.factor import affordable, svd_linear, tucker_conv
 from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
+from isthmus.compress.scores import SCORES
 from isthmus.compress.share import cluster
-from isthmus.compress.sparse import largest
+from isthmus.compress.sparse import largest, mask
 from isthmus.errors import InputError
 from isthmus.files import sha256
 from isthmus.models.compressed import changes, load_changes, pack_weights, unpack_weights
@@ -69,12 +70,111 @@ def test_the_groups_of_a_convolution_lie_along_its_input_channels():
         model[0].weight.copy_(torch.tensor([[1.0, 4.0], [2.0, 3.0]]).reshape(1, 2, 1, 2))
     kept: Any = settle(begun(model, "sparse:nm,n=1,m=2"))
     assert kept[0].weight.flatten().tolist() == [0.0, 4.0, 2.0, 0.0]
+    inputs = torch.tensor([9.0, 1.0]).reshape(1, 2, 1, 1).expand(4, 2, 1, 2)  # by channel
+    (step,) = parse_chain(["sparse:nm,n=1,m=2,score=wanda"])
+    samples = Samples(example=(inputs[:2],), inputs=(inputs,))
+    kept = settle(apply(copy.deepcopy(model), step, samples))
+    assert kept[0].weight.flatten().tolist() == [1.0, 4.0, 0.0, 0.0]
 
 
 def test_wanda_weighs_by_the_norm_of_the_input():
     inputs = (torch.tensor([[10.0, 1.0]] * 4),)
     model = made(linear([[1.0, 5.0]]), "sparse:wanda,keep=0.5", inputs=inputs)
     assert model[0].weight.tolist() == [[1.0, 0.0]]  # 1 * 20 against 5 * 2
+
+
+def two_classes(rows, inputs):
+    """Return a linear layer, and samples that are all of class 0."""
+    x = torch.tensor(inputs)
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    return linear(rows), Samples(example=(x[:1].expand(2, -1),), inputs=(x,), labels=labels)
+
+
+def test_snip_and_optimal_brain_damage_weigh_by_the_gradients_of_the_samples():
+    # z = W x = (5, 1) for (1, 2) and (1, 3) for (1, 0); with p of class 1 the gradient of row 0
+    # is -p x, that of row 1 is p x
+    model, samples = two_classes([[1.0, 2.0], [3.0, -1.0]], [[1.0, 2.0], [1.0, 0.0]])
+    p, q = (torch.tensor(-d).sigmoid().item() for d in (4.0, -2.0))
+    first = [[p + q, 2 * p], [p + q, 2 * p]]
+    second = [[p * p + q * q, 4 * p * p], [p * p + q * q, 4 * p * p]]
+    weight = model[0].weight.detach()
+    for name, expected in (
+        ("snip", (weight * torch.tensor(first)).abs()),
+        ("obd", weight**2 * torch.tensor(second) / 2),
+    ):
+        found = SCORES[name](model, {"0": model[0]}, {"0": weight}, samples)["0"]
+        assert torch.allclose(found, expected, rtol=1e-4), name
+
+
+def test_the_gradient_of_a_weight_that_is_zero_counts_too():
+    model, samples = two_classes([[1.0, 2.0], [3.0, -1.0]], [[1.0, 2.0]])
+    mask(model[0], torch.tensor([[True, False], [True, True]]))
+    values = {"0": torch.tensor([[1.0, 2.0], [3.0, -1.0]])}
+    score = SCORES["snip"](model, {"0": model[0]}, values, samples)["0"]
+    p = torch.tensor(1.0 - 1.0).sigmoid().item()  # z = (1, 1)
+    assert torch.allclose(score, p * torch.tensor([[1.0, 4.0], [3.0, 2.0]]))
+
+
+class Scripted:
+    """Trains by setting the weights of a layer, held ones too, to what a script says."""
+
+    def __init__(self, *rows):
+        self.rows, self.rounds = list(rows), []
+
+    def whole(self, model, name):
+        self.rounds.append((name, model[0].weight.detach().flatten().tolist()))
+        with torch.no_grad():
+            original = model[0].parametrizations.weight.original
+            original.copy_(torch.tensor([self.rows.pop(0)]))
+
+    def run(self, text, row):
+        (step,) = parse_chain([text])
+        training = Training(whole=self.whole, short=lambda *_: None, kept=lambda _, find: find())
+        samples = Samples(example=(torch.ones(2, len(row)),), training=training)
+        settled: Any = settle(apply(linear([row]), step, samples))
+        return settled[0].weight.flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "trained", "between", "after"),
+    [
+        # a weight that is 0 grows to 9 meanwhile: it comes back only where it may
+        ("iterative", [[9.0, 5.0, 2.0, 3.0]], [[0.0, 2.0, 3.0, 4.0]], [0.0, 5.0, 0.0, 3.0]),
+        ("gradual", [[9.0, 5.0, 2.0, 3.0]], [[0.0, 0.0, 3.0, 4.0]], [0.0, 0.0, 2.0, 3.0]),
+        ("splicing", [[9.0, 5.0, 2.0, 3.0]], [[0.0, 0.0, 3.0, 4.0]], [9.0, 5.0, 0.0, 0.0]),
+        ("splicing", [[3.5, 0.0, 3.0, 4.0]], [[0.0, 0.0, 3.0, 4.0]], [0.0, 0.0, 3.0, 4.0]),
+        ("cyclical", [[9.0, 5.0, 2.0, 3.0]], [[0.0, 0.0, 3.0, 4.0]], [9.0, 5.0, 0.0, 0.0]),
+        (
+            "lottery",
+            [[9.0, 5.0, 2.0, 1.0], [7.0, 6.0, 8.0, 9.0]],
+            [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 0.0]],
+            [1.0, 0.0, 3.0, 0.0],
+        ),
+    ],
+)
+def test_a_schedule_prunes_in_rounds(schedule, trained, between, after):
+    # of 4 weights 0.5 are kept; after the first of two rounds 4 * 0.5 ** 0.5 = 3, or
+    # 4 * (0.5 + 0.5 / 8) = 2, or in a cycle of its own 2
+    script = Scripted(*trained)
+    text = f"sparse:magnitude,keep=0.5,schedule={schedule},rounds=2"
+    assert script.run(text, [1.0, 2.0, 3.0, 4.0]) == after
+    assert script.rounds == [(f"round {k}", row) for k, row in enumerate(between, start=1)]
+
+
+def test_in_splicing_what_is_zero_learns_as_if_it_were_there():
+    held = mask(linear([[1.0, 2.0]])[0], torch.tensor([[True, False]]))
+    for splicing, expected in ((False, [[1.0, 0.0]]), (True, [[1.0, 1.0]])):
+        held.splicing = splicing
+        weight = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        held(weight).sum().backward()
+        assert held(weight).tolist() == [[1.0, 0.0]]
+        assert weight.grad is not None
+        assert weight.grad.tolist() == expected
+
+
+def test_a_schedule_without_training_is_refused():
+    with pytest.raises(InputError, match="schedule=gradual trains between its rounds; add --data"):
+        made(linear([[1.0, 2.0]]), "sparse:magnitude,schedule=gradual")
 
 
 def test_k_means_finds_the_two_values_and_leaves_zeros():
@@ -87,6 +187,18 @@ def test_shared_values_move_by_the_sum_of_their_gradients():
     model = begun(linear([[1.0, 1.0, 3.0]]), "share:kmeans,bits=1")
     model(torch.tensor([[1.0, 2.0, 4.0]])).sum().backward()
     assert model[0].parametrizations.weight[0].centroids.grad.tolist() == [3.0, 4.0]
+
+
+def test_trained_ternary_learns_its_two_values_by_the_sums_of_gradients():
+    # the largest is 4, so what is beyond 0.25 * 4: 2 and 4 become 3, -1.5 and -2.5 become -2
+    row = [2.0, 4.0, -1.5, -2.5, 0.5, 0.0]
+    model = begun(linear([row]), "share:ternary,threshold=0.25")
+    model(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])).sum().backward()
+    values = model[0].parametrizations.weight[0]
+    assert model[0].weight.tolist() == [[3.0, 3.0, -2.0, -2.0, 0.0, 0.0]]
+    assert (values.positive.grad.item(), values.negative.grad.item()) == (1 + 2, -(3 + 4))
+    gradient = model[0].parametrizations.weight.original.grad
+    assert gradient.tolist() == [[3.0, 6.0, 6.0, 8.0, 5.0, 0.0]]
 
 
 def test_integers_of_a_weight_have_a_step_for_each_channel():
@@ -177,6 +289,26 @@ def test_low_rank_is_exact_where_the_rank_is_low():
     assert torch.allclose(three(x), conv(x), atol=1e-3)
     point = nn.Conv2d(6, 8, 1, stride=2)
     assert torch.allclose(tucker_conv(point, 1.0)(x), point(x), atol=1e-4)
+
+
+def test_ranks_are_the_highest_that_a_budget_allows():
+    # 6 x 8 of singular values 3, 2, 1: rank 1 takes 14 of 48, rank 2 takes 28, rank 3 takes 42
+    first, second = torch.linalg.qr(torch.randn(6, 3))[0], torch.linalg.qr(torch.randn(8, 3))[0]
+    model: Any = nn.Sequential(nn.Linear(8, 6, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(first @ torch.diag(torch.tensor([3.0, 2.0, 1.0])) @ second.T)
+    for keep, rank in ((0.3, 1), (0.6, 2), (0.9, 3)):
+        assert made(model, f"lowrank:svd,energy=1,keep={keep}")[0][0].out_features == rank
+    assert made(model, "lowrank:svd,energy=0.5,keep=0.9")[0][0].out_features == 1
+    with pytest.raises(InputError, match=r"keep=0\.1 .* less than rank 1 takes; keep more"):
+        made(model, "lowrank:svd,keep=0.1")
+    conv = nn.Conv2d(6, 8, 3)
+    for energy in (0.3, 0.8):
+        three = tucker_conv(conv, energy)
+        expected = sum(parameter.numel() for parameter in three.parameters())
+        share = (expected + 0.5) / sum(parameter.numel() for parameter in conv.parameters())
+        again = tucker_conv(conv, affordable([conv], share, 1.0))
+        assert sum(parameter.numel() for parameter in again.parameters()) == expected
 
 
 def test_folding_changes_nothing_but_the_norms():

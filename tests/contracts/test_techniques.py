@@ -58,6 +58,7 @@ def make():
     return Net()
 """
 STRENGTHS = {
+    "prune:netadapt": ",keep=0.7,step=0.2",
     "lowrank:svd": ",energy=0.5",
     "lowrank:tucker": ",energy=0.5",
     "format": ",name=mxfp6-e2m3,of=both",

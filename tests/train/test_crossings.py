@@ -274,6 +274,13 @@ def test_attention_is_refused_where_no_crossing_has_positions():
         fit_crossings(split_model, data, config)
 
 
+def test_mutual_learning_is_refused_as_the_whole_model_stays():
+    model = net()
+    split_model = split_with_codecs(model, plan_of(model, "uniform:bits=4"))
+    with pytest.raises(InputError, match=r"loss mutual: .*expected hinton"):
+        fit_crossings(split_model, blobs(), FitConfig(epochs=1, losses=("mutual",)))
+
+
 @pytest.mark.parametrize("losses", [(), ("hinton", "hinton"), ("task", "l2")])
 def test_losses_without_a_name_are_refused(losses):
     with pytest.raises(InputError, match="expected one or more of task, hinton, decoupled"):

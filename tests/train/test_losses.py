@@ -10,11 +10,17 @@ from isthmus.train.losses import (
     Answers,
     angle_loss,
     attention_loss,
+    boundary_loss,
     decoupled_loss,
     distance_loss,
     feature_loss,
+    flow_loss,
+    hint_loss,
     hinton_loss,
+    mutual_loss,
+    selectivity_loss,
     task_loss,
+    teacher_free_loss,
 )
 
 
@@ -49,12 +55,17 @@ class TestEveryLoss:
 
     def test_it_is_least_where_the_student_is_the_teacher(self, name):
         given = answers()
-        if name == "task":
-            right = torch.nn.functional.one_hot(given.labels, 5) * 50.0
-            given = answers(logits=right)
         same = answers(logits=given.teacher, features=given.teacher_features)
-        loss = LOSSES[name](given if name == "task" else same)
-        assert loss.item() == pytest.approx(0, abs=1e-5)
+        label = torch.nn.functional.one_hot(given.labels, 5)
+        if name == "task":
+            same = answers(logits=label * 50.0)
+        if name == "mutual":
+            same = answers(logits=label * 50.0, teacher=label * 50.0)
+        if name == "teacher-free":
+            same = answers(logits=torch.where(label > 0, 0.99, 0.01 / 4).log())
+        if name == "boundary":  # beyond the margin
+            same = answers(features=tuple(2 * t.sign() for t in given.teacher_features))
+        assert LOSSES[name](same).item() == pytest.approx(0, abs=1e-5)
 
     def test_it_reads_labels_only_where_it_says_so(self, name):
         shuffled = answers(labels=torch.tensor([1, 2, 3, 4, 0, 1]))
@@ -148,3 +159,50 @@ def test_the_angle_loss_matches_a_hand_worked_case():
     teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     expected = 2 * sum(e**2 / 2 for e in (0.4, 1.0, 0.2)) / 27
     assert float(angle_loss((student,), (teacher,))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_hint_loss_matches_a_hand_worked_case_and_takes_any_width():
+    # one channel, samples 1 and 2, to be 1 and 1: the best factor is 3 / 5, what is left 0.4, -0.2
+    student, teacher = torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)
+    assert float(hint_loss((student,), (teacher,))) == pytest.approx(0.1)
+    wider = torch.cat([3 * student, -student], dim=1)
+    assert float(hint_loss((student,), (wider,))) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_selectivity_loss_matches_a_hand_worked_case():
+    # a channel (1, 0) against channels (1, 0) and (0, 1): kernels 1, (1 + 0 + 0 + 1) / 4, 1 / 2
+    student = torch.tensor([[[[3.0, 0.0]]]])
+    teacher = torch.tensor([[[[5.0, 0.0]], [[0.0, 7.0]]]])
+    found = selectivity_loss((student,), (teacher,), weight=10)
+    assert float(found) == pytest.approx(10 / 2 * (1 + 0.5 - 2 * 0.5))
+
+
+def test_the_boundary_loss_matches_a_hand_worked_case():
+    student, teacher = torch.tensor([[0.5, 0.5, -2.0]]), torch.tensor([[1.0, -1.0, 0.0]])
+    assert float(boundary_loss((student,), (teacher,))) == pytest.approx((0.25 + 2.25) / 3)
+
+
+def test_the_flow_loss_matches_a_hand_worked_case_and_pools_the_larger_map():
+    # student (1, 2) with (3, 1): 5 / 2. Teacher (1, 0) with (2, 5): 2 / 2.
+    student = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 0.0, 1.0, 1.0]]]])
+    teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, -1.0, 5.0, 4.0]]]])
+    assert float(flow_loss(student, teacher)) == pytest.approx(1.5**2)
+
+
+def test_the_teacher_free_loss_matches_a_hand_worked_case():
+    found = teacher_free_loss(torch.zeros(1, 2), torch.tensor([1]), correct=0.75, temperature=1)
+    assert float(found) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+def test_the_mutual_loss_matches_a_hand_worked_case_and_teaches_both():
+    peer = torch.tensor([[math.log(3), 0.0]], requires_grad=True)  # (3/4, 1/4)
+    student = torch.zeros(1, 2, requires_grad=True)
+    there = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    back = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    found = mutual_loss(student, peer, torch.tensor([1]))
+    assert found.item() == pytest.approx(there + back + math.log(4))
+    found.backward()
+    assert student.grad is not None
+    assert student.grad[0].tolist() == pytest.approx([0.5 - 0.75, 0.5 - 0.25])
+    assert peer.grad is not None
+    assert peer.grad[0, 0].item() == pytest.approx((0.75 - 0.5) + 0.75)

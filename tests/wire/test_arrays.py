@@ -34,7 +34,8 @@ def weights(num=4096, seed=0):
 def test_each_form_is_taken_where_it_is_the_shortest():
     x = weights()
     wide = weights(1 << 16)
-    few = np.where(np.abs(wide) > 2.8, wide, 0).astype(np.float32)
+    few = np.zeros((1, 200), np.float32)
+    few[0, [3, 70]] = np.pi, np.e
     half = np.where(np.abs(x) > 0.67, x, 0).astype(np.float32)
     large = x * np.float32(1e6)  # beyond float16
     upper = (large.view(np.uint32) & 0xFFFF0000).view(np.float32)
@@ -48,6 +49,7 @@ def test_each_form_is_taken_where_it_is_the_shortest():
         "coded": rounded,
         "bitmask-plain": half,
         "csr-plain": few,
+        "codemask-plain": np.where(np.abs(wide) > 1.65, wide, 0).astype(np.float32),
     }
     assert {name: restored(array)[0] for name, array in cases.items()} == {n: n for n in cases}
     for array in cases.values():
@@ -68,9 +70,15 @@ def test_an_entropy_code_takes_about_the_entropy():
     x = np.random.default_rng(0).choice([0, 1, -1], p=[0.9, 0.05, 0.05], size=20_000)
     entropy = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.05)) * len(x) / 8
     assert form_bytes(x.astype(np.int8))["coded"] < 1.03 * entropy + 40
+    mask = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.1)) * len(x) / 8
+    sizes = form_bytes(np.where(x, np.pi, 0).astype(np.float32))
+    values = sizes["bitmask-plain"] - len(x) // 8
+    assert sizes["codemask-plain"] - values < 1.03 * mask + 40
 
 
-@pytest.mark.parametrize("form", ["plain", "half", "packed", "coded", "bitmask-half", "csr-plain"])
+@pytest.mark.parametrize(
+    "form", ["plain", "half", "packed", "coded", "bitmask-half", "codemask-half", "csr-plain"]
+)
 @given(data=st.binary(max_size=80))
 def test_damage_is_an_error_or_an_array(form, data):
     with suppress(InputError):

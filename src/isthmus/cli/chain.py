@@ -213,8 +213,9 @@ def fit(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="What is minimised, summed: task, hinton, decoupled, feature, attention, "
-            "relational; with commas between. task,hinton if left out."
+            help="What is minimised, summed: task, hinton, decoupled, teacher-free, feature, "
+            "attention, relational, fitnets, nst, boundary, flow; with commas between. "
+            "task,hinton if left out."
         ),
     ] = None,
     unlabelled: Annotated[

@@ -1,5 +1,6 @@
 """The commands that make a model smaller."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,13 +66,21 @@ def compress(
         ),
     ] = 0,
     loss: Annotated[
-        str, typer.Option(help="What is minimised, summed: task, hinton, decoupled.")
+        str,
+        typer.Option(
+            help="What is minimised, summed: task, hinton, decoupled, teacher-free, mutual; and "
+            "of what the outermost blocks make: feature, attention, relational, fitnets, nst, "
+            "boundary, flow."
+        ),
     ] = "task,hinton",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),
     json_: Json = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that other commands take as MODEL.
+
+    Interrupted, the same command goes on from the last finished epoch; until then the state of
+    tuning lies in a hidden folder beside --out.
 
     Example: `isthmus compress digits-resnet --data digits --epochs 8 --with prune:l1,keep=0.75`
     """
@@ -104,21 +113,27 @@ def compress(
             seed=seed,
             augmentation=augmentation_for(data or ""),
         )
-    with shown() as progress:
-        samples = None
-        if data is not None:
-            samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
-        facts = compress_model(
-            loaded,
-            reference(model),
-            steps,
-            example,
-            out,
-            inputs=input_texts(model, input_),
-            data=samples,
-            config=config,
-            report=progress,
-        )
+    try:
+        with shown() as progress:
+            samples = None
+            if data is not None:
+                samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+            facts = compress_model(
+                loaded,
+                reference(model),
+                steps,
+                example,
+                out,
+                inputs=input_texts(model, input_),
+                data=samples,
+                config=config,
+                report=progress,
+            )
+    except KeyboardInterrupt:
+        if epochs:
+            line = "isthmus: interrupted; the same command goes on where it stopped"
+            print(line, file=sys.stderr)
+        raise
     if json_:
         print(to_json(facts, schema=SCHEMA))
     else:

@@ -3,7 +3,7 @@
 from isthmus.compress.chain import TECHNIQUES, Step, apply, parse_chain, settle
 from isthmus.compress.figures import figures
 from isthmus.compress.savings import Savings, count_savings
-from isthmus.compress.technique import Samples, Technique
+from isthmus.compress.technique import Samples, Technique, Training
 
 __all__ = [
     "TECHNIQUES",
@@ -11,6 +11,7 @@ __all__ = [
     "Savings",
     "Step",
     "Technique",
+    "Training",
     "apply",
     "count_savings",
     "figures",

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
 from isthmus.compress.integer import INTEGERS, Rounded
+from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.replace import REPLACEMENTS
 from isthmus.compress.share import SHARING
@@ -22,6 +23,7 @@ TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
     for technique in (
         *PRUNING,
+        NETADAPT,
         *FACTORS,
         *REPLACEMENTS,
         *SPARSITY,

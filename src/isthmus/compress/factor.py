@@ -1,9 +1,12 @@
 """Low rank: a layer becomes two or three smaller ones, of ranks that keep most of its energy.
 
+How much, an option says: a share of the energy, or the parameters that may be left, for which the
+share is found that all layers can keep alike.
+
 Shapes: O channels that a layer makes, I channels that it reads, R ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +15,9 @@ from torch import Tensor, nn
 from isthmus.compress.technique import Number, Options, Samples, Technique, layers
 from isthmus.errors import InputError
 from isthmus.models.compressed import replaced
+
+_HALVINGS = 20
+_UNSURE = 1e-5  # share of energy by which two ways to singular values may differ
 
 
 def rank_of(singular_R: Tensor, energy: float) -> int:
@@ -108,22 +114,82 @@ def _fill(layer: nn.Module, weight: Tensor, *, bias: Tensor | None = None) -> No
             layer.get_parameter("bias").copy_(bias)
 
 
+def affordable(chosen: Sequence[nn.Module], keep: float, energy: float) -> float:
+    """Return the largest share of energy, up to one, with which parameters are within a budget.
+
+    Args:
+        chosen: Layers; of each the smaller of its two forms counts.
+        keep: Share of their parameters that may be left.
+        energy: The most to return.
+
+    Returns:
+        The share; 0 where rank 1 is too much.
+    """
+    spectra = [_spectra(layer) for layer in chosen]
+    budget = keep * sum(map(_count, chosen))
+
+    def within(share: float) -> bool:
+        pairs = zip(chosen, spectra, strict=True)
+        return (
+            sum(min(_count(layer), _factored_count(layer, s, share)) for layer, s in pairs)
+            <= budget
+        )
+
+    low, high = 0.0, energy
+    if within(high):
+        return high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    return low * (1 - _UNSURE)
+
+
+def _spectra(layer: Any) -> tuple[Tensor, ...]:
+    """Return the singular values that ranks are chosen by: of both unfoldings of a kernel."""
+    kernel = layer.weight.detach()
+    sides = [kernel.flatten(1)]
+    if kernel[0, 0].numel() > 1:
+        sides.append(kernel.transpose(0, 1).flatten(1))
+    return tuple(torch.linalg.svdvals(side) for side in sides)
+
+
+def _factored_count(layer: Any, spectra: tuple[Tensor, ...], energy: float) -> int:
+    """Return how many parameters the layers in place of one have."""
+    made, read = layer.weight.shape[:2]
+    ranks = [rank_of(singular, energy) for singular in spectra]
+    bias = 0 if layer.bias is None else made
+    if len(ranks) == 1:
+        return ranks[0] * (made + read) + bias
+    places = layer.weight[0, 0].numel()
+    return made * ranks[0] + ranks[0] * ranks[1] * places + ranks[1] * read + bias
+
+
 def _factored(
     name: str, kinds: tuple[type[nn.Module], ...], factor: Callable[[Any, float], nn.Sequential]
 ) -> Callable[[nn.Module, Options, Samples], nn.Module]:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         del samples
-        smaller = 0
-        for path, layer in layers(model, kinds, options, technique=name).items():
-            if getattr(layer, "groups", 1) > 1:
-                continue
-            made = factor(layer, options["energy"]).train(layer.training)
+        chosen = {
+            path: layer
+            for path, layer in layers(model, kinds, options, technique=name).items()
+            if getattr(layer, "groups", 1) == 1
+        }
+        energy, smaller = options["energy"], 0
+        if options["keep"] < 1:
+            energy = affordable(list(chosen.values()), options["keep"], energy)
+        if not energy:
+            raise InputError(
+                f"technique {name}: keep={options['keep']:g} of the parameters is less than "
+                "rank 1 takes; keep more"
+            )
+        for path, layer in chosen.items():
+            made = factor(layer, energy).train(layer.training)
             if _count(made) < _count(layer):
                 model = replaced(model, path, made, where=name)
                 smaller += 1
         if not smaller:
             raise InputError(
-                f"technique {name}: energy={options['energy']:g} needs ranks at which no layer "
+                f"technique {name}: energy={energy:g} needs ranks at which no layer "
                 "gets smaller; give less energy, or leave it out"
             )
         return model
@@ -145,7 +211,10 @@ def _technique(kind: str, does: str, paper: str, apply: Any) -> Technique:
         improves=("parameters", "macs", "weight bytes", "stored bytes"),
         stage="structure",
         apply=apply,
-        options={"energy": Number(low=0.01, high=1, default=0.9)},
+        options={
+            "energy": Number(low=0.01, high=1, default=0.9),
+            "keep": Number(low=0.001, high=1, default=1),
+        },
     )
 
 

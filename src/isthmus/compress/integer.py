@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from isthmus.compress.technique import (
+    ENDS,
     Number,
     Options,
     Samples,
@@ -24,6 +25,7 @@ from isthmus.compress.technique import (
     layers,
     needs_data,
     observed,
+    without_ends,
 )
 from isthmus.graph import Node, capture
 from isthmus.links.ranges import RANGES
@@ -278,10 +280,7 @@ def weights(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
 def _signs(name: str, threshold: float) -> Callable[[nn.Module, Options, Samples], nn.Module]:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         model = fold(model, options, samples)
-        chosen = layers(model, _KINDS, options, technique=name)
-        if options["ends"] == "keep" and len(chosen) > 2:
-            for path in (min(chosen, key=list(chosen).index), list(chosen)[-1]):
-                del chosen[path]
+        chosen = without_ends(layers(model, _KINDS, options, technique=name), options)
         return _with(model, chosen, lambda path, layer: Rounded(layer, Signs(threshold)))
 
     return apply
@@ -302,7 +301,6 @@ _GRID = {
     "weights": Word(words=tuple(RANGES), default="mse"),
     "per": Word(words=("channel", "tensor"), default="channel"),
 }
-_ENDS = {"ends": Word(words=("keep", "round"), default="keep")}
 
 INTEGERS = (
     Technique(
@@ -348,7 +346,7 @@ INTEGERS = (
         improves=_SMALLER,
         stage="values",
         apply=_signs("quantize:ternary", 0.7),
-        options=_ENDS,
+        options=ENDS,
     ),
     Technique(
         name="quantize:binary",
@@ -359,6 +357,6 @@ INTEGERS = (
         improves=_SMALLER,
         stage="values",
         apply=_signs("quantize:binary", -1.0),
-        options=_ENDS,
+        options=ENDS,
     ),
 )

@@ -5,13 +5,13 @@ out is torch-pruning's work; what is ours is which layers may lose some, and wha
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from isthmus.compress.technique import (
     Number,
@@ -21,12 +21,13 @@ from isthmus.compress.technique import (
     Technique,
     Word,
     layers,
+    losses,
     needs_data,
 )
 from isthmus.errors import InputError
 from isthmus.graph import capture
 
-_LEAST_SAMPLES = 16
+LEAST_SAMPLES = 16
 _TIE = 1e-6
 _MOST_OF_ONE = 15 / 16  # of the channels of a layer, where all compete
 _CHANNELLED = (
@@ -51,45 +52,101 @@ def _prune(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> A
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         import torch_pruning  # noqa: PLC0415  (extra "compress")
 
-        chosen = set(layers(model, _CHANNELLED, options, technique=name).values())
-        ignored = _answering(model, samples)
-        ignored |= {m for m in model.modules() if type(m) in _CHANNELLED and m not in chosen}
-        _check_keep(name, chosen - ignored, options)
+        ignored = _ignored(name, model, samples, options)
+        _check_keep(name, {m for m in _channelled(model) if m not in ignored}, options)
         before = _sizes(model)
-        measure = importance(torch_pruning, model, samples)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pruner = torch_pruning.pruner.BasePruner(
-                    model,
-                    samples.example,
-                    importance=measure,
-                    global_pruning=options["scope"] == "model",
-                    pruning_ratio=1 - options["keep"],
-                    max_pruning_ratio=_MOST_OF_ONE if options["scope"] == "model" else 1.0,
-                    round_to=options["round_to"] if options["round_to"] > 1 else None,
-                    ignored_layers=list(ignored),
-                )
-                pruner.step()
-        except Exception as error:  # the library raises many types
-            raise InputError(
-                f"technique {name}: cannot tell which channels depend on each other "
-                f"({type(error).__name__}: {error}); leave the layers around a reshape out with "
-                "skip="
-            ) from error
+        remove(
+            name,
+            model,
+            samples,
+            importance=importance(torch_pruning, model, samples),
+            global_pruning=options["scope"] == "model",
+            pruning_ratio=1 - options["keep"],
+            max_pruning_ratio=_MOST_OF_ONE if options["scope"] == "model" else 1.0,
+            round_to=options["round_to"] if options["round_to"] > 1 else None,
+            ignored_layers=list(ignored),
+        )
         model.zero_grad(set_to_none=True)
-        _check_pruned(name, model, samples, changed=before != _sizes(model), options=options)
+        if before == _sizes(model) and options["keep"] < 1:
+            raise InputError(
+                f"technique {name}: no channel could be removed with keep={options['keep']:g}, "
+                f"round_to={options['round_to']}; keep less or round to fewer"
+            )
+        check_runs(name, model, samples)
         return model
 
     return apply
 
 
-def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
-    if not chosen:
+def remove(name: str, model: nn.Module, samples: Samples, **how: Any) -> None:
+    """Let torch-pruning remove channels, and whatever depends on them.
+
+    Args:
+        name: Of the technique, for error messages.
+        model: Changed.
+        samples: Its example is traced.
+        how: What the library's pruner takes.
+
+    Raises:
+        InputError: The library cannot tell what depends on what.
+    """
+    with _traced(name):
+        _pruner(model, samples, **how).step()
+
+
+def _pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
+    import torch_pruning  # noqa: PLC0415  (extra "compress")
+
+    how.setdefault("importance", torch_pruning.importance.GroupMagnitudeImportance(p=2))
+    return torch_pruning.pruner.BasePruner(model, samples.example, **how)
+
+
+@contextmanager
+def _traced(name: str) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # the library raises many types
+        raise InputError(
+            f"technique {name}: cannot tell which channels depend on each other "
+            f"({type(error).__name__}: {error}); leave the layers around a reshape out with "
+            "skip="
+        ) from error
+
+
+def removable(name: str, model: nn.Module, samples: Samples, options: Options) -> dict[str, int]:
+    """Return of each group of layers that lose channels together one path, and its channels.
+
+    Raises:
+        InputError: There are none, or the library cannot tell what depends on what.
+    """
+    ignored = _ignored(name, model, samples, options)
+    with _traced(name):
+        found = _pruner(model, samples, ignored_layers=list(ignored))
+        groups = list(found.DG.get_all_groups(found.ignored_layers, found.root_module_types))
+    paths = {module: path for path, module in model.named_modules()}
+    roots = [group[0].dep.target.module for group in groups]
+    return {paths[module]: _channels(module) for module in roots}
+
+
+def _channelled(model: nn.Module) -> set[nn.Module]:
+    return {module for module in model.modules() if type(module) in _CHANNELLED}
+
+
+def _ignored(name: str, model: nn.Module, samples: Samples, options: Options) -> set[nn.Module]:
+    """Return the layers that must lose no channel."""
+    chosen = set(layers(model, _CHANNELLED, options, technique=name).values())
+    ignored = _answering(model, samples) | (_channelled(model) - chosen)
+    if chosen <= ignored:
         raise InputError(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
             "name other modules with only="
         )
+    return ignored
+
+
+def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
     fewest = min(_channels(module) for module in chosen)
     if int(fewest * options["keep"]) < 1:
         raise InputError(
@@ -98,14 +155,12 @@ def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
         )
 
 
-def _check_pruned(
-    name: str, model: nn.Module, samples: Samples, *, changed: bool, options: Options
-) -> None:
-    if not changed and options["keep"] < 1:
-        raise InputError(
-            f"technique {name}: no channel could be removed with keep={options['keep']:g}, "
-            f"round_to={options['round_to']}; keep less or round to fewer"
-        )
+def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
+    """Raise unless a pruned model still runs.
+
+    Raises:
+        InputError: It does not: its forward holds channel counts.
+    """
     try:
         with torch.no_grad():
             model.eval()(*samples.example)
@@ -149,14 +204,10 @@ def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
 
 def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
     """Leave in every weight the gradient of the loss."""
-    needs_data(samples, technique="prune:taylor", least=_LEAST_SAMPLES)
-    assert samples.labels is not None
+    needs_data(samples, technique="prune:taylor", least=LEAST_SAMPLES)
     model.zero_grad()
-    for start in range(0, len(samples.labels), 128):
-        batch = slice(start, start + 128)
-        output = model(*(x[batch] for x in samples.inputs))
-        scores = output[0] if isinstance(output, tuple | list) else output
-        F.cross_entropy(scores, samples.labels[batch], reduction="sum").backward()
+    for loss in losses(model, samples):
+        loss.backward()
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -165,7 +216,7 @@ def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
 
 def _zeros(library: Any, model: nn.Module, samples: Samples) -> Any:
     """Return a measure: how often what a layer reads from a channel is not 0."""
-    needs_data(samples, technique="prune:apoz", least=_LEAST_SAMPLES)
+    needs_data(samples, technique="prune:apoz", least=LEAST_SAMPLES)
     active = _active(model, samples)
 
     readers = (

@@ -5,7 +5,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from isthmus.compress.sparse import SPARSE
-from isthmus.compress.technique import Number, Options, Samples, Technique, layers
+from isthmus.compress.technique import (
+    ENDS,
+    Number,
+    Options,
+    Samples,
+    Technique,
+    layers,
+    without_ends,
+)
 
 _MOST_FITTED = 1 << 16  # weights of a layer that centroids are sought for
 
@@ -33,6 +41,53 @@ class Shared(nn.Module):
         del weight  # only its clusters count
         values = torch.cat([self.centroids, self.centroids.new_zeros(1)])
         return values[self.cluster]
+
+
+class Ternary(nn.Module):
+    r"""Gives each weight the value -n, 0 or p, two values that are learned for the layer.
+
+    .. math:: w^t = \begin{cases} p & w > \Delta \\ -n & w < -\Delta \\ 0 & else \end{cases},
+              \quad \Delta = \theta \; max |w|, \quad
+              \frac{\partial L}{\partial p} = \sum_{w > \Delta} \frac{\partial L}{\partial w^t},
+              \quad \frac{\partial L}{\partial n} =
+              - \sum_{w < -\Delta} \frac{\partial L}{\partial w^t}
+
+    The gradient passes to w times p, n or 1, by where it lies. p and n begin as the means of what
+    takes them; a weight of 0 stays 0.
+
+    Args:
+        weight: w, of any shape.
+        threshold: theta.
+
+    References:
+        Zhu, Han, Mao, Dally, "Trained Ternary Quantization", ICLR 2017,
+        https://arxiv.org/abs/1612.01064 (equations 6 to 9).
+    """
+
+    kept: Tensor
+
+    def __init__(self, weight: Tensor, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.register_buffer("kept", weight != 0)
+        over, under = self._sides(weight)
+        self.positive = nn.Parameter(_mean(weight[over]))
+        self.negative = nn.Parameter(_mean(-weight[under]))
+
+    def _sides(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        edge = self.threshold * weight.abs().max()
+        return (weight > edge) & self.kept, (weight < -edge) & self.kept
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return what the weight becomes."""
+        over, under = self._sides(weight.detach())
+        value = torch.where(over, self.positive, torch.where(under, -self.negative, 0.0))
+        slope = torch.where(over, self.positive, torch.where(under, self.negative, 1.0)).detach()
+        return value + slope * self.kept * (weight - weight.detach())
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if values.numel() else values.new_zeros(())
 
 
 def cluster(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -75,6 +130,17 @@ def kmeans(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     return model
 
 
+def ternary(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Let the weights of each layer, but for the first and the last, be -n, 0 or p."""
+    del samples
+    chosen = layers(model, SPARSE, options, technique="share:ternary")
+    for layer in without_ends(chosen, options).values():
+        weight = layer.get_parameter("weight").detach()
+        values = Ternary(weight, options["threshold"])
+        parametrize.register_parametrization(layer, "weight", values)
+    return model
+
+
 SHARING = (
     Technique(
         name="share:kmeans",
@@ -86,5 +152,16 @@ SHARING = (
         stage="values",
         apply=kmeans,
         options={"bits": Number(low=1, high=8, default=4, whole=True)},
+    ),
+    Technique(
+        name="share:ternary",
+        does="weights -n, 0 or p, with n and p learned for each layer",
+        paper="Zhu, Han, Mao, Dally, ICLR 2017, https://arxiv.org/abs/1612.01064",
+        level="arithmetic",
+        needs="training",
+        improves=("parameters", "stored bytes"),
+        stage="values",
+        apply=ternary,
+        options={"threshold": Number(low=0, high=0.9, default=0.05), **ENDS},
     ),
 )

@@ -1,17 +1,46 @@
-"""Unstructured and N:M sparsity: single weights become 0 and stay 0.
+r"""Unstructured and N:M sparsity: single weights become 0 and stay 0.
+
+A score says which (`isthmus.compress.scores`), a schedule when: a share :math:`s_r` of the weights
+is kept in round r of R, with training between rounds, and :math:`s_R = s`.
+
+.. code-block:: none
+
+    once       one round: prune, then train on
+    iterative  s_r = s^(r/R)
+    gradual    s_r = s + (1 - s) (1 - r/R)^3
+    cyclical   gradual in half the rounds, then again from all weights
+    splicing   gradual; what is 0 learns too, as if it were there, and comes back where it grows
+    lottery    iterative; after each round what is kept goes back to the value that it came with
 
 Shapes: C channels that a layer makes, K weights of each.
+
+References:
+    Han, Pool, Tran, Dally, NeurIPS 2015, https://arxiv.org/abs/1506.02626 (once, iterative).
+    Zhu, Gupta, 2017, https://arxiv.org/abs/1710.01878 (gradual, equation 1).
+    Srinivas et al., "Cyclical Pruning for Sparse Neural Networks", 2022,
+    https://arxiv.org/abs/2202.01290.
+    Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NeurIPS 2016,
+    https://arxiv.org/abs/1608.04493 (splicing; their factors 0.9 and 1.1 between leaving and
+    coming back).
+    Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, https://arxiv.org/abs/1803.03635;
+    Frankle, Dziugaite, Roy, Carbin, ICML 2020, https://arxiv.org/abs/1912.05671 (going back to
+    weights of an early epoch, not to random ones).
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from isthmus.compress.scores import SCORES, Layers, Weights
 from isthmus.compress.technique import (
     Number,
     Options,
     Samples,
     Technique,
+    Training,
     Word,
     layers,
     needs_data,
@@ -26,6 +55,9 @@ class Masked(nn.Module):
 
     Args:
         kept: Bool, of the weight's shape.
+
+    Attributes:
+        splicing: Whether the others learn too, as if they were there, so that they may come back.
     """
 
     kept: Tensor
@@ -33,15 +65,19 @@ class Masked(nn.Module):
     def __init__(self, kept: Tensor) -> None:
         super().__init__()
         self.register_buffer("kept", kept)
+        self.splicing = False
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with 0 where none is kept."""
-        return torch.where(self.kept, weight, 0.0)
+        masked = torch.where(self.kept, weight, 0.0)
+        return weight + (masked - weight).detach() if self.splicing else masked
 
 
-def mask(layer: nn.Module, kept: Tensor) -> None:
-    """Hold all other weights of a layer at 0 until the technique is settled."""
-    parametrize.register_parametrization(layer, "weight", Masked(kept.contiguous()))
+def mask(layer: nn.Module, kept: Tensor) -> Masked:
+    """Hold all other weights of a layer at 0 until the technique is settled; return what does."""
+    held = Masked(kept.contiguous())
+    parametrize.register_parametrization(layer, "weight", held)
+    return held
 
 
 def largest(score: Tensor, keep: float) -> Tensor:
@@ -71,102 +107,187 @@ def n_of_m(score_CK: Tensor, n: int, m: int) -> Tensor:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    return layer.get_parameter("weight").detach()
+    """Return a layer's weights; where some are held at 0, also what these were."""
+    held: Any = layer
+    if parametrize.is_parametrized(layer, "weight"):
+        return held.parametrizations.weight.original.detach()
+    return held.weight.detach()
 
 
-def magnitude(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-    """Keep the largest weights, of each layer or of all together."""
-    del samples
-    chosen = layers(model, SPARSE, options, technique="sparse:magnitude")
-    sizes = {path: _weight(layer).abs() for path, layer in chosen.items()}
-    if options["scope"] == "layer":
-        kept = {path: largest(size, options["keep"]) for path, size in sizes.items()}
-    else:
-        every = largest(torch.cat([s.reshape(-1) for s in sizes.values()]), options["keep"])
-        parts = every.split([size.numel() for size in sizes.values()])
-        kept = {p: part.reshape(sizes[p].shape) for p, part in zip(sizes, parts, strict=True)}
-    for path, layer in chosen.items():
-        if not kept[path].any():
-            raise InputError(
-                f"technique sparse:magnitude: keep={options['keep']:g} would remove {path} whole; "
-                "keep more, or use scope=layer"
-            )
-        mask(layer, kept[path])
+SCHEDULES = ("once", "iterative", "gradual", "cyclical", "splicing", "lottery")
+_STAYING = 1.1 / 0.9  # what is kept counts so much more where the rest may come back
+
+
+def kept_share(schedule: str, keep: float, done: int, rounds: int) -> float:
+    """Return the share of weights that a round of a schedule keeps.
+
+    Example:
+        >>> [kept_share("cyclical", 0.5, done, 4) for done in (1, 2, 3, 4)]
+        [0.5625, 0.5, 0.5625, 0.5]
+    """
+    if schedule in ("iterative", "lottery"):
+        return keep ** (done / rounds)
+    cycle = -(-rounds // 2) if schedule == "cyclical" else rounds
+    return keep + (1 - keep) * ((rounds - done) % cycle / cycle) ** 3
+
+
+def sparsify(
+    name: str, score: str, model: nn.Module, options: Options, samples: Samples
+) -> nn.Module:
+    """Keep the weights of the highest score, in the rounds of a schedule.
+
+    Args:
+        name: Of the technique, for error messages.
+        score: A key of ``SCORES``.
+        model: Changed.
+        options: ``keep``, ``scope``, ``schedule``, ``rounds``.
+        samples: With the training that all schedules but ``once`` need.
+
+    Raises:
+        InputError: Data or training are missing, or a layer would be removed whole.
+    """
+    chosen = layers(model, SPARSE, options, technique=name)
+    schedule, training = options["schedule"], samples.training
+    if schedule != "once" and training is None:
+        raise InputError(
+            f"technique {name}: schedule={schedule} trains between its rounds; add --data and "
+            "--epochs"
+        )
+    rounds = options["rounds"] if training and schedule != "once" else 1
+    every = {p: torch.ones_like(_weight(layer), dtype=torch.bool) for p, layer in chosen.items()}
+    held = {path: mask(layer, every[path]) for path, layer in chosen.items()}
+    state = model.state_dict().items()
+    start = {key: value.clone() for key, value in state if not key.endswith(".kept")}
+    for done in range(1, rounds + 1):
+        if training and schedule == "lottery":
+            training.whole(model, f"round {done}")
+        found = _scores(name, score, model, chosen, samples)
+        found = {path: _standing(schedule, found[path], held[path].kept) for path in held}
+        share = kept_share(schedule, options["keep"], done, rounds)
+        for path, kept in _best(name, found, share, options["scope"]).items():
+            held[path].kept.copy_(kept)
+        if schedule == "lottery":
+            model.load_state_dict(start, strict=False)
+        elif training and done < rounds:
+            _train_on(model, held, training, f"round {done}", splicing=schedule == "splicing")
     return model
 
 
+def _train_on(
+    model: nn.Module, held: Mapping[str, Masked], training: Training, name: str, *, splicing: bool
+) -> None:
+    for masked in held.values():
+        masked.splicing = splicing
+    training.whole(model, name)
+    for masked in held.values():
+        masked.splicing = False
+
+
+def _standing(schedule: str, score: Tensor, kept: Tensor) -> Tensor:
+    """Return scores with what a schedule says of weights that are 0 already."""
+    if schedule == "splicing":
+        return torch.where(kept, score * _STAYING, score)
+    return score if schedule == "cyclical" else torch.where(kept, score, -1.0)
+
+
+def _best(name: str, scores: Weights, keep: float, scope: str) -> Weights:
+    """Return which weights are kept: of each row, of each layer, or of all layers together."""
+    if scope == "model":
+        every = largest(torch.cat([score.reshape(-1) for score in scores.values()]), keep)
+        parts = every.split([score.numel() for score in scores.values()])
+        kept = {p: part.reshape(scores[p].shape) for p, part in zip(scores, parts, strict=True)}
+    elif scope == "layer":
+        kept = {path: largest(score, keep) for path, score in scores.items()}
+    else:
+        kept = {path: _best_of_rows(score, keep) for path, score in scores.items()}
+    for path, one in kept.items():
+        if not one.any():
+            raise InputError(
+                f"technique {name}: keep={keep:g} would remove {path} whole; keep more, or use "
+                "scope=layer"
+            )
+    return kept
+
+
+def _best_of_rows(score: Tensor, keep: float) -> Tensor:
+    score_CK = score.flatten(1)
+    count = max(1, round(keep * score_CK.shape[1]))
+    best = score_CK.topk(count, dim=1).indices
+    kept = torch.zeros_like(score_CK, dtype=torch.bool).scatter_(1, best, value=True)
+    return kept.reshape(score.shape)
+
+
+def _scores(name: str, score: str, model: nn.Module, chosen: Layers, samples: Samples) -> Weights:
+    if score != "magnitude":
+        needs_data(samples, technique=name)
+    values = {path: _weight(layer) for path, layer in chosen.items()}
+    return SCORES[score](model, chosen, values, samples)
+
+
 def pattern(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-    """Keep the n largest of every m weights that read input channels side by side.
+    """Keep the n best of every m weights that read input channels side by side.
 
     In a convolution these stand at one place of the kernel, the order in which hardware for N:M
     reads them; with fewer than m input channels a group goes on at the next place.
     """
-    del samples
+    name = "sparse:nm"
     n, m = options["n"], options["m"]
     if n > m:
-        raise InputError(f"technique sparse:nm: found n={n}, expected at most m={m}")
-    for layer in layers(model, SPARSE, options, technique="sparse:nm").values():
-        size = _weight(layer).abs().movedim(1, -1)
-        mask(layer, n_of_m(size.flatten(1), n, m).reshape(size.shape).movedim(-1, 1))
-    return model
-
-
-def wanda(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-    """Keep the weights that are large times the norm of what they multiply, in each channel."""
-    name = "sparse:wanda"
-    needs_data(samples, technique=name)
+        raise InputError(f"technique {name}: found n={n}, expected at most m={m}")
     chosen = layers(model, SPARSE, options, technique=name)
-    norms = _input_norms(model, chosen, samples)
-    for path, layer in chosen.items():
-        weight = _weight(layer)
-        groups = getattr(layer, "groups", 1)
-        norm = norms[path].reshape(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
-        score = weight.abs() * norm.reshape(*norm.shape, *[1] * (weight.ndim - 2))
-        rows = score.flatten(1)
-        count = max(1, round(options["keep"] * rows.shape[1]))
-        best = rows.topk(count, dim=1).indices
-        kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, value=True)
-        mask(layer, kept.reshape(weight.shape))
+    for path, score in _scores(name, options["score"], model, chosen, samples).items():
+        side = score.movedim(1, -1)
+        mask(chosen[path], n_of_m(side.flatten(1), n, m).reshape(side.shape).movedim(-1, 1))
     return model
-
-
-def _input_norms(
-    model: nn.Module, chosen: dict[str, nn.Module], samples: Samples
-) -> dict[str, Tensor]:
-    """Return the L2 norm of each input channel of each layer, over all samples and places."""
-    squares = {path: torch.zeros(()) for path in chosen}
-    hooks = []
-    for path, layer in chosen.items():
-
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], path: str = path) -> None:
-            x = arguments[0].detach().float()
-            along = x.ndim - 1 if isinstance(module, nn.Linear) else 1
-            rest = [dim for dim in range(x.ndim) if dim != along]
-            squares[path] = squares[path] + x.square().sum(dim=rest)
-
-        hooks.append(layer.register_forward_pre_hook(hook))
-    with torch.no_grad():
-        for start in range(0, len(samples.inputs[0]), 128):
-            model.eval()(*(x[start : start + 128] for x in samples.inputs))
-    for handle in hooks:
-        handle.remove()
-    return {path: square.sqrt() for path, square in squares.items()}
 
 
 _IMPROVES = ("parameters", "stored bytes")
-_KEEP = Number(low=0.001, high=1, default=0.5)
 
-SPARSITY = (
-    Technique(
-        name="sparse:magnitude",
-        does="sets the smallest weights to 0",
-        paper="Han, Pool, Tran, Dally, NeurIPS 2015, https://arxiv.org/abs/1506.02626",
+
+def _technique(score: str, does: str, paper: str, scope: str) -> Technique:
+    name = f"sparse:{score}"
+
+    def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+        return sparsify(name, score, model, options, samples)
+
+    return Technique(
+        name=name,
+        does=does,
+        paper=paper,
         level="model",
-        needs="nothing",
+        needs="nothing" if score == "magnitude" else "data",
         improves=_IMPROVES,
         stage="zeros",
-        apply=magnitude,
-        options={"keep": _KEEP, "scope": Word(words=("layer", "model"), default="model")},
+        apply=apply,
+        options={
+            "keep": Number(low=0.001, high=1, default=0.5),
+            "scope": Word(words=("row", "layer", "model"), default=scope),
+            "schedule": Word(words=SCHEDULES, default="once"),
+            "rounds": Number(low=2, high=64, default=4, whole=True),
+        },
+    )
+
+
+SPARSITY = (
+    _technique(
+        "magnitude", "sets the smallest weights to 0",
+        "Han, Pool, Tran, Dally, NeurIPS 2015, https://arxiv.org/abs/1506.02626",
+        "model",
+    ),
+    _technique(
+        "wanda", "sets weights to 0 that are small times the norm of their input",
+        "Sun, Liu, Bair, Kolter, ICLR 2024, https://arxiv.org/abs/2306.11695",
+        "row",
+    ),
+    _technique(
+        "snip", "sets weights to 0 that are small times the gradient of the loss",
+        "Lee, Ajanthan, Torr, ICLR 2019, https://arxiv.org/abs/1810.02340",
+        "model",
+    ),
+    _technique(
+        "obd", "sets weights to 0 without which the loss, as a parabola, grows least",
+        "LeCun, Denker, Solla, NeurIPS 1989; Theis et al., 2018, https://arxiv.org/abs/1801.05787",
+        "model",
     ),
     Technique(
         name="sparse:nm",
@@ -180,17 +301,7 @@ SPARSITY = (
         options={
             "n": Number(low=1, high=32, default=2, whole=True),
             "m": Number(low=2, high=32, default=4, whole=True),
+            "score": Word(words=tuple(SCORES), default="magnitude"),
         },
     ),
-    Technique(
-        name="sparse:wanda",
-        does="sets weights to 0 that are small times the norm of their input",
-        paper="Sun, Liu, Bair, Kolter, ICLR 2024, https://arxiv.org/abs/2306.11695",
-        level="model",
-        needs="data",
-        improves=_IMPROVES,
-        stage="zeros",
-        apply=wanda,
-        options={"keep": _KEEP},
-    ),
-)
+)  # fmt: skip

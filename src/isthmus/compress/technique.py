@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus.errors import InputError
 from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
@@ -19,6 +20,21 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a technique that goes step by step may train a model between its steps, in place.
+
+    Attributes:
+        whole: Trains it as after a technique, under a name.
+        short: Trains it on so many samples, none of them among those that it is judged by.
+        kept: Returns what an interrupted sitting found under a name, or finds and keeps it.
+    """
+
+    whole: Callable[[nn.Module, str], None]
+    short: Callable[[nn.Module, int], None]
+    kept: Callable[[str, Callable[[], str]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """What a technique may look at.
 
@@ -26,11 +42,13 @@ class Samples:
         example: Inputs of two samples, one tensor for each input of the model.
         inputs: Training inputs (N, ...); empty where no data were given.
         labels: Their labels (N,); what the model itself says where they have none.
+        training: How to train between steps; None where nothing is trained.
     """
 
     example: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...] = ()
     labels: Tensor | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +131,28 @@ class FormatName:
         return text
 
 
-Option = Number | Word | Names | FormatName
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """An option that is any text.
+
+    Attributes:
+        what: What it says, in words.
+        default: What it is where the text is silent.
+    """
+
+    what: str
+    default: str = ""
+
+    def __str__(self) -> str:
+        return self.what
+
+    def read(self, text: str) -> str | None:
+        """Return the text, or None where there is none."""
+        return text or None
+
+
+Option = Number | Word | Names | FormatName | Text
+ENDS: Mapping[str, Option] = {"ends": Word(words=("keep", "round"), default="keep")}
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
 
@@ -217,6 +256,13 @@ def layers(
     return found
 
 
+def without_ends(chosen: dict[str, nn.Module], options: Options) -> dict[str, nn.Module]:
+    """Return layers without the first and the last, where ``ends`` keeps these and others are."""
+    if options["ends"] == "round" or len(chosen) < 3:
+        return chosen
+    return dict(list(chosen.items())[1:-1])
+
+
 def _inside(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in names)
 
@@ -241,6 +287,16 @@ def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
             f"technique {technique}: found {found} training samples, expected {least} or more; "
             "add --data"
         )
+
+
+def losses(model: nn.Module, samples: Samples, *, batch_size: int = 128) -> Iterator[Tensor]:
+    """Yield of each batch of the samples the cross entropy of their labels, summed."""
+    assert samples.labels is not None
+    for start in range(0, len(samples.labels), batch_size):
+        batch = slice(start, start + batch_size)
+        output = model.eval()(*(x[batch] for x in samples.inputs))
+        scores = output[0] if isinstance(output, tuple | list) else output
+        yield F.cross_entropy(scores, samples.labels[batch], reduction="sum")
 
 
 def observed(

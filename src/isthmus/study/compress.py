@@ -7,22 +7,24 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress import Samples, Step, apply, figures, settle
+from isthmus.compress import Samples, Step, Training, apply, figures, settle
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
-from isthmus.files import check_ours
+from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import Compressed, ModelReference, load_model
 from isthmus.models.compressed import FILES, changes, pack_weights, write_compressed
 from isthmus.progress import Report, silent
+from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
     FitConfig,
     Progress,
@@ -35,6 +37,7 @@ from isthmus.train import (
 )
 
 _MOST_SAMPLES = 512  # training samples that techniques look at
+_LEAST_OTHERS = 64  # with fewer beside these, short trainings take those too
 
 
 def compress_model(
@@ -50,6 +53,9 @@ def compress_model(
     report: Report = silent,
 ) -> Compressed:
     """Apply techniques in the order given, tune after each if asked to, and write the result.
+
+    The state of tuning is kept beside ``out`` until it is done: interrupted, the same call goes
+    on from the last finished epoch.
 
     Args:
         model: The model; left as it is, but trained first where ``config`` says so.
@@ -73,16 +79,38 @@ def compress_model(
         raise InputError("--epochs: found no data to train on; add --data")
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
-    progress = Progress(report=report)
     if data is not None:
         check_fits(model, data)
-        if config is not None:
-            fit_base(model, data, config, progress=progress)
-        data = with_answers(model.eval(), data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
-    compressed = run_steps(
-        model, steps, samples_of(model, example, data), data, config, progress=progress
+    asked = (
+        source,
+        tuple(step.text for step in steps),
+        data and data_fingerprint(data),
+        weights_fingerprint(model.state_dict()),
+        config,
     )
+    with kept_state(out, asked, report) as progress:
+        if data is not None:
+            if config is not None:
+                fit_base(model, data, config, progress=progress)
+            data = with_answers(model.eval(), data)
+        samples = samples_of(model, example, data)
+        compressed = run_steps(model, steps, samples, data, config, progress=progress)
+        facts = _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
+    return facts
+
+
+def _write(
+    model: nn.Module,
+    compressed: nn.Module,
+    source: ModelReference,
+    steps: Sequence[Step],
+    example: tuple[Tensor, ...],
+    out: Path,
+    *,
+    inputs: Sequence[str],
+    data: Dataset | None,
+) -> Compressed:
     before, after = (
         figures(m, example, accuracy=None if data is None else _accuracy(m, data))
         for m in (model, compressed)
@@ -116,28 +144,65 @@ def run_steps(
     """Return what a chain of techniques makes of a copy of a model; see `compress_model`."""
     progress = progress or Progress()
     made = copy.deepcopy(model).eval()
-    for number, step in enumerate(steps):
-        made = apply(made, step, samples)
+    for number, step in enumerate(steps, start=1):
+        name = f"tune {number} {step.technique.name}"
+        training = None
+        if data is not None and config is not None:
+            training = _training(name, model, data, config, progress)
+        made = apply(made, step, replace(samples, training=training))
         progress.report(step.text, 1, 1)
-        if data is not None and config is not None and step.technique.name != "fold":
-            name = f"tune {number + 1} {step.technique.name}"
-            tune(made, model, data, config, name=name, progress=progress)
+        if training and step.technique.name != "fold":
+            training.whole(made, "")
         made = settle(made)
     return made
+
+
+def _training(
+    prefix: str, teacher: nn.Module, data: Dataset, config: FitConfig, progress: Progress
+) -> Training:
+    """Return how a technique may train; its phases and notes have names with a prefix."""
+    others = _order(data)[_MOST_SAMPLES:]
+    if len(others) < _LEAST_OTHERS:
+        others = _order(data)
+
+    def whole(model: nn.Module, name: str) -> None:
+        tune(model, teacher, data, config, name=f"{prefix} {name}".strip(), progress=progress)
+
+    def short(model: nn.Module, num: int) -> None:
+        few = others[:num]
+        part = replace(
+            data, x_train=tuple(x[few] for x in data.x_train), y_train=data.y_train[few]
+        )
+        tune(model, teacher, part, replace(config, epochs=1))
+
+    def kept(name: str, find: Callable[[], str]) -> str:
+        file = progress.checkpoints and progress.checkpoints / f"{prefix} {name}.txt"
+        if file and file.is_file():
+            return file.read_text(encoding="utf-8")
+        found = find()
+        if file:
+            write_bytes(file, found.encode())
+        progress.report(f"{prefix}, {name} {found}", 1, 1)
+        return found
+
+    return Training(whole=whole, short=short, kept=kept)
 
 
 def samples_of(model: nn.Module, example: tuple[Tensor, ...], data: Dataset | None) -> Samples:
     """Return what techniques may look at: training samples, drawn evenly, and their labels."""
     if data is None:
         return Samples(example=example)
-    num = len(data.y_train)
-    chosen = np.random.default_rng(0).permutation(num)[:_MOST_SAMPLES]
+    chosen = _order(data)[:_MOST_SAMPLES]
     inputs = tuple(x[chosen] for x in data.x_train)
     labels = torch.from_numpy(data.y_train[chosen])
     if (labels == NO_LABEL).any():
         labels = predict(model, inputs).argmax(dim=1)
     tensors = tuple(torch.from_numpy(x) for x in inputs)
     return Samples(example=example, inputs=tensors, labels=labels)
+
+
+def _order(data: Dataset) -> np.ndarray:
+    return np.random.default_rng(0).permutation(len(data.y_train))
 
 
 def _accuracy(model: nn.Module, data: Dataset) -> float:

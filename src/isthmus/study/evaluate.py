@@ -7,21 +7,17 @@
 """
 
 import copy
-import hashlib
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import xxhash
 from torch import nn
 
 from isthmus.bundle import WidthEntry
 from isthmus.data import Dataset, load_data
 from isthmus.data.images import NO_LABEL
-from isthmus.errors import InputError, IsthmusError
+from isthmus.errors import InputError
 from isthmus.export import Verification, check_devices, export
 from isthmus.files import check_ours, sha256
 from isthmus.graph import Graph, capture
@@ -34,6 +30,7 @@ from isthmus.progress import Report, silent
 from isthmus.run import RunRecord, run_bundle
 from isthmus.split import SplitModel
 from isthmus.study.recipes import Recipe
+from isthmus.study.state import data_fingerprint, kept_state
 from isthmus.train import (
     FitConfig,
     FitRecord,
@@ -183,17 +180,11 @@ def fit_plan(
     check_fits(model, data)
     check_labels(data, config)
     split_with_codecs(model, plan, eval_form=config.eval_form)  # before hours of training
-    asked = repr((source, plan, _fingerprint(data), weights and sha256(weights), config))
-    state = out.parent / f".{out.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
-    progress = Progress(report=report, checkpoints=state)
-    try:
+    asked = (source, plan, data_fingerprint(data), weights and sha256(weights), config)
+    with kept_state(out, asked, report) as progress:
         phases = fit_base(model, data, config, progress=progress)
         fitted = fit_model(model, plan, data, source, config, phases, progress)
         write_fitted(out, fitted)
-    except IsthmusError:
-        shutil.rmtree(state, ignore_errors=True)  # going on would end there again
-        raise
-    shutil.rmtree(state, ignore_errors=True)
     return fitted.record
 
 
@@ -326,14 +317,6 @@ def _check_inputs(plan: Plan, data: Dataset) -> None:
             f"{data.name}: samples of {given}, but the plan was made for {planned}; "
             "plan with the --input of these data"
         )
-
-
-def _fingerprint(data: Dataset) -> str:
-    """Return a hash of all samples and labels."""
-    digest = xxhash.xxh3_128()
-    for array in (*data.x_train, data.y_train, *data.x_test, data.y_test):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def make_plan(model: nn.Module, recipe: Recipe, data: Dataset) -> Plan:

@@ -46,7 +46,7 @@ from isthmus.train.loop import (
     Progress,
     run_phase,
 )
-from isthmus.train.losses import LOSSES, MATCHING, Answers, feature_loss, hinton_loss
+from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss, hinton_loss
 from isthmus.train.rate import Rate
 from isthmus.train.views import Views, augmented, innermost, make_views
 
@@ -137,10 +137,16 @@ def begin(
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
     shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
-    if "attention" in config.losses and all(len(shape) < 2 for shape in shapes):
+    if "mutual" in config.losses:
         raise InputError(
-            f"loss attention: found crossings {shapes}, expected positions in one of them, "
-            "(C, H, W) or (T, C); leave this loss out"
+            "loss mutual: two networks learn together, but in a fit the whole model stays as it "
+            "is; expected hinton, or `isthmus compress`"
+        )
+    placed = [loss for loss in config.losses if loss in PLACED]
+    if placed and all(len(shape) < 2 for shape in shapes):
+        raise InputError(
+            f"loss {', '.join(placed)}: found crossings {shapes}, expected positions in one of "
+            "them, (C, H, W) or (T, C); leave this loss out"
         )
     rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
     _calibrate_rate(rate, split_model, start)

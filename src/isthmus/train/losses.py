@@ -1,6 +1,9 @@
 """What training minimises, by name. Shapes: B samples, K classes, P positions of a map.
 
-Features are what arrives across the crossings, beside what the whole model has there.
+Features are what arrives across the crossings, beside what the whole model has there; or what the
+blocks of a compressed model make, beside what those of the model make that it came from. With that
+model as the teacher, of the same size, ``hinton`` is what Furlanello et al. call born-again
+networks (ICML 2018, https://arxiv.org/abs/1805.04770).
 """
 
 from collections.abc import Callable
@@ -25,7 +28,7 @@ class Answers:
         logits: The student's outputs (B, K).
         labels: The labels (B,).
         teacher: The teacher's outputs (B, K).
-        features: What arrived across all crossings.
+        features: What arrived across all crossings, or left all blocks.
         teacher_features: What the teacher has there; empty unless one of ``MATCHING`` is asked
             for.
         temperature: Of softened outputs.
@@ -115,8 +118,7 @@ def feature_loss(features: Tensors, target: Tensors) -> Tensor:
         cut first. https://arxiv.org/abs/2011.13102
     """
     pairs = _floats(features, target)
-    errors = [F.mse_loss(x, t) / t.pow(2).mean().clamp_min(_TINY) for x, t in pairs]
-    return torch.stack(errors).sum()
+    return torch.stack([_relative(x, t) for x, t in pairs]).sum()
 
 
 def attention_loss(features: Tensors, target: Tensors, *, weight: float = 1e3) -> Tensor:
@@ -177,6 +179,153 @@ def _relational(a: Answers) -> Tensor:
     return 25 * distance_loss(*pairs) + 50 * angle_loss(*pairs)
 
 
+def hint_loss(features: Tensors, target: Tensors) -> Tensor:
+    r"""Return how far what is linear in the features is from the target, summed over tensors.
+
+    .. math:: \min_r \; mean (t - x r)^2 / mean \; t^2
+
+    Widths may differ. The regressor r (channels of x, of t) is the best one for the batch; by that
+    the gradient of x is the one that r as a constant has. The paper trains a regressor instead.
+
+    References:
+        Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR
+        2015, https://arxiv.org/abs/1412.6550 (equation 3).
+    """
+    errors = []
+    for x, t in _floats(features, target):
+        x_NC, t_NC = (_maps(tensor).mT.flatten(0, 1) for tensor in (x, t))
+        with torch.no_grad():
+            x64_NC = x_NC.double()
+            gram_CC = x64_NC.mT @ x64_NC
+            ridge = 1e-9 * gram_CC.diagonal().mean() + _TINY
+            gram_CC += ridge * torch.eye(len(gram_CC), device=x.device, dtype=torch.float64)
+            regressor = torch.linalg.solve(gram_CC, x64_NC.mT @ t_NC.double()).float()
+        errors.append(_relative(x_NC @ regressor, t_NC))
+    return torch.stack(errors).sum()
+
+
+def selectivity_loss(features: Tensors, target: Tensors, *, weight: float = 50.0) -> Tensor:
+    r"""Return how differently the channels choose positions, summed over tensors.
+
+    .. math:: \frac{\beta}{2} \left( mean_{ij} (\hat{z}_i^T \hat{z}_j)^2
+              + mean_{ij} (\hat{t}_i^T \hat{t}_j)^2 - 2 \; mean_{ij} (\hat{z}_i^T \hat{t}_j)^2
+              \right)
+
+    :math:`\hat{x}_i` is channel i over its positions, of length 1: the squared maximum mean
+    discrepancy of channels, with a polynomial kernel. Widths may differ.
+
+    Args:
+        features: x of the student, (B, C, H, W) or (B, T, C); others are left out.
+        target: x of the teacher.
+        weight: beta.
+
+    References:
+        Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        2017, https://arxiv.org/abs/1707.01219 (equation 6, kernel with d = 2, c = 0).
+    """
+    pairs = ((x, t) for x, t in _floats(features, target) if x.ndim > 2)
+    errors = []
+    for pair in pairs:
+        x, t = (F.normalize(_maps(tensor), dim=2, eps=_TINY) for tensor in pair)
+        kernels = [(a @ b.mT).square().mean() for a, b in ((x, x), (t, t), (x, t))]
+        errors.append(kernels[0] + kernels[1] - 2 * kernels[2])
+    return weight / 2 * torch.stack(errors).sum()
+
+
+def boundary_loss(features: Tensors, target: Tensors, *, margin: float = 1.0) -> Tensor:
+    r"""Return how far the student is from being active just where the teacher is.
+
+    .. math:: mean \; \begin{cases} max(0, \mu - z)^2 & t > 0 \\ max(0, \mu + z)^2 & else
+              \end{cases}
+
+    It is 0 where all of z lie on the right side by the margin. Behind a ReLU, where z cannot be
+    negative, each 0 of the teacher costs :math:`\mu^2` at least.
+
+    Args:
+        features: z of the student.
+        target: t of the teacher.
+        margin: mu.
+
+    References:
+        Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed
+        by Hidden Neurons", AAAI 2019, https://arxiv.org/abs/1811.03233 (equation 5).
+    """
+    errors = [
+        (margin - torch.where(t > 0, x.float(), -x.float())).clamp_min(0).square().mean()
+        for x, t in _floats(features, target)
+    ]
+    return torch.stack(errors).sum()
+
+
+def flow_loss(features: Tensors, target: Tensors) -> Tensor:
+    r"""Return how differently channels of one tensor go with those of the next.
+
+    .. math:: mean (G^z - G^t)^2 / mean (G^t)^2, \quad G_{ij} = mean_p \; a_{ip} b_{jp}
+
+    a and b are two tensors in a row, the larger one max-pooled to the positions of the other; one
+    that is alone goes with itself.
+
+    Args:
+        features: Of the student, (B, C, H, W) or (B, T, C); others are left out.
+        target: Of the teacher.
+
+    References:
+        Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation", CVPR 2017 (FSP matrices,
+        equation 1 and 2, the error relative to the teacher's).
+    """
+    pairs = [(x, t) for x, t in _floats(features, target) if x.ndim > 2]
+    zipped = list(zip(pairs, pairs[1:] or pairs, strict=False))
+    errors = [_relative(_flow(a[0], b[0]), _flow(a[1], b[1])) for a, b in zipped]
+    return torch.stack(errors).sum()
+
+
+def teacher_free_loss(
+    logits_BK: Tensor, labels_B: Tensor, *, correct: float = 0.99, temperature: float = 20.0
+) -> Tensor:
+    """Return `hinton_loss` with a teacher made by hand.
+
+    It says the labelled class with a probability, and all others alike.
+
+    Args:
+        logits_BK: The student's.
+        labels_B: The labels.
+        correct: Of the labelled class.
+        temperature: Of both.
+
+    References:
+        Yuan, Tay, Li, Wang, Feng, "Revisiting Knowledge Distillation via Label Smoothing
+        Regularization", CVPR 2020, https://arxiv.org/abs/1909.11723 (Tf-KD, regularization).
+    """
+    others = (1 - correct) / max(1, logits_BK.shape[-1] - 1)
+    is_label_BK = F.one_hot(labels_B, logits_BK.shape[-1]).bool()
+    made_BK = torch.where(is_label_BK, correct, others).to(logits_BK.dtype).log()
+    return hinton_loss(logits_BK, made_BK, temperature=temperature)
+
+
+def mutual_loss(logits_BK: Tensor, peer_BK: Tensor, labels_B: Tensor) -> Tensor:
+    r"""Return what two networks that learn together each have to learn, summed.
+
+    .. math:: KL(p^t \| p^z) + KL(p^z \| p^t) + H(y, p^t)
+
+    Of the first two terms the left side is a constant. Beside it stands `task_loss` for z.
+
+    Args:
+        logits_BK: z, those of one.
+        peer_BK: t, those of the other, with gradients.
+        labels_B: y.
+
+    References:
+        Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", CVPR 2018,
+        https://arxiv.org/abs/1706.00384 (equation 6 and 7).
+    """
+    both = (
+        hinton_loss(logits_BK, peer_BK.detach(), temperature=1),
+        hinton_loss(peer_BK, logits_BK.detach(), temperature=1),
+        task_loss(peer_BK, labels_B),
+    )
+    return torch.stack(both).sum()
+
+
 LOSSES: dict[str, Callable[[Answers], Tensor]] = {
     "task": lambda a: task_loss(a.logits, a.labels),
     "hinton": lambda a: hinton_loss(a.logits, a.teacher, temperature=a.temperature),
@@ -186,13 +335,43 @@ LOSSES: dict[str, Callable[[Answers], Tensor]] = {
     "feature": lambda a: feature_loss(a.features, a.teacher_features),
     "attention": lambda a: attention_loss(a.features, a.teacher_features),
     "relational": _relational,
+    "fitnets": lambda a: hint_loss(a.features, a.teacher_features),
+    "nst": lambda a: selectivity_loss(a.features, a.teacher_features),
+    "boundary": lambda a: boundary_loss(a.features, a.teacher_features),
+    "flow": lambda a: flow_loss(a.features, a.teacher_features),
+    "teacher-free": lambda a: teacher_free_loss(a.logits, a.labels),
+    "mutual": lambda a: mutual_loss(a.logits, a.teacher, a.labels),
 }
-LABELLED = ("task", "decoupled")  # those that read labels
-MATCHING = ("feature", "attention", "relational")  # those that read features
+LABELLED = ("task", "decoupled", "teacher-free", "mutual")  # those that read labels
+MATCHING = ("feature", "attention", "relational", "fitnets", "nst", "boundary", "flow")
+"""Those that read features."""
+EQUAL = ("feature", "boundary", "flow")  # of these, those that need the teacher's channels
+PLACED = ("attention", "nst", "flow")  # of these, those that need positions
 
 
 def _floats(features: Tensors, target: Tensors) -> list[tuple[Tensor, Tensor]]:
     return [(x, t) for x, t in zip(features, target, strict=True) if t.is_floating_point()]
+
+
+def _relative(x: Tensor, t: Tensor) -> Tensor:
+    return F.mse_loss(x, t) / t.pow(2).mean().clamp_min(_TINY)
+
+
+def _maps(x: Tensor) -> Tensor:
+    """Return a tensor as channels and positions, (B, C, P)."""
+    channels = 1 + channel_dim(x.shape[1:])
+    return x.float().movedim(channels, 1).reshape(len(x), x.shape[channels], -1)
+
+
+def _flow(a: Tensor, b: Tensor) -> Tensor:
+    """Return how the channels of a go with those of b, (B, C of a, C of b)."""
+    if a.ndim == b.ndim == 4:
+        size = tuple(map(min, a.shape[2:], b.shape[2:]))
+        a, b = (F.adaptive_max_pool2d(x, size) for x in (a, b))
+    a, b = _maps(a), _maps(b)
+    places = min(a.shape[2], b.shape[2])
+    a, b = (F.adaptive_max_pool1d(x, places) if x.shape[2] > places else x for x in (a, b))
+    return a @ b.mT / places
 
 
 def _attention(x: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Train a whole model that was changed, with the one that it came from as its teacher."""
 
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +12,7 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.train.fit import FitConfig, first
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import LABELLED, LOSSES, MATCHING, Answers
+from isthmus.train.losses import EQUAL, LABELLED, LOSSES, MATCHING, PLACED, Answers
 from isthmus.train.views import augmented, innermost
 
 
@@ -26,7 +29,8 @@ def tune(
 
     Args:
         model: Any classifier; left in evaluation.
-        teacher: What it came from; frozen, and shown what the model is shown.
+        teacher: What it came from; frozen, and shown what the model is shown. With the loss
+            ``mutual`` a copy of it learns too.
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
@@ -37,14 +41,8 @@ def tune(
 
     Raises:
         InputError: A loss is asked for that matches features or reads labels, where there are
-            none.
+            none, or that needs features as wide as the teacher's.
     """
-    matching = [loss for loss in config.losses if loss in MATCHING]
-    if matching:
-        raise InputError(
-            f"loss {', '.join(matching)}: matches features at crossings, of which there are none "
-            "before a plan; expected task, hinton or decoupled"
-        )
     reading = [loss for loss in config.losses if loss in LABELLED]
     if data.unlabelled and reading:
         raise InputError(
@@ -52,17 +50,28 @@ def tune(
             "them; expected hinton"
         )
     teacher = teacher.eval()
-    taught = config.losses != ("task",)
+    taught = not {*config.losses} <= {"task", "teacher-free"}
+    blocks = _blocks(model, teacher, data, config)
+    groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
+    trained = model
+    mutual = "mutual" in config.losses
+    if mutual:
+        teacher = copy.deepcopy(teacher).train()
+        groups.append({"params": _trainable(teacher), "lr": config.finetune_rate})
+        trained = nn.ModuleDict({"model": model, "peer": teacher})
 
     def loss(batch: Batch) -> Tensor:
         inputs, labels_B, _ = batch
-        logits_BK = first(model(*inputs))
-        with torch.no_grad():
+        with _made(model, blocks) as made:
+            logits_BK = first(model(*inputs))
+        with torch.set_grad_enabled(mutual), _made(teacher, blocks) as there:
             says = teacher.to(labels_B.device)(*inputs) if taught else logits_BK
         answers = Answers(
             logits=logits_BK,
             labels=labels_B,
             teacher=first(says),
+            features=tuple(made[path] for path in blocks),
+            teacher_features=tuple(there[path].detach() for path in blocks),
             temperature=config.temperature,
         )
         losses = [LOSSES[name](answers) for name in config.losses]
@@ -77,7 +86,7 @@ def tune(
         name=name,
         epochs=config.epochs,
         loss=loss,
-        groups=[{"params": _trainable(model), "lr": config.finetune_rate}],
+        groups=groups,
     )
     labels = torch.from_numpy(data.y_train)
     batches = Batches(
@@ -89,10 +98,72 @@ def tune(
         prepare=prepare,
     )
     model.train()
-    record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
+    record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
     model.eval()
     return record
+
+
+@contextmanager
+def _made(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a mapping that holds, after a model was called, what some of its modules returned."""
+    made: dict[str, Any] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            del module, inputs
+            made[path] = output
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in blocks]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _blocks(
+    model: nn.Module, teacher: nn.Module, data: Dataset, config: FitConfig
+) -> tuple[str, ...]:
+    """Return the outermost modules whose outputs losses compare; none where none does."""
+    matching = [loss for loss in config.losses if loss in MATCHING]
+    if not matching:
+        return ()
+    inputs = [torch.from_numpy(x[:2]) for x in data.x_train]
+    names = dict(teacher.named_children()).keys() & dict(model.named_children()).keys()
+    sides, answers = [], []
+    for network in (model.eval(), teacher):
+        with torch.no_grad(), _made(network, sorted(names)) as made:
+            answers.append(first(network(*inputs)))
+        sides.append(made)
+    found = {}
+    for path, _ in teacher.named_children():
+        x, t = (side.get(path) for side in sides)
+        if not isinstance(x, Tensor) or not isinstance(t, Tensor) or t is answers[1]:
+            continue
+        if t.is_floating_point() and x.ndim > 1:
+            found[path] = x.shape[1:], t.shape[1:]
+    _check_blocks(matching, found)
+    return tuple(found)
+
+
+def _check_blocks(matching: Sequence[str], found: Mapping[str, tuple[torch.Size, ...]]) -> None:
+    if not found or ({*matching} & {*PLACED} and all(len(t) < 2 for _, t in found.values())):
+        raise InputError(
+            f"loss {', '.join(matching)}: found no block of the model with an output to compare; "
+            "expected task, hinton or decoupled"
+        )
+    for loss in matching:
+        for path, (x, t) in found.items():
+            wrong = loss in EQUAL and x != t
+            if wrong or len(x) != len(t):
+                raise InputError(
+                    f"loss {loss}: found {tuple(x)} after {path}, where the teacher has "
+                    f"{tuple(t)}; expected fitnets, attention, nst or relational, which compare "
+                    "networks of different widths"
+                )
 
 
 def _trainable(model: nn.Module) -> list[Any]:

@@ -11,6 +11,7 @@ shorter, and nobody has to say so. Each of these is tried and the shortest kept:
     packed     up to 256 different values: these, then for each element its number among them
     coded      the same, the numbers entropy-coded: see `isthmus.wire.stream`
     bitmask-*  a bit for each element, then those that are not 0 in one of the forms above
+    codemask-* the same, the bits entropy-coded
     csr-*      for each row how many are not 0, their columns, then the values as above
 
 References:
@@ -73,6 +74,9 @@ def _forms(array: Array) -> Iterator[tuple[str, bytes]]:
     values = list(_dense(flat[kept]))
     mask = np.packbits(kept, bitorder="little").tobytes()
     yield from ((f"bitmask-{form}", mask + data) for form, data in values)
+    mask = _coded(kept.astype(np.uint8), 1)
+    mask = _LENGTH.pack(len(mask)) + mask
+    yield from ((f"codemask-{form}", mask + data) for form, data in values)
     rows = kept.reshape(len(array), -1)
     columns = np.nonzero(rows)[1].astype(_column(rows.shape[1]))
     index = rows.sum(axis=1).astype("<u4").tobytes() + columns.tobytes()
@@ -92,10 +96,23 @@ def _dense(flat: Array) -> Iterator[tuple[str, bytes]]:
     numbers = symbols.astype(np.uint8)
     head = _COUNT.pack(len(values) - 1) + values.tobytes()
     yield "packed", head + pack_bits(numbers, width)
+    yield "coded", head + _coded(numbers, width)
+
+
+def _coded(numbers: Array, width: int) -> bytes:
+    """Return numbers of so many bits, entropy-coded, behind the tables that were made of them."""
     tables = fit_tables(numbers.reshape(-1, 1, 1, 1), width)
     written = tables.to_bytes()
     stream = encode_stream([(tables, numbers.reshape(1, 1, -1))])
-    yield "coded", head + _LENGTH.pack(len(written)) + written + stream
+    return _LENGTH.pack(len(written)) + written + stream
+
+
+def _decoded(data: bytes, size: int) -> Array:
+    (length,) = _LENGTH.unpack_from(data)
+    start = _LENGTH.size + length
+    tables = Tables.from_bytes(data[_LENGTH.size : start])
+    (numbers,) = decode_stream([(tables, (1, 1, size))], data[start:])
+    return numbers.reshape(-1)
 
 
 def _halved(flat: Array) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +146,7 @@ def decode_array(form: str, data: bytes, shape: tuple[int, ...], dtype: str) -> 
     try:
         if not outer:
             return _undense(inner, data, size, dtype).reshape(shape)
-        kept, rest = (_unmask if outer == "bitmask" else _unrow)(data, shape)
+        kept, rest = _MASKS[outer](data, shape)
         flat = np.zeros(size, dtype)
         flat[kept] = _undense(inner, rest, int(np.count_nonzero(kept)), dtype)
     except (ValueError, IndexError, KeyError, struct.error) as error:
@@ -155,11 +172,7 @@ def _undense(form: str, data: bytes, size: int, dtype: str) -> Array:
     width = max(1, last.bit_length())
     if form == "packed":
         return values[unpack_bits(data[start:], size, width)]
-    (length,) = _LENGTH.unpack_from(data, start)
-    start += _LENGTH.size
-    tables = Tables.from_bytes(data[start : start + length])
-    (numbers,) = decode_stream([(tables, (1, 1, size))], data[start + length :])
-    return values[numbers.reshape(-1)]
+    return values[_decoded(data[start:], size)]
 
 
 def _unmask(data: bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], bytes]:
@@ -167,6 +180,12 @@ def _unmask(data: bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_],
     length = -(-size // 8)
     mask = _exactly(data[:length], np.uint8, length)
     return np.unpackbits(mask, count=size, bitorder="little").astype(bool), data[length:]
+
+
+def _unmask_coded(data: bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], bytes]:
+    (length,) = _LENGTH.unpack_from(data)
+    stop = _LENGTH.size + length
+    return _decoded(data[_LENGTH.size : stop], prod(shape)) == 1, data[stop:]
 
 
 def _unrow(data: bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], bytes]:
@@ -178,6 +197,9 @@ def _unrow(data: bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], 
     kept = np.zeros((rows, width), bool)
     kept[np.repeat(np.arange(rows), counts), columns] = True
     return kept.reshape(-1), data[start:]
+
+
+_MASKS = {"bitmask": _unmask, "codemask": _unmask_coded, "csr": _unrow}
 
 
 def _exactly(data: bytes, dtype: Any, count: int) -> Array:

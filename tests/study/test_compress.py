@@ -1,0 +1,130 @@
+"""A chain of techniques that are tuned, from Python."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from isthmus.compress import parse_chain
+from isthmus.data import Dataset
+from isthmus.errors import InputError
+from isthmus.models import load_model, reference
+from isthmus.study import compress_model
+from isthmus.train import FitConfig, tune
+
+NET = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3),
+    )
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    return reference(f"{tmp_path / 'net.py'}:make")
+
+
+def blobs(num=96):
+    """Return images whose mean tells their class."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, num)
+    x = (rng.normal(size=(num, 1, 6, 6)) + 2 * y[:, None, None, None]).astype(np.float32)
+    return Dataset(name="blobs", x_train=(x,), y_train=y, x_test=(x[:32],), y_test=y[:32])
+
+
+class Asking:
+    """Compresses the same model every time, and keeps what it was told."""
+
+    def __init__(self, source, folder, *texts, config):
+        self.source, self.folder, self.texts, self.config = source, folder, texts, config
+        self.lines: list[tuple[str, int]] = []
+
+    def __call__(self, out, *, stop=None):
+        def report(step, done, total):
+            self.lines.append((step.partition(",")[0], done))
+            if self.lines[-1] == stop:
+                raise KeyboardInterrupt
+
+        self.lines.clear()
+        torch.manual_seed(0)
+        model = load_model(self.source)
+        return compress_model(
+            model,
+            self.source,
+            parse_chain(self.texts),
+            (torch.zeros(1, 1, 6, 6),),
+            self.folder / out,
+            inputs=("1x1x6x6",),
+            data=blobs(),
+            config=self.config,
+            report=report,
+        )
+
+
+def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=2, batch_size=16)
+    texts = ("sparse:magnitude,keep=0.5,schedule=lottery,rounds=2", "share:kmeans,bits=3")
+    asking = Asking(source, tmp_path, *texts, config=config)
+    whole = asking("whole")
+    with pytest.raises(KeyboardInterrupt):
+        asking("stopped", stop=("tune 2 share:kmeans", 2))
+    assert len(list(tmp_path.glob(".stopped.*"))) == 1
+    again = asking("stopped")
+    tuned = [line for line in asking.lines if line[0].startswith(("base", "tune"))]
+    assert tuned == [("tune 2 share:kmeans", 2)]
+    assert again.weights_sha256 == whole.weights_sha256
+    assert not list(tmp_path.glob(".*"))
+    assert json.loads((tmp_path / "stopped" / "compressed.json").read_text())["data"] == "blobs"
+
+
+def test_what_cannot_be_leaves_no_state(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1)
+    with pytest.raises(InputError, match="no module 'tail'"):
+        Asking(source, tmp_path, "sparse:magnitude,only=tail", config=config)("made")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_blocks_are_compared_with_those_of_a_wider_teacher(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    losses = ("task", "fitnets", "nst", "attention", "relational")
+    config = FitConfig(base_epochs=3, epochs=3, losses=losses, batch_size=16)
+    facts = Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+    assert facts.after.macs < facts.before.macs / 2
+    assert facts.after.accuracy is not None
+    assert facts.after.accuracy > 0.5
+    config = FitConfig(epochs=1, losses=("boundary",))
+    with pytest.raises(
+        InputError, match=r"boundary: found \(4, 4, 4\) after 0, .*\(8, 4, 4\); exp"
+    ):
+        Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+
+
+def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
+    torch.manual_seed(0)
+    model, teacher = load_model(source), load_model(source)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    config = FitConfig(epochs=4, batch_size=16, losses=("task", "mutual"))
+    record = tune(model, teacher, blobs(), config)
+    # of two peers without weights the cross entropies alone begin at 2 ln 3
+    assert record.losses[-1] < 0.9 * record.losses[0]
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.slow
+def test_netadapt_tunes_each_try_on_samples_that_do_not_judge_it(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    text = "prune:netadapt,resource=weights,keep=0.85,step=0.1,short=64,only=0+2"
+    asking = Asking(source, tmp_path, text, config=FitConfig(base_epochs=1, epochs=1))
+    whole = asking("whole")
+    assert whole.after.weight_bytes <= 0.85 * whole.before.weight_bytes
+    with pytest.raises(KeyboardInterrupt):
+        asking("stopped", stop=("tune 1 prune:netadapt", 1))
+    assert list(tmp_path.glob(".stopped.*/tune 1 prune:netadapt step 1.txt"))
+    assert asking("stopped").weights_sha256 == whole.weights_sha256
