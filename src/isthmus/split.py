@@ -89,11 +89,13 @@ def split(
         The stages, in the mode that the model is in.
 
     Raises:
-        InputError: The plan was made for another model, or branches, or the number of codecs is
-            wrong.
+        InputError: The plan was made for another model, or branches, or names a device that its
+            platform lacks, or the number of codecs is wrong.
         CaptureError: The model cannot be traced, or does something else in training.
     """
     plan = as_walk(plan)
+    for stage in plan.stages:
+        plan.platform.device(stage.device)  # raises where there is none
     if codecs is not None and len(codecs) != len(plan.crossings):
         raise InputError(
             f"{len(codecs)} codecs for {len(plan.crossings)} crossings; give one each"

@@ -1,6 +1,7 @@
 """Stages together compute what the model computes, at every cut that can be used."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -212,6 +213,13 @@ def test_a_plan_for_another_model_is_refused():
     plan = plan_at(capture(chain(), (images(),)), 2)
     with pytest.raises(InputError, match="not for this model"):
         split(residual(), plan)
+
+
+def test_a_stage_on_a_device_that_the_platform_lacks_is_refused():
+    plan = plan_at(capture(chain(), (images(),)), 2)
+    stages = (replace(plan.stages[0], device="elsewhere"), *plan.stages[1:])
+    with pytest.raises(InputError, match="no device 'elsewhere'"):
+        split(chain(), replace(plan, stages=stages))
 
 
 def test_the_number_of_codecs_must_fit():
