@@ -35,11 +35,14 @@ def draw_graph(random, *, most_nodes=4):
     return Graph(inputs=(tensors[0],), nodes=tuple(nodes), outputs=(tensors[-1].name,))
 
 
-def draw_device(random, name, graph):
-    """Draw a device; now and then one lacks fp32, an operation, a codec, or has a table."""
+def draw_device(random, name, graph, *, able=False):
+    """Draw a device; now and then one lacks fp32, an operation, a codec, or has a table.
+
+    An able one lacks nothing and has room: most plans are left to choose from.
+    """
 
     def room():
-        return random.choice([None, None, float(random.randint(100, 6000))])
+        return None if able else random.choice([None, None, float(random.randint(100, 6000))])
 
     separate = Memory(weights_bytes=room(), activations_bytes=room())
     seconds = {node.name: 10 ** random.uniform(-5, -2) for node in graph.nodes}
@@ -48,15 +51,19 @@ def draw_device(random, name, graph):
         name=name,
         memory=random.choice([separate, Memory(shared_bytes=room())]),
         memory_bytes_per_s=random.choice([None, 10 ** random.uniform(4, 7)]),
-        macs_per_s={random.choice(["fp32"] * 9 + ["int8"]): 10 ** random.uniform(3, 7)},
+        macs_per_s={
+            random.choice(["fp32"] * 9 + ["fp32" if able else "int8"]): 10 ** random.uniform(3, 7)
+        },
         efficiency=random.choice([(), ((100.0, 0.2), (3000.0, 0.9))]),
         start_s=random.choice([0.0, 10 ** random.uniform(-5, -2)]),
         j_per_mac={"fp32": 10 ** random.uniform(-12, -6)},
         sram_j_per_byte=random.choice([0.0, 1e-9]),
         static_w=random.choice([0.0, 0.01, 10 ** random.uniform(-3, 1)]),
         price=random.choice([0.0, 1.0, 2.0, random.uniform(0, 9)]),
-        unsupported=random.choice([(), (), ("gelu",)]),
-        codecs=random.choice([None, None, None, ("uniform",), ("pixels", "label", "bottleneck")]),
+        unsupported=random.choice([(), (), () if able else ("gelu",)]),
+        codecs=None
+        if able
+        else random.choice([None, None, None, ("uniform",), ("pixels", "label", "bottleneck")]),
         node_s=table if random.random() < 0.15 else None,
     )
 
@@ -104,7 +111,8 @@ def draw_platform(random, graph, *, most_devices=3, kinds=KINDS):
     """Draw a platform; an InputError where one-way links leave no way to the output."""
     kind = random.choice(kinds)
     names = [f"d{k}" for k in range(random.randint(1, most_devices))]
-    devices = [draw_device(random, name, graph) for name in names]
+    able = random.random() < 0.5
+    devices = [draw_device(random, name, graph, able=able) for name in names]
     if kind.endswith("twins"):
         devices[1:] = [replace(devices[-1], name=name) for name in names[1:]]
         ends = names[:1] * 2 if random.random() < 0.7 else random.choices(names, k=2)
