@@ -53,7 +53,15 @@ STRENGTHS = {
     "share:kmeans": ("bits=5", "bits=4"),
     "quantize:int8": ("range=mse", "range=minmax"),
     "quantize:weights": ("bits=6", "bits=4"),
-    "format": ("name=fp8-e4m3", "name=mxfp4-e2m1"),
+    "format": (
+        "name=fp8-e4m3",
+        "name=mxfp4-e2m1",
+        "name=mxfp6-e2m3,of=both",
+        "name=mxfp4-e2m1,of=both",
+        "name=posit8,of=both",
+        "name=log8f3,of=both",
+        "name=rns15-16-17,of=both",
+    ),
 }
 CHAINS = (
     ("sparse:magnitude,keep=0.5", "share:kmeans,bits=5"),
@@ -70,6 +78,8 @@ TUNED = (
     ("sparse:magnitude,keep=0.4", "quantize:weights,bits=4"),
     ("prune:l1,keep=0.75", "quantize:int8"),
     ("quantize:ternary",),
+    ("replace:separable",),
+    ("replace:ghost",),
     ("quantize:weights,bits=2",),
 )
 MARKS = {
