@@ -57,7 +57,15 @@ STRENGTHS = {
     "share:kmeans": ("bits=5", "bits=4"),
     "quantize:int8": ("range=mse", "range=minmax"),
     "quantize:weights": ("bits=6", "bits=4"),
-    "format": ("name=fp8-e4m3", "name=mxfp4-e2m1"),
+    "format": (
+        "name=fp8-e4m3",
+        "name=mxfp4-e2m1",
+        "name=mxfp6-e2m3,of=both",
+        "name=mxfp4-e2m1,of=both",
+        "name=posit8,of=both",
+        "name=log8f3,of=both",
+        "name=rns15-16-17,of=both",
+    ),
 }
 CHAINS = (
     ("sparse:magnitude,keep=0.5", "share:kmeans,bits=5"),
@@ -76,6 +84,8 @@ TUNED = (
     ("prune:l1,keep=0.75", "quantize:int8"),
     ("quantize:ternary",),
     ("share:ternary",),
+    ("replace:separable",),
+    ("replace:ghost",),
     ("quantize:weights,bits=2",),
 )
 MARKS = {

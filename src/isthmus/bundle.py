@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from isthmus import __version__
 from isthmus.backends import MAX_THREADS
 from isthmus.errors import BundleError, InputError
@@ -138,6 +140,7 @@ class Bundle:
         widths: Those of nested crossings whose worth was measured.
         early_exit: Path of the program with which the first device answers alone, by its own
             backend, where the others are silent; None where there is none.
+        exit_confidence: Its largest softmax from which on it answers in any case; None: never.
     """
 
     version: str
@@ -148,6 +151,18 @@ class Bundle:
     files: Mapping[str, str]
     widths: tuple[WidthEntry, ...] = ()
     early_exit: str | None = None
+    exit_confidence: float | None = None
+
+
+def confidence(scores: np.ndarray) -> float:
+    """Return the largest softmax of a sample's scores.
+
+    Example:
+        >>> confidence(np.log(np.array([1.0, 3.0])))
+        0.75
+    """
+    powers = np.exp(scores - scores.max())
+    return float(powers.max() / powers.sum())
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
@@ -269,10 +284,20 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
             yield from _relay_problems(bundle, index)
         elif device.program not in bundle.files:
             yield f"device {device.name}: program {device.program!r} is not among the files"
-    if bundle.early_exit is not None and bundle.early_exit not in bundle.files:
-        yield f"early exit: program {bundle.early_exit!r} is not among the files"
+    yield from _exit_problems(bundle)
     if PLATFORM_FILE not in bundle.files:
         yield f"{PLATFORM_FILE} is not among the files"
+
+
+def _exit_problems(bundle: Bundle) -> Iterator[str]:
+    if bundle.early_exit is not None and bundle.early_exit not in bundle.files:
+        yield f"early exit: program {bundle.early_exit!r} is not among the files"
+    if bundle.exit_confidence is None:
+        return
+    if bundle.early_exit is None:
+        yield "exit confidence: found one, but no early exit"
+    if not 0 <= bundle.exit_confidence <= 1:
+        yield f"exit confidence: found {bundle.exit_confidence}, expected 0 to 1"
 
 
 def _relay_problems(bundle: Bundle, index: int) -> Iterator[str]:

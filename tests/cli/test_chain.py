@@ -50,6 +50,13 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     assert exported["early_exit_equal"] is None
     with_exit = ("export", "fitted", "--early-exit", "npz:data.npz", "--out", "exiting", "--json")
     assert loads(isthmus(*with_exit))["early_exit_equal"] > 0.5  # of five classes
+    sure = loads(isthmus(*with_exit, "--exit-share", "0.5"))
+    assert 0.2 < sure["early_exit_share"] < 0.8
+    assert sure["early_exit_sure_equal"] >= sure["early_exit_equal"] - 0.05
+    ran = loads(isthmus("run", "exiting", "--data", "npz:data.npz", "--requests", "10", "--json"))
+    assert ran["requests"] == 10
+    refused = isthmus("export", "fitted", "--exit-share", "0.5")
+    assert (refused.code, "add --early-exit" in refused.err) == (1, True)
     assert (mine / "exiting" / "mcu-a" / "exit.onnx").is_file()
 
     run = loads(
@@ -189,7 +196,18 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--json",
             },
         ),
-        ("export", {"--early-exit", "--data-dir", "--download", "--out", "--json"}),
+        (
+            "export",
+            {
+                "--early-exit",
+                "--exit-share",
+                "--exit-agreement",
+                "--data-dir",
+                "--download",
+                "--out",
+                "--json",
+            },
+        ),
         (
             "run",
             {

@@ -12,7 +12,8 @@ from isthmus.graph import capture
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.split import split
-from isthmus.train import calibrate, fit_exit, split_with_codecs
+from isthmus.train import calibrate, calibrate_exit, fit_exit, split_with_codecs
+from isthmus.train.exits import exit_threshold
 from tests.nets import NETS
 from tests.run.services import devices
 
@@ -76,3 +77,36 @@ def test_a_model_of_several_outputs_has_none():
     plan = partition(capture(model, example), load_platform("two-mcu-spi"), codec="raw", cut=2)
     with pytest.raises(InputError, match="early exit: expected a model of one fp32 output"):
         fit_exit(split(model, plan), [x.numpy() for x in example])
+
+
+def test_a_threshold_lets_the_wanted_share_leave_or_as_many_as_are_right():
+    confidence = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.7])
+    equal = torch.tensor([True, False, True, True, False])
+    assert exit_threshold(confidence, equal, share=0.4) == pytest.approx(0.8)
+    # the third of five is as sure as the fourth: both leave
+    assert exit_threshold(confidence, equal, share=0.6) == pytest.approx(0.7)
+    assert exit_threshold(confidence, equal, share=1.0) == pytest.approx(0.6)
+    # 2 of 2 are right at 0.8, 3 of 4 at 0.7, 3 of 5 at 0.6
+    assert exit_threshold(confidence, equal, agreement=0.76) == pytest.approx(0.8)
+    assert exit_threshold(confidence, equal, agreement=0.75) == pytest.approx(0.7)
+    with pytest.raises(InputError, match=r"expected 90.0% equal answers, found 75.0% of those"):
+        exit_threshold(torch.tensor([0.5] * 4), torch.tensor([True] * 3 + [False]), agreement=0.9)
+    with pytest.raises(InputError, match="a share or an agreement, one of them"):
+        exit_threshold(confidence, equal)
+
+
+def test_an_exit_that_is_calibrated_is_surer_where_it_leaves(tmp_path):
+    model, example = network(), (torch.rand(400, 3, 8, 8) ** 4,)
+    split_model, plan = fitted(model, example)
+    early_exit = fit_exit(split_model, [example[0][:200].numpy()])
+    least = calibrate_exit(early_exit, split_model, [example[0][200:].numpy()], share=0.5)
+    samples = [(torch.rand(100, 3, 8, 8) ** 4).numpy()]
+    found = export(
+        split_model, plan, tmp_path / "bundle", samples=samples, early_exit=early_exit,
+        exit_confidence=least,
+    )  # fmt: skip
+    assert read_bundle(tmp_path / "bundle").exit_confidence == least
+    assert found.early_exit_share == pytest.approx(0.5, abs=0.2)
+    assert found.early_exit_sure_equal is not None
+    assert found.early_exit_equal is not None
+    assert found.early_exit_sure_equal >= found.early_exit_equal

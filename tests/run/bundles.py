@@ -40,6 +40,7 @@ def write_chain(
     backend: str | tuple[str, ...] = "onnxruntime",
     input_dtype: str = "float32",
     early_exit: bool = False,
+    exit_confidence: float | None = None,
     **changed: object,
 ) -> Bundle:
     """Write a bundle with a relay between any two links; without links, of one device.
@@ -86,6 +87,7 @@ def write_chain(
         outputs=(TensorEntry(name="logits", shape=(3,), dtype="float32"),),
         files={},
         early_exit=f"{names[0]}/exit.onnx" if early_exit else None,
+        exit_confidence=exit_confidence,
     )
     return write_bundle(folder, bundle)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isthmus.bundle import read_bundle, write_bundle
+from isthmus.bundle import confidence, read_bundle, write_bundle
 from isthmus.errors import BundleError, RequestError, RunError
 from isthmus.run.early import load_exit
 from tests.run.bundles import FAST, early_logits, logits, samples, write_chain
@@ -82,10 +82,27 @@ def test_http_metrics_and_the_command_say_so_too(folder, tmp_path):
         assert json.loads(done.stdout)["early_exit"] == "near"
 
 
+def test_what_the_exit_is_sure_of_does_not_cross(tmp_path):
+    sure = [confidence(scores) for scores in EARLY]
+    least = float(np.median(sure))
+    write_chain(tmp_path / "bundle", FAST, early_exit=True, exit_confidence=least)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        for name in TWO:
+            hosts.start(name)
+        for x, early, whole, how_sure in zip(X, EARLY, WHOLE, sure, strict=True):
+            outputs = client.ask(x)
+            leaves = how_sure >= least
+            assert outputs.early_exit == ("near" if leaves else "")
+            assert np.array_equal(outputs[0], early if leaves else whole)
+    assert 0 < sum(each >= least for each in sure) < len(X)
+
+
 def test_an_exit_that_is_not_there_or_does_not_fit_is_refused(folder):
     bundle = read_bundle(folder)
     with pytest.raises(BundleError, match=r"early exit: program 'near/x\.onnx' is not among"):
         write_bundle(folder, replace(bundle, early_exit="near/x.onnx"))
+    with pytest.raises(BundleError, match=r"exit confidence: found 1\.5, expected 0 to 1"):
+        write_bundle(folder, replace(bundle, exit_confidence=1.5))
     (folder / "near" / "exit.onnx").write_bytes(b"no program")
     write_bundle(folder, bundle)
     with pytest.raises(RunError, match=r"exit\.onnx: onnxruntime cannot load it"):

@@ -306,6 +306,20 @@ def export(
             "DATA as in `isthmus fit`.",
         ),
     ] = None,
+    exit_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Share of requests that it answers anyway, those it is surest of.",
+        ),
+    ] = None,
+    exit_agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1, help="Or: as many as it may, this share of them as the model would."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("bundle"),
@@ -318,12 +332,18 @@ def export(
     from isthmus.report.tables import verification_table
     from isthmus.study import export_fitted
 
+    if (exit_share is not None or exit_agreement is not None) and early_exit is None:
+        raise InputError("--exit-share, --exit-agreement: found no early exit; add --early-exit")
+    if exit_share is not None and exit_agreement is not None:
+        raise InputError("--exit-share, --exit-agreement: found both, expected one of them")
     exit_data = None
     if early_exit is not None:
         from isthmus.data import load_data
 
         exit_data = load_data(early_exit, data_dir=data_dir, download=download)
-    verification = export_fitted(fitted, out, exit_data=exit_data)
+    verification = export_fitted(
+        fitted, out, exit_data=exit_data, exit_share=exit_share, exit_agreement=exit_agreement
+    )
     if json_:
         print_json({"bundle": str(out), **asdict(verification)})
     else:

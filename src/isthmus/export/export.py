@@ -53,6 +53,7 @@ def export(
     samples: Sequence[np.ndarray],
     widths: tuple[WidthEntry, ...] = (),
     early_exit: nn.Module | None = None,
+    exit_confidence: float | None = None,
 ) -> Verification:
     """Write a bundle and verify it against the model: whole and right, or not at all.
 
@@ -63,6 +64,7 @@ def export(
         samples: Inputs to verify with, one array (N, ...) per model input.
         widths: What widths of nested crossings are worth, where that was measured.
         early_exit: From the model's inputs to its outputs, for the first device alone.
+        exit_confidence: From which on it answers though the others are not silent.
 
     Returns:
         How far the bundle is from the model.
@@ -99,6 +101,7 @@ def export(
         crossings = _crossings(split_model, plan, folder)
         bundle = _bundle(plan, tuple(devices), crossings, symbols)
         bundle = replace(bundle, early_exit=exit_file, widths=widths)
+        bundle = replace(bundle, exit_confidence=exit_confidence)
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)

@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from isthmus.backends import Program, load_program
-from isthmus.bundle import Bundle, read_bundle
+from isthmus.bundle import Bundle, confidence, read_bundle
 from isthmus.errors import BundleError
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
@@ -31,6 +31,10 @@ class Verification:
         payload_bytes: Mean payload of each crossing.
         early_exit_equal: The share of samples for which the early exit predicts what the model
             does; None where there is none.
+        early_exit_share: The share of samples of which it is sure, so that nothing crosses; None
+            where it answers only when the others are silent.
+        early_exit_sure_equal: The share of these for which it predicts what the model does; None
+            where there are none.
     """
 
     samples: int
@@ -38,6 +42,8 @@ class Verification:
     equal_predictions: float
     payload_bytes: tuple[float, ...]
     early_exit_equal: float | None = None
+    early_exit_share: float | None = None
+    early_exit_sure_equal: float | None = None
 
 
 def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> Verification:
@@ -86,7 +92,7 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
         largest_difference=largest,
         equal_predictions=equal / len(inputs[0]),
         payload_bytes=tuple(payloads.mean(axis=0).tolist()),
-        early_exit_equal=_early_exit_equal(path, bundle, inputs, expected[0].numpy()),
+        **_early_exit(path, bundle, inputs, expected[0].numpy()),
     )
     flips = result.samples - equal
     if flips > max(1, 0.01 * result.samples):
@@ -117,16 +123,22 @@ def _run(
     return symbols
 
 
-def _early_exit_equal(
+def _early_exit(
     path: Path, bundle: Bundle, inputs: Sequence[np.ndarray], expected_NK: np.ndarray
-) -> float | None:
+) -> dict[str, float]:
     if bundle.early_exit is None:
-        return None
+        return {}
     first = bundle.devices[0]
     program = load_program(path / bundle.early_exit, backend=first.backend, threads=first.threads)
     found = [program([x[i : i + 1] for x in inputs])[0] for i in range(len(inputs[0]))]
     equal_N = np.concatenate(found).argmax(1) == expected_NK.argmax(1)
-    return float(equal_N.mean())
+    result = {"early_exit_equal": float(equal_N.mean())}
+    if bundle.exit_confidence is not None:
+        sure_N = np.array([confidence(scores) for scores in found]) >= bundle.exit_confidence
+        result["early_exit_share"] = float(sure_N.mean())
+        if sure_N.any():
+            result["early_exit_sure_equal"] = float(equal_N[sure_N].mean())
+    return result
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray, *, where: Path) -> float:

@@ -216,6 +216,10 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
     if verification.early_exit_equal is not None:
         equal = percent(verification.early_exit_equal)
         add_row(table, "early exit, predictions equal to the model's", equal)
+    if verification.early_exit_share is not None:
+        share, sure = verification.early_exit_share, verification.early_exit_sure_equal
+        add_row(table, "answered early since it is sure", percent(share))
+        add_row(table, "of these equal to the model's", "none" if sure is None else percent(sure))
     table.caption = Text(_written(out).strip())
     return table
 

@@ -1,4 +1,4 @@
-"""The early exit: an answer of the first device alone, for where the others are silent."""
+"""The early exit: an answer of the first device, where the others are silent or it is sure."""
 
 import time
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.backends import Program, load_program
-from isthmus.bundle import Bundle
+from isthmus.bundle import Bundle, confidence
 from isthmus.run import border
 
 Array = npt.NDArray[Any]
@@ -78,6 +78,19 @@ class EarlyExit:
             payload=border.to_bytes(samples, self.bundle.outputs),
             early_exit=self.bundle.devices[0].name,
         )
+
+    def answer_if_sure(self, payload: bytes) -> Result | None:
+        """Return what it makes of a request's inputs; None where the whole network is to answer.
+
+        Raises:
+            RunError: As `answer` does.
+        """
+        least = self.bundle.exit_confidence
+        if least is None:
+            return None
+        result = self.answer(payload)
+        scores = border.from_bytes(result.payload, self.bundle.outputs)[0]
+        return result if confidence(scores) >= least else None
 
 
 def load_exit(path: Path, bundle: Bundle) -> EarlyExit | None:

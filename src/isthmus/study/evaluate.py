@@ -10,6 +10,7 @@ import copy
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +42,7 @@ from isthmus.train import (
     Rival,
     Rung,
     accuracy,
+    calibrate_exit,
     check_fits,
     check_labels,
     climb_down,
@@ -61,6 +63,7 @@ from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
+_CALIBRATED = 5  # one training sample of so many says how sure an early exit has to be
 _EXIT_SAMPLES = 1000  # test inputs on which an early exit is compared with the whole network
 
 
@@ -188,7 +191,14 @@ def fit_plan(
     return fitted.record
 
 
-def export_fitted(folder: Path, out: Path, *, exit_data: Dataset | None = None) -> Verification:
+def export_fitted(
+    folder: Path,
+    out: Path,
+    *,
+    exit_data: Dataset | None = None,
+    exit_share: float | None = None,
+    exit_agreement: float | None = None,
+) -> Verification:
     """Export what `fit_plan` wrote; see `isthmus.export.export`.
 
     Args:
@@ -196,6 +206,9 @@ def export_fitted(folder: Path, out: Path, *, exit_data: Dataset | None = None) 
         out: The folder to make.
         exit_data: Fit an early exit to what the model makes of its training half; its test half
             then takes the place of the fit's samples. Without it there is no early exit.
+        exit_share: Of all requests, that it is to answer though the others are not silent.
+        exit_agreement: Or, of those that it answers, that are to be answered as the model does. A
+            fifth of the training half is then kept to calibrate how sure it has to be.
 
     Returns:
         How far the bundle is from the model.
@@ -215,8 +228,15 @@ def export_fitted(folder: Path, out: Path, *, exit_data: Dataset | None = None) 
         return export(model, plan, out, samples=fitted.samples, widths=widths)
     _check_inputs(plan, exit_data)
     samples = [x[:_EXIT_SAMPLES] for x in exit_data.x_test]
-    early_exit = fit_exit(model, exit_data.x_train)
-    return export(model, plan, out, samples=samples, widths=widths, early_exit=early_exit)
+    options: dict[str, Any] = {"samples": samples, "widths": widths}
+    if exit_share is None and exit_agreement is None:
+        return export(model, plan, out, early_exit=fit_exit(model, exit_data.x_train), **options)
+    order = np.random.default_rng(0).permutation(len(exit_data.x_train[0]))
+    few = max(1, len(order) // _CALIBRATED)
+    early_exit = fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
+    kept = [x[order[:few]] for x in exit_data.x_train]
+    least = calibrate_exit(early_exit, model, kept, share=exit_share, agreement=exit_agreement)
+    return export(model, plan, out, early_exit=early_exit, exit_confidence=least, **options)
 
 
 def fit_model(

@@ -7,7 +7,7 @@ from isthmus.train.augment import (
     normalization_of,
 )
 from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
-from isthmus.train.exits import EarlyExit, fit_exit
+from isthmus.train.exits import EarlyExit, calibrate_exit, fit_exit
 from isthmus.train.fit import (
     FitConfig,
     accuracy,
@@ -59,6 +59,7 @@ __all__ = [
     "accuracy",
     "augmentation_for",
     "calibrate",
+    "calibrate_exit",
     "check_fits",
     "check_labels",
     "climb_down",

@@ -7,6 +7,10 @@
 The head is fitted to the model's own outputs, without labels: matching them is distillation at a
 high temperature (Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015,
 section 2.1). Least squares with a small ridge has a closed form, so nothing is trained in epochs.
+
+It may also answer where the others are not silent but its answer is sure enough: where the largest
+softmax is at least a threshold, which is calibrated on samples that the head was not fitted to
+(Teerapittayanon, McDanel, Kung, "BranchyNet", ICPR 2016, https://arxiv.org/abs/1709.01686).
 """
 
 from collections.abc import Sequence
@@ -87,3 +91,69 @@ def fit_exit(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> EarlyExit
         head.weight.copy_(weight_KF)
         head.bias.copy_(mean_K - weight_KF @ mean_F)
     return EarlyExit(stage, head).eval()
+
+
+def calibrate_exit(
+    early_exit: EarlyExit,
+    split_model: SplitModel,
+    inputs: Sequence[np.ndarray],
+    *,
+    share: float | None = None,
+    agreement: float | None = None,
+) -> float:
+    """Return how sure an early exit has to be to answer; see `exit_threshold`.
+
+    Args:
+        early_exit: Fitted.
+        split_model: Whose answers are right.
+        inputs: Samples that the exit was not fitted to, one array (N, ...) for each input.
+        share: Of all samples, that are to be answered early.
+        agreement: Of the samples answered early, that are to be answered as the model does.
+    """
+    scores_NK = predict(lambda *x: early_exit(*x)[0], inputs)
+    equal_N = scores_NK.argmax(1) == predict(split_model, inputs).argmax(1)
+    confidence_N = scores_NK.softmax(1).amax(1)
+    return exit_threshold(confidence_N, equal_N, share=share, agreement=agreement)
+
+
+def exit_threshold(
+    confidence_N: Tensor,
+    equal_N: Tensor,
+    *,
+    share: float | None = None,
+    agreement: float | None = None,
+) -> float:
+    """Return the lowest confidence at which the wanted share leaves, or the wanted share is right.
+
+    Args:
+        confidence_N: Largest softmax of each sample.
+        equal_N: Whether its answer is the model's.
+        share: Of all samples, that are to leave; as many more as are as sure as the last.
+        agreement: Of those that leave, that are to be right: as many leave as that allows.
+
+    Raises:
+        InputError: No sample is so sure that so many are right, or not one of the two was given.
+
+    Example:
+        >>> confidence = torch.tensor([0.5, 0.75, 0.875])
+        >>> exit_threshold(confidence, torch.tensor([False, True, True]), agreement=0.9)
+        0.75
+    """
+    if (share is None) == (agreement is None):
+        raise InputError("early exit: expected a share or an agreement, one of them")
+    sure_N, order = confidence_N.sort(descending=True)
+    last_N = torch.ones(len(sure_N), dtype=torch.bool)  # of those that are as sure
+    last_N[:-1] = sure_N[1:] < sure_N[:-1]
+    num_N = torch.arange(1, len(sure_N) + 1)
+    if agreement is None:
+        assert share is not None
+        wanted = num_N >= share * len(sure_N)
+        return float(sure_N[wanted][0])
+    found = last_N & (equal_N[order].cumsum(0) >= agreement * num_N)
+    if not found.any():
+        best = float((equal_N[order].cumsum(0) / num_N)[last_N].max())
+        raise InputError(
+            f"early exit: expected {agreement:.1%} equal answers, found {best:.1%} of those that "
+            "are surest; ask for less, or cut later"
+        )
+    return float(sure_N[found][-1])
