@@ -147,6 +147,7 @@ def test_devices_that_make_no_sense_are_named(folder):
         ((near, replace(far, program=None)), "device far: no program"),
         ((near, replace(far, program="far/other.onnx")), "not among the files"),
         ((near, replace(far, threads=0)), "found 0 threads"),
+        ((near, replace(far, batch=0)), "found a batch of 0"),
         ((near, near), "each once"),
         ((), "at least one"),
     ):

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from isthmus import __version__
-from isthmus.backends import MAX_THREADS
+from isthmus.backends import MAX_BATCH, MAX_THREADS
 from isthmus.errors import BundleError, InputError
 from isthmus.files import from_json, sha256, write_json
 
@@ -60,6 +60,7 @@ class DeviceEntry:
         program: Path of its program in the bundle; None where it only passes bytes on.
         backend: What runs it, a name of `isthmus.backends`.
         threads: Intra-op threads.
+        batch: How many waiting requests it may compute in one call.
         format: The number format the program holds.
     """
 
@@ -67,6 +68,7 @@ class DeviceEntry:
     program: str | None
     backend: str = "onnxruntime"
     threads: int = 1
+    batch: int = 1
     format: str = "fp32"
 
 
@@ -265,6 +267,13 @@ def _shape_problems(bundle: Bundle) -> Iterator[str]:
             yield f"crossing after {entry.after}: expected whole bytes at a fixed rate"
 
 
+def _limit_problems(device: DeviceEntry) -> Iterator[str]:
+    if not 1 <= device.threads <= MAX_THREADS:
+        yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
+    if not 1 <= device.batch <= MAX_BATCH:
+        yield f"device {device.name}: found a batch of {device.batch}, expected 1 to 1024"
+
+
 def _chain_problems(bundle: Bundle) -> Iterator[str]:
     names = [device.name for device in bundle.devices]
     if not names or len(set(names)) != len(names):
@@ -278,8 +287,7 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
         yield f"found crossings {found}, expected {expected}"
         return
     for index, device in enumerate(bundle.devices):
-        if not 1 <= device.threads <= MAX_THREADS:
-            yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
+        yield from _limit_problems(device)
         if device.program is None:
             yield from _relay_problems(bundle, index)
         elif device.program not in bundle.files:

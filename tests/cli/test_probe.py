@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.run.services import free_ports
+
 
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -22,4 +24,14 @@ def test_a_mistake_is_one_line_and_nothing_is_measured(isthmus, mine, options, w
     assert len(done.err.splitlines()) == 1
     assert words in done.err
     assert (mine / "theirs.yaml").read_text() == "mine: 1\n"
+    assert not (mine / "platform.yaml").exists()
+
+
+def test_that_nobody_answers_is_found_out_before_anything_is_measured(isthmus, mine, monkeypatch):
+    monkeypatch.setattr("isthmus.run.probe.SILENCE_S", 0.3)
+    (port,) = free_ports(1)
+    done = isthmus("probe", f"127.0.0.1:{port}")
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert "nobody answers within 0.3 s; is `isthmus probe --listen` running" in done.err
     assert not (mine / "platform.yaml").exists()

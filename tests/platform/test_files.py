@@ -184,6 +184,7 @@ BAD = [
     ("kind: mcu", "formats: [fp64, int8]", r"devices.a.formats.0: found 'fp64', expected"),
     ("kind: mcu", "backend: tpu", r"devices.a.backend: found 'tpu', expected onnxruntime"),
     ("kind: mcu", "threads: 0", r"devices.a.threads: .*greater than or equal to 1"),
+    ("kind: mcu", "batch: 0", r"devices.a.batch: .*greater than or equal to 1"),
     ("kind: mcu", "kind:", r"devices.a: kind: found nothing, expected a value"),
     ("kind: mcu", "kind: 3", r"devices.a.kind: .*string, found '3'"),
     ("  a:\n", "  ../a:\n", r"devices.\.\./a.*pattern"),

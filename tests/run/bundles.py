@@ -142,8 +142,8 @@ def near_program() -> onnx.GraphProto:
     return helper.make_graph(
         nodes,
         "near",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
-        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, ["batch", 5])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
 
@@ -156,8 +156,8 @@ def far_program() -> onnx.GraphProto:
     return helper.make_graph(
         nodes,
         "far",
-        [helper.make_tensor_value_info("codes", TensorProto.UINT8, [1, 5])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("codes", TensorProto.UINT8, ["batch", 5])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [numpy_helper.from_array(HEAD, "head")],
     )
 
@@ -166,8 +166,8 @@ def exit_program() -> onnx.GraphProto:
     return helper.make_graph(
         [helper.make_node("MatMul", ["x", "few"], ["logits"])],
         "exit",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [numpy_helper.from_array(NARROW[:, :3], "few")],
     )
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from isthmus.errors import RunError
 
 MAX_THREADS = 1024
+MAX_BATCH = 1024
 
 Array = npt.NDArray[Any]
 Program = Callable[[Sequence[Array]], tuple[Array, ...]]

@@ -66,7 +66,7 @@ def probe(
     from isthmus.files import to_json
     from isthmus.progress import shown
     from isthmus.report.probe_table import probe_tables
-    from isthmus.run.probe import SCHEMA
+    from isthmus.run.probe import SCHEMA, wait_for_host
     from isthmus.run.probe import probe as measure
     from isthmus.run.probe_file import check_out, write_platform
     from isthmus.run.probed import check_listen, check_name
@@ -81,6 +81,7 @@ def probe(
         _answer(place, own, keys)
         return
     check_out(out)
+    wait_for_host(host, keys=keys)  # before this side takes its time
     with shown() as progress:
         own = _probed(own_name, model, weights, input_, progress)
         record = measure(host, own, keys=keys, report=progress)

@@ -63,6 +63,7 @@ def _device_fields(device: Device) -> dict[str, object]:
         "unsupported": list(device.unsupported),
         "backend": device.backend,
         "threads": device.threads,
+        "batch": device.batch,
     }
     return fields if device.codecs is None else fields | {"codecs": list(device.codecs)}
 

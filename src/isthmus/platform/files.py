@@ -52,7 +52,7 @@ from pydantic import (
     model_validator,
 )
 
-from isthmus.backends import BACKENDS, MAX_THREADS
+from isthmus.backends import BACKENDS, MAX_BATCH, MAX_THREADS
 from isthmus.errors import InputError, UnitError
 from isthmus.files import first_problem
 from isthmus.platform.platform import DUPLEXES, FORMATS, NAME, Device, Link, Memory, Platform
@@ -274,6 +274,7 @@ class _Device(_Strict):
     measured: str | None = None
     backend: Annotated[str, _one_of(tuple(BACKENDS))] = "onnxruntime"
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 1
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -309,6 +310,7 @@ class _Device(_Strict):
             codecs=None if self.codecs is None else tuple(self.codecs),
             backend=self.backend,
             threads=self.threads,
+            batch=self.batch,
             node_s=None if self.measured is None else _measured(folder / self.measured),
         )
         cells = [_cell_name(name, cell) for cell in _cells(self.grid or [])]

@@ -60,6 +60,7 @@ class Device:
         codecs: Names of the codecs it can encode and decode; None for all, ``raw`` always.
         backend: What runs its stage, a name of `isthmus.backends`.
         threads: How many threads that may use.
+        batch: How many waiting requests a stage may compute in one call.
         node_s: Times measured on it; they take the place of its rates for the model they are of.
 
     Raises:
@@ -82,6 +83,7 @@ class Device:
     codecs: tuple[str, ...] | None = None
     backend: str = "onnxruntime"
     threads: int = 1
+    batch: int = 1
     node_s: NodeTimes | None = None
 
     def __post_init__(self) -> None:

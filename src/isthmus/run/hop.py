@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -31,7 +31,7 @@ import zenoh
 
 from isthmus.errors import RunError
 from isthmus.files import from_json, to_json
-from isthmus.run.session import publisher
+from isthmus.run.session import Stamped, publisher, stamping
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
@@ -51,8 +51,6 @@ _POLL_S = 0.01
 _ACK = struct.Struct("<II")  # a request, and for how many microseconds its frame was kept
 _MOST = 0xFFFFFFFF
 _TERMS_SCHEMA = "isthmus.terms/1"
-
-_Frames = queue.SimpleQueue[tuple[zenoh.Sample, float]]  # and when each came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +151,14 @@ class Receiver:
         self._session = session
         self._ack_key = f"{key}/ack"
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: _Frames = queue.SimpleQueue()
+        self._frames: Stamped = queue.SimpleQueue()
         self._known: dict[int, None] = {}  # requests whose frames were taken; oldest first
         self._owed: list[tuple[int, float]] = []  # to acknowledge: requests, and when they came
         self._owed_bytes = 0
         self._taken_s = 0.0
         self._acks = publisher(session, self._ack_key)
         self._subscriber = session.declare_subscriber(
-            f"{key}/frame", zenoh.handlers.Callback(_stamping(self._frames), indirect=False)
+            f"{key}/frame", stamping(self._frames, WINDOW)
         )
         self._terms_key = f"{key}/terms"
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
@@ -173,21 +171,28 @@ class Receiver:
         that who waits for the result does not wait for that too; at once where the last one took
         its reader long.
         """
-        slow = time.monotonic() - self._taken_s > _SLOW_S
+        frames = self.receive_batch(timeout_s, 1)
+        return frames[0] if frames else None
+
+    def receive_batch(self, timeout_s: float, most: int) -> list[Arrival]:
+        """Do as `receive`, and take with the next frame up to so many in all as wait already."""
+        slow = most > 1 or time.monotonic() - self._taken_s > _SLOW_S
         if len(self._owed) >= _ACK_FRAMES or self._owed_bytes >= _ACK_BYTES:
             self._acknowledge()
         frame = self._take(_ACK_S) if self._owed and timeout_s > _ACK_S else None
         if frame is None:
             self._acknowledge()
             frame = self._take(timeout_s)
-        if frame is None:
-            return None
+        found = []
+        while frame is not None:
+            found.append(frame)
+            self._owed.append((frame.request, frame.arrived_s))
+            self._owed_bytes += len(frame.payload)
+            frame = self._take(0.0) if len(found) < most else None
         self._taken_s = time.monotonic()
-        self._owed.append((frame.request, frame.arrived_s))
-        self._owed_bytes += len(frame.payload)
         if slow:
             self._acknowledge()
-        return frame
+        return found
 
     def _take(self, timeout_s: float) -> Arrival | None:
         """Return the next frame that is whole and new."""
@@ -485,25 +490,6 @@ class Sender:
         lost = [each for each in self._parcels.values() if 0 < each.put < parcel.put]
         if lost and parcel.times == 1:
             self._repeat(lost)
-
-
-def _stamping(frames: _Frames) -> Callable[[zenoh.Sample], None]:
-    """Return what notes when a frame came and puts it into a queue, unless that is full.
-
-    zenoh's own thread calls it, and so saves a hop the change to another one. It is a generator's
-    `send`, as such a thread has to make room for the frame of each Python function that it calls,
-    which takes longer than all the rest (50 us), and finds a generator's made.
-    """
-
-    def taking() -> Generator[None, zenoh.Sample, None]:
-        while True:
-            sample = yield
-            if frames.qsize() < WINDOW:
-                frames.put((sample, time.monotonic()))
-
-    generator = taking()
-    next(generator)
-    return generator.send
 
 
 def _ack(request: int, kept_s: float) -> bytes:

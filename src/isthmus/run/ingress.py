@@ -34,7 +34,7 @@ from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender, Terms
-from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key
+from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
 
 Array = npt.NDArray[Any]
 
@@ -84,7 +84,7 @@ class Ingress:
         session: Of this process.
         run: Id of the service, part of every key.
         early_exit: What answers shortly before a deadline; None: nobody.
-        depth: How many requests may be in flight; None is one for each device and crossing.
+        depth: How many requests may be in flight; None is what `in_flight` says.
         max_waiting: How many more may wait.
         adapter: Chooses the width of nested crossings; None leaves it to their senders.
     """
@@ -108,7 +108,7 @@ class Ingress:
         last = len(bundle.devices)
         self._bundle = bundle
         self._early_exit = early_exit
-        self._depth = min(2 * last - 1 if depth is None else depth, WINDOW)
+        self._depth = in_flight(bundle) if depth is None else min(depth, WINDOW)
         self._max_waiting = max_waiting
         self._adapter = adapter
         self._waiting: list[tuple[int, int, _Request]] = []  # a heap

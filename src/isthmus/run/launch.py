@@ -28,7 +28,7 @@ from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import InputError, RunError
 from isthmus.machine import describe_machine, library_versions
 from isthmus.run.adapt import Adapter, empty_s, rungs
-from isthmus.run.messages import Timings
+from isthmus.run.messages import Timings, in_flight
 from isthmus.run.processes import Workers, start_workers
 from isthmus.run.record import (
     STEPS,
@@ -76,7 +76,7 @@ class _Pass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flow:
-    """One pass with as many requests in flight as stages and links.
+    """One pass with as many requests in flight as `in_flight` says.
 
     Attributes:
         throughput_per_s: Answers per second.
@@ -275,7 +275,7 @@ def _many_in_flight(
     workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
 ) -> _Flow:
     """Keep every stage and link busy."""
-    depth = len(workers.bundle.devices) + len(workers.bundle.crossings)
+    depth = in_flight(workers.bundle)
     unsent = deque(samples)
     waiting: dict[int, float] = {}
     spans = []
@@ -381,6 +381,7 @@ def _stages(
             pid=process.pid,
             times_s=_times(timing),
             busy_s=_times(more),
+            batch=fmean(work.batch for work in more.work) if more.work else 1.0,
         )
         for device, process, timing, more in zip(
             workers.bundle.devices, workers.processes, timings, busy, strict=True

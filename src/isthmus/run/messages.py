@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import Reason
 from isthmus.platform.platform import Link
-from isthmus.run.hop import PROTOCOL, Passage, RoundTrip
+from isthmus.run.hop import PROTOCOL, WINDOW, Passage, RoundTrip
 
 JOB_SCHEMA = "isthmus.job/1"
 STATUS_SCHEMA = "isthmus.status/1"
@@ -80,7 +80,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What one request cost one worker.
+    """What one request cost one worker; the times are those of all that it was computed with.
 
     Attributes:
         request: Its number.
@@ -91,6 +91,7 @@ class Work:
         start_s: When it was taken, by the device's monotonic clock.
         queue_s: How long it had waited to be taken.
         wait_s: How long the device had waited for it.
+        batch: How many requests were computed in one call, this one counted.
     """
 
     request: int
@@ -101,6 +102,7 @@ class Work:
     start_s: float
     queue_s: float
     wait_s: float
+    batch: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +221,11 @@ def alive_key(service: str, device: int | str, token: str) -> str:
 def run_of(service: str, bundle: str) -> str:
     """Return the id under which those devices of a service find each other that agree."""
     return f"{service}/{PROTOCOL}-{bundle[:16]}"
+
+
+def in_flight(bundle: Bundle) -> int:
+    """Return how many requests keep all busy: one for each crossing, for each device its batch."""
+    return min(sum(device.batch for device in bundle.devices) + len(bundle.crossings), WINDOW)
 
 
 def hop_key(run: str, hop: int) -> str:

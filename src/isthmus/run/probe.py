@@ -189,6 +189,24 @@ def probe(
         )
 
 
+def wait_for_host(host: str, *, keys: Path | None = None) -> None:
+    """Wait until somebody answers probes at a host, without asking him.
+
+    Raises:
+        InputError: The address is none, or the keys are wrong.
+        RunError: Nobody does.
+    """
+    place = address(host, PORT)
+    end_s = time.monotonic() + SILENCE_S
+    with closing(open_client(place, keys)) as session:
+        asking = session.declare_querier(f"{KEY}/hello")
+        while not asking.matching_status.matching:  # type: ignore[attr-defined]  # zenoh's mistake
+            if time.monotonic() > end_s:
+                raise _nobody(place)
+            time.sleep(_POLL_S)
+        asking.undeclare()
+
+
 def _greet(session: zenoh.Session, place: str, identity: str) -> Probed:
     """Ask who is there, and to be the one who is answered."""
     hello = to_json(Hello(id=identity), schema=HELLO_SCHEMA)
@@ -203,7 +221,11 @@ def _greet(session: zenoh.Session, place: str, identity: str) -> Probed:
             if reply.err is not None:
                 _refuse(reply.err.payload.to_bytes(), place)
         time.sleep(_POLL_S)
-    raise RunError(
+    raise _nobody(place)
+
+
+def _nobody(place: str) -> RunError:
+    return RunError(
         f"{place}: nobody answers within {SILENCE_S:g} s; is `isthmus probe --listen` running "
         "there, and with keys if this side has some?"
     )

@@ -69,6 +69,7 @@ class StageRecord:
             and ``"encode"``.
         busy_s: The same with as many requests in flight as stages and links; empty if none of
             them reached the device.
+        batch: Mean number of requests that were computed in one call then.
     """
 
     device: str
@@ -76,6 +77,7 @@ class StageRecord:
     pid: int
     times_s: dict[str, Spread]
     busy_s: dict[str, Spread]
+    batch: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

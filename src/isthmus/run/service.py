@@ -15,7 +15,7 @@ was not acknowledged, and the ingress what was in flight.
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -186,16 +186,21 @@ class Service:
         return self._sender.round_trips()
 
     def _turn(self, stop: threading.Event) -> None:
-        """Compute one frame, if one comes, and hand it on as soon as there is room."""
-        frame = self._receiver.receive(_IDLE_S)
-        if frame is not None:
-            self._compute(frame, stop)
+        """Compute what comes, and hand it on as soon as there is room."""
+        frames = self._receiver.receive_batch(_IDLE_S, self._stage.batch)
+        if frames:
+            self._compute(frames, stop)
             self._ready_s = time.monotonic()
 
-    def _compute(self, frame: Arrival, stop: threading.Event) -> None:
+    def _compute(self, frames: Sequence[Arrival], stop: threading.Event) -> None:
         try:
-            payload, work = apply_stage(self._stage, frame, None, ready_s=self._ready_s)
+            results = apply_stage(self._stage, frames, None, ready_s=self._ready_s)
         except IsthmusError as error:
+            if len(frames) > 1:  # which of them is wrong shows one by one
+                for each in frames:
+                    self._compute([each], stop)
+                return
+            (frame,) = frames
             self.on_frame(None)
             message = " ".join(str(error).split())
             failure = Failure(request=frame.request, device=self._index, message=message)
@@ -205,11 +210,12 @@ class Service:
                 congestion_control=zenoh.CongestionControl.BLOCK,
             )
             return
-        self.on_frame(work)
-        while not self._sender.wait_for_room(_IDLE_S):
-            if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
-                return  # nobody takes it; the ingress asks for it again
-        self._sender.send(frame.request, payload, frame.width)
+        for frame, (payload, work) in zip(frames, results, strict=True):
+            self.on_frame(work)
+            while not self._sender.wait_for_room(_IDLE_S):
+                if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
+                    return  # nobody takes it; the ingress asks for it again
+            self._sender.send(frame.request, payload, frame.width)
 
 
 @contextmanager

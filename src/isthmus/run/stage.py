@@ -1,6 +1,7 @@
 """What one device does with a payload: unpack, compute, pack."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle
+from isthmus.errors import RunError
 from isthmus.run import border
 from isthmus.run.hop import Arrival
 from isthmus.run.messages import Work
@@ -35,12 +37,14 @@ class Stage:
 
     Attributes:
         bundle: Says what passes its border.
+        batch: How many requests it may compute in one call.
         program: None where the device passes payloads on.
         before: The codec of what arrives; None for the model's inputs.
         after: The codec of what leaves; None for the model's outputs.
     """
 
     bundle: Bundle
+    batch: int
     program: Program | None
     before: _Codec | None
     after: _Codec | None
@@ -60,6 +64,7 @@ def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
     device = bundle.devices[index]
     return Stage(
         bundle=bundle,
+        batch=device.batch,
         program=None
         if device.program is None
         else load_program(path / device.program, backend=device.backend, threads=device.threads),
@@ -69,36 +74,50 @@ def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
 
 
 def apply_stage(
-    stage: Stage, frame: Arrival, width: Width | None, *, ready_s: float
-) -> tuple[bytes, Work]:
-    """Return the payload that leaves for one that arrived, and what that cost.
+    stage: Stage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
+) -> list[tuple[bytes, Work]]:
+    """Return the payload that leaves for each that arrived, and what that cost.
 
     Args:
-        stage: What computes it.
-        frame: What arrived.
+        stage: What computes them, in one call.
+        frames: What arrived; of any widths, as unpacked they are all as wide as the widest.
         width: Of nested crossings, where the frame does not say; None is the widest.
         ready_s: Since when the stage waited for a frame, by this machine's monotonic clock.
     """
     begin_s = time.monotonic()
     start_s = decoded_s = computed_s = time.perf_counter()
     if stage.program is None:
-        payload = frame.payload
+        payloads = [frame.payload for frame in frames]
     else:
-        inputs = _unpack(stage, memoryview(frame.payload))
+        samples = [_unpack(stage, memoryview(frame.payload)) for frame in frames]
+        inputs = [np.stack(arrays) for arrays in zip(*samples, strict=True)]
         decoded_s = time.perf_counter()
-        outputs = stage.program([array[np.newaxis] for array in inputs])
+        outputs = stage.program(inputs)
         computed_s = time.perf_counter()
-        payload = _pack(stage, [np.squeeze(array, 0) for array in outputs], width, frame.width)
-    return payload, Work(
-        request=frame.request,
-        decode_s=decoded_s - start_s,
-        compute_s=computed_s - decoded_s,
-        encode_s=time.perf_counter() - computed_s,
-        payload_bytes=len(payload),
-        start_s=begin_s,
-        queue_s=begin_s - frame.arrived_s,
-        wait_s=max(0.0, frame.arrived_s - ready_s),
-    )
+        if any(len(array) != len(frames) for array in outputs):
+            raise RunError(f"the program makes no batch of {len(frames)}")
+        payloads = [
+            _pack(stage, [array[index] for array in outputs], width, frame.width)
+            for index, frame in enumerate(frames)
+        ]
+    encoded_s = time.perf_counter()
+    return [
+        (
+            payload,
+            Work(
+                request=frame.request,
+                decode_s=decoded_s - start_s,
+                compute_s=computed_s - decoded_s,
+                encode_s=encoded_s - computed_s,
+                payload_bytes=len(payload),
+                start_s=begin_s,
+                queue_s=begin_s - frame.arrived_s,
+                wait_s=max(0.0, frame.arrived_s - ready_s),
+                batch=len(frames),
+            ),
+        )
+        for frame, payload in zip(frames, payloads, strict=True)
+    ]
 
 
 def _unpack(stage: Stage, payload: memoryview) -> tuple[Array, ...]:

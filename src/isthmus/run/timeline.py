@@ -97,6 +97,7 @@ def _work(work: Work, process: int) -> Iterator[Event]:
         "queue_us": round(1e6 * work.queue_s, 3),
         "wait_us": round(1e6 * work.wait_s, 3),
         "payload_bytes": work.payload_bytes,
+        "batch": work.batch,
     }
     for name in ("decode", "compute", "encode"):
         seconds = getattr(work, f"{name}_s")

@@ -107,11 +107,12 @@ def work(job: Job) -> None:
 
         stack.callback(session.declare_queryable(key, answer).undeclare)
         while True:
-            frame = receiver.receive(_IDLE_S)
-            if frame is not None:
-                payload, cost = apply_stage(stage, frame, width, ready_s=ready_s)
-                done.append(cost)
-                sender.send(frame.request, payload, frame.width)
+            frames = receiver.receive_batch(_IDLE_S, stage.batch)
+            if frames:
+                results = apply_stage(stage, frames, width, ready_s=ready_s)
+                for frame, (payload, cost) in zip(frames, results, strict=True):
+                    done.append(cost)
+                    sender.send(frame.request, payload, frame.width)
                 ready_s = time.monotonic()
 
 
