@@ -196,6 +196,15 @@ def test_what_netadapt_reckons_with_is_what_a_plan_predicts(what, place):
             assert found > latency_s
 
 
+def test_netadapt_reckons_with_what_does_not_fit_yet():
+    def wide(hidden):  # of 1000 the first 132 kB of weights are more than a board has
+        return nn.Sequential(nn.Flatten(), nn.Linear(32, hidden), nn.Linear(hidden, 3)).eval()
+
+    (step,) = parse_chain(["prune:netadapt,resource=latency,platform=two-mcu-spi,cut=1"])
+    latency_s = resource(step.options, samples())
+    assert latency_s(wide(1000)) == pytest.approx(2 * latency_s(wide(500)), rel=0.1)
+
+
 class Reshaping(nn.Module):
     def __init__(self):
         super().__init__()

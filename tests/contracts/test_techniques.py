@@ -104,6 +104,11 @@ def compressed(model, text):
     return settle(made)
 
 
+@cache
+def cost(model):
+    return figures(model, samples().example)
+
+
 def same(first, second):
     with torch.no_grad():
         return torch.equal(first(*samples().inputs), second(*samples().inputs))
@@ -129,7 +134,7 @@ class TestEveryTechnique:
 
     def test_makes_smaller_what_it_says(self, name, model):
         made = compressed(model, name + STRENGTHS.get(name, ""))
-        before, after = (figures(m, samples().example) for m in (model, made))
+        before, after = cost(model), cost(made)
         fields = {"macs": "macs", "parameters": "parameters", "weight bytes": "weight_bytes"}
         fields |= {"stored bytes": "stored_bytes", "activation bytes": "activation_bytes"}
         for improved in set(TECHNIQUES[name].improves) & set(fields):
@@ -147,8 +152,8 @@ class TestEveryTechnique:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < losses[0]
-        untrained = figures(compressed(model, step.text), samples().example)
-        trained = figures(settle(made.eval()), samples().example)
+        untrained = cost(compressed(model, step.text))
+        trained = cost(settle(made.eval()))
         assert trained.parameters <= untrained.parameters * 1.1
         assert trained.stored_bytes <= untrained.stored_bytes * 1.1
 
@@ -162,7 +167,6 @@ class TestEveryTechnique:
 
     def test_is_saved_and_loaded(self, name, model, source, tmp_path):
         made = compressed(model, name + STRENGTHS.get(name, ""))
-        cost = figures(made, samples().example)
         weights = pack_weights(made)
         facts = Compressed(
             source=source,
@@ -170,8 +174,8 @@ class TestEveryTechnique:
             inputs=("1x3x6x6",),
             changes=changes(load_model(source), made),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
-            before=cost,
-            after=cost,
+            before=cost(made),
+            after=cost(made),
         )
         write_compressed(tmp_path / "made", facts, weights)
         assert same(load_model(str(tmp_path / "made")), made)

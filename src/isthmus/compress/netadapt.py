@@ -34,11 +34,11 @@ from isthmus.compress.technique import (
     losses,
     needs_data,
 )
-from isthmus.errors import InputError
-from isthmus.graph import capture, find_cut
-from isthmus.plan import partition
+from isthmus.errors import InfeasibleError, InputError
+from isthmus.graph import Graph, capture, find_cut
+from isthmus.plan import Plan, partition
 from isthmus.plan.estimate import estimate, make_site, stage_loads
-from isthmus.platform import load_platform
+from isthmus.platform import Platform, load_platform
 
 _NAME = "prune:netadapt"
 _LEAST_STEP = 0.002  # of what the model took at first
@@ -75,7 +75,8 @@ def resource(options: Options, samples: Samples) -> Cost:
     """Return what measures a model: MACs, bytes, seconds or joules, for one sample.
 
     With ``cut`` latency and energy are those of the best plan that sends this crossing as it is
-    from the platform's input to its output; without, those of the whole model on one device.
+    from the platform's input to its output, or where none fits yet of the one nearest to that;
+    without, those of the whole model on one device.
 
     Raises:
         InputError: The options name no device, or no crossing, that the resource needs.
@@ -99,14 +100,22 @@ def resource(options: Options, samples: Samples) -> Cost:
         if platform is None:
             return graph.macs if what == "macs" else graph.weight_bytes
         if cut:
-            place = find_cut(graph, cut).index
-            plan = partition(graph, platform, objective=what, cut=place, codec="raw")
+            plan = _plan(graph, platform, what, find_cut(graph, cut).index)
             return getattr(plan.predicted, _PREDICTED[what])
         site = make_site(graph, platform.device(options["device"] or platform.input))
         found = estimate(stage_loads(graph, ()), (), (site,), ())
         return getattr(found.prediction, _PREDICTED[what])
 
     return cost
+
+
+def _plan(graph: Graph, platform: Platform, objective: str, cut: int) -> Plan:
+    try:
+        return partition(graph, platform, objective=objective, cut=cut, codec="raw")
+    except InfeasibleError as error:  # it may fit when it is smaller
+        if not isinstance(error.nearest, Plan):
+            raise
+        return error.nearest
 
 
 def _smaller(
