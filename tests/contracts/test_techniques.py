@@ -57,7 +57,12 @@ def make():
 
     return Net()
 """
-STRENGTHS = {"lowrank:svd": ",energy=0.5", "lowrank:tucker": ",energy=0.5"}
+STRENGTHS = {
+    "lowrank:svd": ",energy=0.5",
+    "lowrank:tucker": ",energy=0.5",
+    "quantize:memory": ",flash=40KiB,ram=16KiB",
+    "quantize:mixed": ",flash=40KiB,ram=16KiB",
+}
 
 QUICK = ("prune:l1", "lowrank:tucker", "sparse:nm", "share:kmeans", "quantize:int8")
 EVERY = pytest.mark.parametrize(

@@ -9,17 +9,17 @@ from torch.nn.utils import parametrize
 
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
-from isthmus.compress.integer import INTEGERS, Rounded
+from isthmus.compress.integer import INTEGERS, settled
+from isthmus.compress.mixed import MIXED
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.share import SHARING
 from isthmus.compress.sparse import SPARSITY
 from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
 from isthmus.errors import InputError
-from isthmus.models.compressed import replaced
 
 TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
-    for technique in (*PRUNING, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *FORMATTING)
+    for technique in (*PRUNING, *FACTORS, *SPARSITY, *SHARING, *INTEGERS, *MIXED, *FORMATTING)
 }
 
 _REMOVES_ZEROS = ("quantize:binary",)
@@ -106,9 +106,7 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
 
 def settle(model: nn.Module) -> nn.Module:
     """Make what a technique asks of the weights their values; return the model."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, Rounded):
-            model = replaced(model, path, module.settled(), where="settle")
+    model = settled(model)
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             with torch.no_grad():

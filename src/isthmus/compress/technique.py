@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
+from isthmus.units import parse_quantity
 
 Level = Literal["model", "arithmetic", "implementation"]
 Need = Literal["nothing", "data", "training"]
@@ -94,7 +96,25 @@ class Names:
         return tuple(text.split("+")) if text else None
 
 
-Option = Number | Word | Names
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """An option that is a number of bytes; without limit where the text is silent."""
+
+    default: float = inf
+
+    def __str__(self) -> str:
+        return "a size such as 64KiB"
+
+    def read(self, text: str) -> float | None:
+        """Return the bytes, or None where the text says none."""
+        try:
+            size = parse_quantity(text, "byte")
+        except InputError:
+            return None
+        return size if size > 0 else None
+
+
+Option = Number | Word | Names | Size
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
 
@@ -229,6 +249,8 @@ def observed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return values that arrive at modules and that leave them, flat, drawn evenly.
 
+    Of tensors of one size the same places are drawn: who reads the same sees the same.
+
     Args:
         model: Run in evaluation.
         modules: Which; each takes one tensor and returns one.
@@ -238,12 +260,12 @@ def observed(
     arriving: dict[str, list[Tensor]] = {}
     leaving: dict[str, list[Tensor]] = {}
     batches = range(0, len(inputs[0]), _BATCH)
-    generator = torch.Generator().manual_seed(0)
 
     def some(x: Tensor) -> Tensor:
         flat = x.detach().reshape(-1)
         share = max(1, most // len(batches))
         if len(flat) > share:
+            generator = torch.Generator().manual_seed(0)
             flat = flat[torch.randint(len(flat), (share,), generator=generator)]
         return flat.float()
 
