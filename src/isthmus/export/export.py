@@ -85,7 +85,11 @@ def export(
                 symbols = write_program(program, symbols, folder / file, device=device.name)
             devices.append(
                 DeviceEntry(
-                    name=device.name, program=file, backend=device.backend, threads=device.threads
+                    name=device.name,
+                    program=file,
+                    format=stage.format,
+                    backend=device.backend,
+                    threads=device.threads,
                 )
             )
         exit_file = None

@@ -26,7 +26,7 @@ _INTEGER_BITS = {
     "bool": 1, "uint2": 2, "uint4": 4, "uint8": 8, "int8": 8, "int16": 16, "int32": 32,
     "int64": 64,
 }  # fmt: skip
-_SYMBOLS = dict.fromkeys(("bool", "uint2", "uint4"), "uint8")  # of what numpy does not pack
+SYMBOLS = dict.fromkeys(("bool", "uint2", "uint4"), "uint8")  # of what numpy does not pack
 _LABELS = ("uint8", "int16", "int32")
 
 # Deflate works by the byte and not by MACs. Assumed: about as many cycles per byte as zlib takes
@@ -436,7 +436,7 @@ def _found(spec: CodecSpec) -> str:
 
 def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTensor:
     if dtype not in FLOATS:
-        symbol = _SYMBOLS.get(dtype, dtype)
+        symbol = SYMBOLS.get(dtype, dtype)
         return WireTensor(shape=shape, dtype=symbol, bits=_INTEGER_BITS[dtype])
     if spec.name == "raw":
         bits = 16 if dtype == "float16" else spec.bits
