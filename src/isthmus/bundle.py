@@ -50,6 +50,8 @@ _DTYPES = (
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
 )  # fmt: skip
 
+_PACKED = ("uint4", "uint2")  # which cross, but no program takes them
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceEntry:
@@ -61,7 +63,7 @@ class DeviceEntry:
         backend: What runs it, a name of `isthmus.backends`.
         threads: Intra-op threads.
         batch: How many waiting requests it may compute in one call.
-        format: The number format the program holds.
+        format: The number formats in which the plan predicted the program.
     """
 
     name: str
@@ -254,8 +256,9 @@ def _shape_problems(bundle: Bundle) -> Iterator[str]:
     for where, shape, dtype in border + crossings:
         if any(size < 1 for size in shape) or math.prod(shape) > _MAX_ELEMENTS:
             yield f"{where}: found shape {shape}, expected sizes over 0 and at most 2**31 elements"
-        if dtype not in _DTYPES:
-            yield f"{where}: found dtype {dtype!r}, expected one of {', '.join(_DTYPES)}"
+        known = (*_DTYPES, *_PACKED) if where.startswith("crossing") else _DTYPES
+        if dtype not in known:
+            yield f"{where}: found dtype {dtype!r}, expected one of {', '.join(known)}"
     for entry in bundle.crossings:
         if not entry.shapes or len(entry.shapes) != len(entry.dtypes):
             yield f"crossing after {entry.after}: expected one dtype for each shape"

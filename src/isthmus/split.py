@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from isthmus.errors import CaptureError, InputError
+from isthmus.graph.integers import Grid, find_grids
+from isthmus.graph.ir import HELD_BITS
 from isthmus.graph.modes import Modes, compare, in_eval_form
 from isthmus.graph.stage import write_stage
 from isthmus.graph.trace import Trace, is_batched, results, trace
@@ -109,9 +111,12 @@ def split(
         modes = compare(evaluation, trace(model, example, train=True))
     stage_of = _stage_of(plan, evaluation, modes)
     edges = [modes.trace.inputs]
+    grids: list[dict[fx.Node, Grid]] = [{}]
     for index, crossing in enumerate(plan.crossings):
         edges.append(_crossing_values(crossing, index, modes, stage_of))
+        grids.append(_crossing_grids(crossing, edges[-1], modes))
     edges.append(modes.trace.outputs)
+    grids.append({})
     stages = (
         write_stage(
             model,
@@ -119,11 +124,31 @@ def split(
             [node for node, stage in stage_of.items() if stage == index],
             arriving=edges[index],
             leaving=edges[index + 1],
+            grids=(grids[index], grids[index + 1]),
         )
         for index in range(len(plan.stages))
     )
     form = tree_unflatten(range(len(evaluation.outputs)), evaluation.output_spec)
     return SplitModel(stages, _codecs_in_use(plan, codecs), form).train(model.training)
+
+
+def _crossing_grids(
+    crossing: Crossing, values: tuple[fx.Node, ...], modes: Modes
+) -> dict[fx.Node, Grid]:
+    """Return the grids of what crosses as the integers in which the stages hold it."""
+    held = [
+        node
+        for node, dtype in zip(values, crossing.dtypes, strict=True)
+        if dtype in HELD_BITS and node.meta["val"].is_floating_point()
+    ]
+    found = find_grids(modes.trace) if held else {}
+    for node, dtype in zip(values, crossing.dtypes, strict=True):
+        if node in held and (node not in found or found[node].held != dtype):
+            raise InputError(
+                f"cut after {crossing.after!r}: the plan sends {modes.names[node]!r} as {dtype}, "
+                "the model holds it in another format; plan the model anew"
+            )
+    return {node: found[node] for node in held}
 
 
 def _zeros(inputs: tuple[InputSpec, ...], model: nn.Module) -> tuple[Tensor, ...]:

@@ -61,6 +61,8 @@ STRENGTHS = {
     "prune:netadapt": ",keep=0.7,step=0.2",
     "lowrank:svd": ",energy=0.5",
     "lowrank:tucker": ",energy=0.5",
+    "quantize:memory": ",flash=40KiB,ram=16KiB",
+    "quantize:mixed": ",flash=40KiB,ram=16KiB",
     "format": ",name=mxfp6-e2m3,of=both",
 }
 
@@ -219,4 +221,4 @@ class TestEveryTechnique:
 
     def test_refuses_a_module_that_is_not_there(self, name, model):
         with pytest.raises(InputError, match="found no module 'tail'"):
-            compressed(model, f"{name},only=tail")
+            compressed(model, f"{name}{STRENGTHS.get(name, '')},only=tail")

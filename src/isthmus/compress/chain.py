@@ -9,7 +9,8 @@ from torch.nn.utils import parametrize
 
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
-from isthmus.compress.integer import INTEGERS, Rounded
+from isthmus.compress.integer import INTEGERS, settled
+from isthmus.compress.mixed import MIXED
 from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.replace import REPLACEMENTS
@@ -17,7 +18,6 @@ from isthmus.compress.share import SHARING
 from isthmus.compress.sparse import SPARSITY
 from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
 from isthmus.errors import InputError
-from isthmus.models.compressed import replaced
 
 TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
@@ -29,6 +29,7 @@ TECHNIQUES: Mapping[str, Technique] = {
         *SPARSITY,
         *SHARING,
         *INTEGERS,
+        *MIXED,
         *FORMATTING,
     )
 }
@@ -117,9 +118,7 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
 
 def settle(model: nn.Module) -> nn.Module:
     """Make what a technique asks of the weights their values; return the model."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, Rounded):
-            model = replaced(model, path, module.settled(), where="settle")
+    model = settled(model)
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             with torch.no_grad():

@@ -30,7 +30,7 @@ from isthmus.compress.technique import (
 from isthmus.graph import Node, capture
 from isthmus.links.ranges import RANGES
 from isthmus.models.compressed import replaced
-from isthmus.models.layers import HIGHEST, LOWEST, WEIGHTED, Integer
+from isthmus.models.layers import BITS, WEIGHTED, Integer, levels
 
 _KINDS = tuple(WEIGHTED)
 _LEAST_SAMPLES = 16
@@ -96,6 +96,11 @@ class Steps(nn.Module):
         self.log_scale = nn.Parameter(scale.detach().clamp_min(_TINY).log())
         self.low, self.high = low, high
 
+    @property
+    def bits(self) -> int:
+        """How many its integers take."""
+        return (self.high - self.low).bit_length()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return what the grid holds of x."""
         scale = self.log_scale.exp()
@@ -129,6 +134,11 @@ class Signs(nn.Module):
     def __init__(self, threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
+
+    @property
+    def bits(self) -> int:
+        """How many a sign takes."""
+        return 1 if self.threshold < 0 else 2
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return what the weight (C, ...) becomes."""
@@ -184,16 +194,19 @@ class Rounded(nn.Module):
             copy.deepcopy(self.layer),
             inputs=self.inputs is not None,
             outputs=self.outputs is not None,
+            bits=self.grid.bits,
+            input_bits=self.inputs.bits if self.inputs is not None else BITS,
+            output_bits=self.outputs.bits if self.outputs is not None else BITS,
         )
         integers, scale_C = self.grid.integers(weight)
         made.weight.copy_(integers)
         made.scale.copy_(scale_C)
         if self.inputs is not None:
             made.input_scale.copy_(self.inputs.size())
-            made.input_zero.fill_(LOWEST - self.inputs.low)
+            made.input_zero.fill_(levels(self.inputs.bits)[0] - self.inputs.low)
         if self.outputs is not None:
             made.output_scale.copy_(self.outputs.size())
-            made.output_zero.fill_(LOWEST - self.outputs.low)
+            made.output_zero.fill_(levels(self.outputs.bits)[0] - self.outputs.low)
         return made.train(self.training)
 
 
@@ -208,36 +221,62 @@ def weight_steps(weight: Tensor, *, bits: int, choice: str, per: str) -> Steps:
     return Steps(scale_C.reshape(-1, *[1] * (weight.ndim - 1)), low=-top, high=top)
 
 
-def value_steps(values: Tensor, *, choice: str) -> Steps:
-    """Return the int8 grid of values (M,): 256 levels, 0 among them."""
-    low, high = (end.item() for end in RANGES[choice](values[:, None], bits=8, symmetric=False))
+def value_steps(values: Tensor, *, choice: str, bits: int = BITS) -> Steps:
+    """Return the grid of values (M,): 2**bits levels, 0 among them."""
+    low, high = (end.item() for end in RANGES[choice](values[:, None], bits=bits, symmetric=False))
     low, high = min(low, 0.0), max(high, 0.0)  # so that padding with 0 is exact
-    scale = (high - low) / (HIGHEST - LOWEST) or 1.0
-    zero = max(LOWEST, min(HIGHEST, round(LOWEST - low / scale)))
-    return Steps(torch.tensor(scale), low=LOWEST - zero, high=HIGHEST - zero)
+    least, most = levels(bits)
+    scale = (high - low) / (most - least) or 1.0
+    zero = max(least, min(most, round(least - low / scale)))
+    return Steps(torch.tensor(scale), low=least - zero, high=most - zero)
 
 
 def int8(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Fold batch norms, then round weights and inputs of every layer to 8 bits."""
-    name = "quantize:int8"
-    needs_data(samples, technique=name, least=_LEAST_SAMPLES)
+    return rounded_to_8(model, options, samples, technique="quantize:int8")[0]
+
+
+Regrid = Callable[[str, int], None]
+
+
+def rounded_to_8(
+    model: nn.Module, options: Options, samples: Samples, *, technique: str
+) -> tuple[nn.Module, dict[str, Rounded], dict[str, Regrid]]:
+    """Fold batch norms, round weights and inputs of layers to 8 bits; say how to change that.
+
+    Returns:
+        The model; its rounded layers, by path; and what gives the ``"grid"``, the ``"inputs"`` or
+        the ``"outputs"`` of a layer as many bits as one wants.
+    """
+    needs_data(samples, technique=technique, least=_LEAST_SAMPLES)
     model = fold(model, options, samples)
-    chosen = layers(model, _KINDS, options, technique=name)
+    chosen = layers(model, _KINDS, options, technique=technique)
     arriving, leaving = observed(model, chosen, samples.inputs, most=_MOST_OBSERVED)
     elsewhere = _read_elsewhere(model, chosen, samples)
+    made: dict[str, Rounded] = {}
+
+    def grid(layer: nn.Module, bits: int) -> Steps:
+        weight, choice = layer.get_parameter("weight"), options["weights"]
+        return weight_steps(weight, bits=bits, choice=choice, per=options["per"])
+
+    def weight_bits(path: str, bits: int) -> None:
+        made[path].grid = grid(made[path].layer, bits)
+
+    def input_bits(path: str, bits: int) -> None:
+        made[path].inputs = value_steps(arriving[path], choice=options["range"], bits=bits)
+
+    def output_bits(path: str, bits: int) -> None:
+        made[path].outputs = value_steps(leaving[path], choice=options["range"], bits=bits)
 
     def rounded(path: str, layer: nn.Module) -> Rounded:
-        weight, choice = layer.get_parameter("weight"), options["range"]
-        outputs = value_steps(leaving[path], choice=choice) if path in elsewhere else None
-        return Rounded(
-            layer,
-            weight_steps(weight, bits=8, choice=options["weights"], per=options["per"]),
-            inputs=value_steps(arriving[path], choice=choice),
-            outputs=outputs,
-        )
+        made[path] = Rounded(layer, grid(layer, BITS))
+        for regrid in (input_bits, *([output_bits] if path in elsewhere else [])):
+            regrid(path, BITS)
+        return made[path]
 
     used = {path: layer for path, layer in chosen.items() if path in arriving}
-    return _with(model, used, rounded)
+    model = _with(model, used, rounded)
+    return model, made, {"grid": weight_bits, "inputs": input_bits, "outputs": output_bits}
 
 
 def _read_elsewhere(
@@ -286,6 +325,14 @@ def _signs(name: str, threshold: float) -> Callable[[nn.Module, Options, Samples
     return apply
 
 
+def settled(model: nn.Module) -> nn.Module:
+    """Put the integers of each rounded layer in its place; return the model."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Rounded):
+            model = replaced(model, path, module.settled(), where="settle")
+    return model
+
+
 def _with(
     model: nn.Module,
     chosen: dict[str, nn.Module],
@@ -296,11 +343,12 @@ def _with(
     return model
 
 
-_SMALLER = ("weight bytes", "stored bytes")
-_GRID = {
+SMALLER = ("weight bytes", "stored bytes")
+GRID = {
     "weights": Word(words=tuple(RANGES), default="mse"),
     "per": Word(words=("channel", "tensor"), default="channel"),
 }
+RANGE = Word(words=tuple(RANGES), default="mse")
 
 INTEGERS = (
     Technique(
@@ -320,10 +368,10 @@ INTEGERS = (
         "Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (while training)",
         level="arithmetic",
         needs="data",
-        improves=(*_SMALLER, "time", "energy"),
+        improves=(*SMALLER, "time", "energy"),
         stage="values",
         apply=int8,
-        options={"range": Word(words=tuple(RANGES), default="mse"), **_GRID},
+        options={"range": RANGE, **GRID},
     ),
     Technique(
         name="quantize:weights",
@@ -332,10 +380,10 @@ INTEGERS = (
         "Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (while training)",
         level="arithmetic",
         needs="nothing",
-        improves=_SMALLER,
+        improves=SMALLER,
         stage="values",
         apply=weights,
-        options={"bits": Number(low=2, high=8, default=4, whole=True), **_GRID},
+        options={"bits": Number(low=2, high=8, default=4, whole=True), **GRID},
     ),
     Technique(
         name="quantize:ternary",
@@ -343,7 +391,7 @@ INTEGERS = (
         paper="Li, Zhang, Liu, 2016, https://arxiv.org/abs/1605.04711",
         level="arithmetic",
         needs="training",
-        improves=_SMALLER,
+        improves=SMALLER,
         stage="values",
         apply=_signs("quantize:ternary", 0.7),
         options=ENDS,
@@ -354,7 +402,7 @@ INTEGERS = (
         paper="Rastegari, Ordonez, Redmon, Farhadi, ECCV 2016, https://arxiv.org/abs/1603.05279",
         level="arithmetic",
         needs="training",
-        improves=_SMALLER,
+        improves=SMALLER,
         stage="values",
         apply=_signs("quantize:binary", -1.0),
         options=ENDS,

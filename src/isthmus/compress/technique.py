@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import InputError
+from isthmus.units import parse_quantity
 from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
 
 Level = Literal["model", "arithmetic", "implementation"]
@@ -151,7 +153,25 @@ class Text:
         return text or None
 
 
-Option = Number | Word | Names | FormatName | Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """An option that is a number of bytes; without limit where the text is silent."""
+
+    default: float = inf
+
+    def __str__(self) -> str:
+        return "a size such as 64KiB"
+
+    def read(self, text: str) -> float | None:
+        """Return the bytes, or None where the text says none."""
+        try:
+            size = parse_quantity(text, "byte")
+        except InputError:
+            return None
+        return size if size > 0 else None
+
+
+Option = Number | Word | Names | FormatName | Text | Size
 ENDS: Mapping[str, Option] = {"ends": Word(words=("keep", "round"), default="keep")}
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
@@ -304,6 +324,8 @@ def observed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return values that arrive at modules and that leave them, flat, drawn evenly.
 
+    Of tensors of one size the same places are drawn: who reads the same sees the same.
+
     Args:
         model: Run in evaluation.
         modules: Which; each takes one tensor and returns one.
@@ -313,12 +335,12 @@ def observed(
     arriving: dict[str, list[Tensor]] = {}
     leaving: dict[str, list[Tensor]] = {}
     batches = range(0, len(inputs[0]), _BATCH)
-    generator = torch.Generator().manual_seed(0)
 
     def some(x: Tensor) -> Tensor:
         flat = x.detach().reshape(-1)
         share = max(1, most // len(batches))
         if len(flat) > share:
+            generator = torch.Generator().manual_seed(0)
             flat = flat[torch.randint(len(flat), (share,), generator=generator)]
         return flat.float()
 

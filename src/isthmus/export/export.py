@@ -89,6 +89,7 @@ def export(
                 DeviceEntry(
                     name=device.name,
                     program=file,
+                    format=stage.format,
                     backend=device.backend,
                     threads=device.threads,
                     batch=device.batch,

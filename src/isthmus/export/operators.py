@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from isthmus.models import layers  # noqa: F401  (it registers the operators)
-from isthmus.models.rounding import NAMESPACE, edges, scales
+from isthmus.graph.integers import NAMESPACE
+from isthmus.models.layers import BITS, levels
+from isthmus.models.rounding import edges, scales
 from isthmus.wire.formats import Magnitudes, find_format
 
 
@@ -24,11 +25,32 @@ from isthmus.wire.formats import Magnitudes, find_format
 def our_operators() -> dict[Any, Callable[..., Any]]:
     """Return what those of `isthmus.models.layers` are: integers with their scales, tables."""
     opset: Any = import_module("onnxscript").opset18
+    onnx: Any = import_module("onnx")
 
-    def rounded(x: Any, scale: Any, zero: Any) -> Any:
-        return opset.DequantizeLinear(opset.QuantizeLinear(x, scale, zero), scale, zero)
+    def rounded(x: Any, scale: Any, zero: Any, bits: int = BITS) -> Any:
+        found = opset.QuantizeLinear(x, scale, zero)
+        if bits < BITS:
+            found = opset.Clip(found, *(_held(opset, np.int8(end)) for end in levels(bits)))
+        return opset.DequantizeLinear(found, scale, zero)
 
-    def restored(weight: Any, scale_C: Any) -> Any:
+    def shifted(zero: Any, bits: int) -> Any:
+        """Return the zero of uint8, which ONNX Runtime computes with on any processor."""
+        least = _held(opset, np.int32(levels(bits)[0]))
+        from_least = opset.Sub(opset.Cast(zero, to=onnx.TensorProto.INT32), least)
+        return opset.Cast(from_least, to=onnx.TensorProto.UINT8)
+
+    def integers(x: Any, scale: Any, zero: Any, bits: int = BITS) -> Any:
+        found = opset.QuantizeLinear(x, scale, shifted(zero, bits))
+        if bits == BITS:
+            return found
+        low, high = levels(bits)
+        return opset.Clip(found, *(_held(opset, np.uint8(end)) for end in (0, high - low)))
+
+    def values(x: Any, scale: Any, zero: Any, bits: int = BITS) -> Any:
+        return opset.DequantizeLinear(x, scale, shifted(zero, bits))
+
+    def restored(weight: Any, scale_C: Any, bits: int = BITS) -> Any:
+        del bits
         return opset.DequantizeLinear(weight, scale_C, axis=0)
 
     def distances(x_BLK: Any, weight_MK: Any) -> Any:
@@ -39,6 +61,8 @@ def our_operators() -> dict[Any, Callable[..., Any]]:
     ops = getattr(torch.ops, NAMESPACE)
     return {
         ops.round_to_int8.default: rounded,
+        ops.to_integers.default: integers,
+        ops.from_integers.default: values,
         ops.from_int8.default: restored,
         ops.round_to_format.default: partial(_in_format, opset),
         ops.l1_distances.default: distances,

@@ -1,10 +1,21 @@
 """From a PyTorch model to a `Graph`."""
 
+from collections.abc import Mapping
+from math import ceil
+
 import torch
 from torch import fx, nn
 
 from isthmus.errors import CaptureError
 from isthmus.graph.cost import cost, total
+from isthmus.graph.integers import (
+    FLOAT,
+    Grid,
+    as_held,
+    find_grids,
+    number_format,
+    packed_bits,
+)
 from isthmus.graph.ir import DTYPES, Graph, Node, Tensor, Weight
 from isthmus.graph.trace import (
     Trace,
@@ -46,31 +57,28 @@ def capture(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Graph:
     traced = trace(model, example)
     values = set(traced.inputs).union(*(results(node) for node in traced.operations))
     counted: set[fx.Node] = set()
+    grids, packed = find_grids(traced), packed_bits(traced)
     nodes = []
     for node in traced.operations:
         reads = _reads(traced, node, values)
         free = [n for n in reads if n not in values and n not in traced.weights]
         new = [n for n in (node, *free) if n not in counted]
         counted.update(new)
-        costs = total(cost(n, traced.batch) for n in new)
-        known = op_name(node) not in costs.unknown
-        nodes.append(
-            Node(
-                name=node.name,
-                op=op_name(node),
-                module=module_path(node),
-                inputs=tuple(n.name for n in reads if n in values),
-                outputs=tuple(_tensor(n, traced.batch) for n in results(node)),
-                weights=tuple(_weight(traced, n) for n in reads if n in traced.weights),
-                macs=costs.macs if known else None,
-                ops=costs.ops if known else None,
-                read_bytes=costs.read_bytes,
-                written_bytes=costs.written_bytes,
-                unknown=costs.unknown,
-            )
+        read = [n for n in reads if n in values]
+        made = Node(
+            name=node.name,
+            op=op_name(node),
+            module=module_path(node),
+            inputs=tuple(n.name for n in read),
+            outputs=tuple(_tensor(n, traced.batch, grids) for n in results(node)),
+            weights=tuple(_weight(traced, n, packed) for n in reads if n in traced.weights),
+            format=number_format(node, grids, read),
         )
+        inside = (n for n in new if made.format == FLOAT or n is node)
+        costs = total(cost(n, traced.batch) for n in inside)
+        nodes.append(as_held(made, [_tensor(n, traced.batch, grids) for n in read], costs))
     return Graph(
-        inputs=tuple(_tensor(node, traced.batch) for node in traced.inputs),
+        inputs=tuple(_tensor(node, traced.batch, grids) for node in traced.inputs),
         nodes=tuple(nodes),
         outputs=tuple(node.name for node in traced.outputs),
     )
@@ -89,7 +97,7 @@ def _reads(traced: Trace, node: fx.Node, values: set[fx.Node]) -> tuple[fx.Node,
     return tuple(found)
 
 
-def _tensor(node: fx.Node, batch: torch.SymInt) -> Tensor:
+def _tensor(node: fx.Node, batch: torch.SymInt, grids: Mapping[fx.Node, Grid]) -> Tensor:
     value = node.meta["val"]
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
@@ -99,15 +107,19 @@ def _tensor(node: fx.Node, batch: torch.SymInt) -> Tensor:
     batched = is_batched(node, batch)
     shape = tuple(size_at(size, batch) for size in value.shape)
     return Tensor(
-        name=node.name, shape=shape[1:] if batched else shape, dtype=dtype, batched=batched
+        name=node.name,
+        shape=shape[1:] if batched else shape,
+        dtype=dtype,
+        batched=batched,
+        held=grids[node].held if node in grids else "",
     )
 
 
-def _weight(traced: Trace, node: fx.Node) -> Weight:
+def _weight(traced: Trace, node: fx.Node, packed: Mapping[fx.Node, int]) -> Weight:
     tensor = traced.tensors[traced.weights[node]]
     return Weight(
         name=traced.weights[node],
         num_elements=tensor.numel(),
-        num_bytes=tensor.numel() * tensor.element_size(),
+        num_bytes=ceil(tensor.numel() * packed.get(node, 8 * tensor.element_size()) / 8),
         trainable=isinstance(tensor, nn.Parameter),
     )

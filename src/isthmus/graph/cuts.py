@@ -61,14 +61,19 @@ def live_bytes(graph: Graph) -> tuple[int, ...]:
     counts like a tensor of its own, as for runtimes that copy slices and transposes. What an
     operation needs inside, and what is made from weights alone (a mask), is not counted.
     """
+    return tuple(sum(tensor.num_bytes for tensor in alive) for alive in live_tensors(graph))
+
+
+def live_tensors(graph: Graph) -> tuple[tuple[Tensor, ...], ...]:
+    """Return for each node the tensors alive while it runs, as `live_bytes` counts them."""
     last = _last_reads(graph)
     alive: dict[str, Tensor] = {tensor.name: tensor for tensor in graph.inputs}
-    totals = []
+    found = []
     for k, node in enumerate(graph.nodes):
         alive = {name: tensor for name, tensor in alive.items() if last.get(name, -1) >= k}
         alive |= {tensor.name: tensor for tensor in node.outputs}
-        totals.append(sum(tensor.num_bytes for tensor in alive.values()))
-    return tuple(totals)
+        found.append(tuple(alive.values()))
+    return tuple(found)
 
 
 def _last_reads(graph: Graph) -> dict[str, int]:

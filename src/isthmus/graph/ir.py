@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 SCHEMA = "isthmus.graph/1"
 
@@ -11,6 +11,7 @@ DTYPES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
+HELD_BITS = {"uint8": 8, "uint4": 4, "uint2": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +24,15 @@ class Tensor:
         dtype: A numpy name such as ``"float32"``.
         batched: Whether dimension 0 of the real tensor is the batch, and no other depends on it.
             Only such a tensor can cross a link.
+        held: A key of ``HELD_BITS`` where its values lie on a grid of so many bits, or are read
+            on one alone, so that a device holds them as integers; else empty.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     batched: bool = True
+    held: str = ""
 
     @property
     def num_elements(self) -> int:
@@ -37,7 +41,9 @@ class Tensor:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one sample in memory."""
+        """Bytes of one sample in memory, as it is held."""
+        if self.held:
+            return ceil(self.num_elements * HELD_BITS[self.held] / 8)
         return self.num_elements * DTYPES[self.dtype]
 
 
@@ -48,7 +54,7 @@ class Weight:
     Attributes:
         name: Its path in the model; tied weights carry one name.
         num_elements: Its size.
-        num_bytes: Its size in memory.
+        num_bytes: Its size in memory; integers of fewer than 8 bits count packed.
         trainable: True for a parameter.
     """
 
@@ -73,6 +79,7 @@ class Node:
         ops: Other arithmetic operations for one sample; None where no cost rule is known.
         read_bytes: Bytes of the tensors and weights that it reads, one sample; 0 for a view.
         written_bytes: Bytes that it writes, one sample; 0 for a view.
+        format: In which it can be computed: ``"fp32"``, ``"int8"`` or ``"int4"``.
         unknown: Operations without a cost rule, not in ``macs`` and ``ops``: its own, one inside
             it, or one that makes what it reads of weights and constants.
     """
@@ -87,6 +94,7 @@ class Node:
     ops: int | None = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    format: str = "fp32"
     unknown: tuple[str, ...] = ()
 
     @property
@@ -195,5 +203,5 @@ class Cut:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that cross for one sample, in the tensors' own dtypes."""
+        """Bytes that cross for one sample, as the tensors are held."""
         return sum(tensor.num_bytes for tensor in self.tensors)

@@ -1,7 +1,7 @@
 """One part of a trace as a module of its own, in both modes."""
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from isthmus.errors import CaptureError
+from isthmus.graph.integers import NAMESPACE, ROUND, Grid, grid_of, same_grid
 from isthmus.graph.modes import Flag, Modes
 from isthmus.graph.trace import Trace, arguments, module_path, op_name, where
 
@@ -21,6 +22,7 @@ def write_stage(
     *,
     arriving: tuple[fx.Node, ...],
     leaving: tuple[fx.Node, ...],
+    grids: tuple[Mapping[fx.Node, Grid], Mapping[fx.Node, Grid]],
 ) -> fx.GraphModule:
     """Write some operations of a model as a module.
 
@@ -33,6 +35,7 @@ def write_stage(
         operations: What the stage computes.
         arriving: The tensors that it takes, each with the batch in dimension 0.
         leaving: The tensors that it returns, as a tuple.
+        grids: Of those that arrive as integers, and of those that leave so.
 
     Returns:
         The stage, whose operations follow its ``train()`` and ``eval()``.
@@ -44,9 +47,22 @@ def write_stage(
     graph = fx.Graph()
     copies = {node: graph.placeholder(modes.names[node]) for node in arriving}
     draft = _Draft(stage, graph, copies, arriving[0], model, modes)
+    for node in arriving:
+        if node in grids[0]:
+            copies[node] = _between(draft, node, Restored(grids[0][node].bits), grids[0][node])
     for node in _sources([*operations, *leaving], set(arriving), modes.trace):
-        copies[node] = _copy(draft, node)
-    graph.output(tuple(copies[node] for node in leaving))
+        arrived = [grids[0][n] for n in node.all_input_nodes if n in grids[0]]
+        again = op_name(node) == ROUND and any(
+            same_grid(modes.trace, grid, grid_of(node)) for grid in arrived
+        )
+        if again:  # it arrived rounded
+            copies[node] = copies[node.all_input_nodes[0]]
+        elif node not in copies:
+            copies[node] = _copy(draft, node)
+    made = dict(copies)
+    for node, grid in grids[1].items():
+        made[node] = _between(draft, node, Rounded(grid.bits), grid)
+    graph.output(tuple(made[node] for node in leaving))
     stage.graph = graph
     return stage
 
@@ -103,6 +119,45 @@ class BatchNormSwitch(nn.Module):
         )
 
 
+class Rounded(nn.Module):
+    """Makes a tensor leave as integers, from 0 up; in training as the values of these.
+
+    Args:
+        bits: Of the grid.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Return uint8, or in training floats on the grid."""
+        ops = getattr(torch.ops, NAMESPACE)
+        rounded: Tensor = (ops.round_to_int8 if self.training else ops.to_integers)(
+            x, scale, zero, self.bits
+        )
+        return rounded
+
+
+class Restored(nn.Module):
+    """Takes what `Rounded` made.
+
+    Args:
+        bits: Of the grid.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Return the values on the grid."""
+        if x.is_floating_point():
+            return x
+        restored: Tensor = getattr(torch.ops, NAMESPACE).from_integers(x, scale, zero, self.bits)
+        return restored
+
+
 class Held(nn.Module):
     """A constant, which is no part of the state; a copy of a torch.fx module would make it one.
 
@@ -131,6 +186,18 @@ class _Draft:
     first: fx.Node
     model: nn.Module
     modes: Modes
+
+
+def _between(draft: _Draft, node: fx.Node, module: nn.Module, grid: Grid) -> fx.Node:
+    """Put a module that needs a grid where a tensor arrives or leaves."""
+    for value in (grid.scale, grid.zero):
+        if value not in draft.copies:
+            draft.copies[value] = _copy(draft, value)
+    path = f"{type(module).__name__.lower()}_{draft.modes.names[node]}"
+    _check_free(draft.stage, path)
+    draft.stage.add_module(path, module)
+    given = (draft.copies[value] for value in (node, grid.scale, grid.zero))
+    return draft.graph.call_module(path, tuple(given))
 
 
 def _sources(roots: list[fx.Node], arriving: set[fx.Node], traced: Trace) -> list[fx.Node]:

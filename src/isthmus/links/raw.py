@@ -24,13 +24,15 @@ def raw_halves(spec: CodecSpec, tensor: WireTensor, shape: tuple[int, ...], dtyp
         dtype: The tensor's dtype.
     """
     del spec, shape
-    return Halves(sender=RawSender(tensor.dtype), receiver=RawReceiver(dtype))
+    restored = tensor.dtype if dtype.startswith("uint") else dtype  # torch has no uint4
+    return Halves(sender=RawSender(tensor.dtype), receiver=RawReceiver(restored))
 
 
 class RawSender(nn.Module):
     """Cast to the wire's dtype.
 
-    Rounding to 16 bits has the gradient of the clamp to what 16 bits can hold.
+    Rounding to 16 bits has the gradient of the clamp to what 16 bits can hold. Where integers
+    cross that stand for floats, it is these that arrive in training, and that pass.
 
     Args:
         dtype: Of the symbols.
@@ -41,7 +43,9 @@ class RawSender(nn.Module):
         self.dtype: torch.dtype = getattr(torch, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the symbols; in training, float32 ones in place of float16."""
+        """Return the symbols; in training, float32 ones in place of float16 and of integers."""
+        if self.training and _stands_for_floats(x, self.dtype):
+            return x
         if self.dtype != torch.float16 or x.dtype == torch.float16:
             return x.to(self.dtype)
         clamped = x.float().clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
@@ -64,4 +68,10 @@ class RawReceiver(nn.Module):
 
     def forward(self, symbols: Tensor) -> Tensor:
         """Return the tensor."""
+        if self.training and _stands_for_floats(symbols, self.dtype):
+            return symbols
         return symbols.to(self.dtype)
+
+
+def _stands_for_floats(x: Tensor, dtype: torch.dtype) -> bool:
+    return x.is_floating_point() and not dtype.is_floating_point

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isthmus.models.rounding import NAMESPACE
+from isthmus.graph.integers import NAMESPACE
 
 
 class Concat(nn.Sequential):

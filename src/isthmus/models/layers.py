@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import InputError
+from isthmus.graph.integers import NAMESPACE
 from isthmus.models.blocks import Adder, Concat, Octave, Shift
-from isthmus.models.rounding import NAMESPACE, RoundTo
+from isthmus.models.rounding import RoundTo
 
 Option = int | float | str | bool | tuple[int, ...] | None
 
-LOWEST, HIGHEST = -128, 127
+BITS, LOWEST, HIGHEST = 8, -128, 127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +40,26 @@ class Layer:
     layers: tuple["Layer", ...] = ()
 
 
+def levels(bits: int) -> tuple[int, int]:
+    """Return the least and the greatest integer of a grid: those of int8, or 0 to 2**bits - 1."""
+    return (LOWEST, HIGHEST) if bits == BITS else (0, 2**bits - 1)
+
+
 @torch.library.custom_op(f"{NAMESPACE}::round_to_int8", mutates_args=())
-def round_to_int8(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    r"""Return values on a grid of 256 steps: what int8 holds of them.
+def round_to_int8(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    r"""Return values on a grid of 2**bits steps: what integers hold of them.
 
-    .. math:: s \; (clamp(round(x / s) + z, -128, 127) - z)
+    .. math:: s \; (clamp(round(x / s) + z, l, h) - z)
 
-    In ONNX it is a QuantizeLinear and a DequantizeLinear. Its gradient is that of doing nothing,
-    but for values that are clipped: those have none.
+    with the ends l and h that `levels` says. In ONNX it is a QuantizeLinear and a
+    DequantizeLinear. Its gradient is that of doing nothing, but for values that are clipped:
+    those have none.
 
     Args:
         x: Of any shape.
         scale: s, float32 without dimensions.
         zero: z, int8 without dimensions: the integer that stands for 0.
+        bits: 8, or fewer.
 
     References:
         Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -60,41 +68,73 @@ def round_to_int8(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         Neurons", 2013, https://arxiv.org/abs/1308.3432 (the gradient).
     """
     offset = zero.to(x.dtype)
-    return (x / scale).round_().add_(offset).clamp_(LOWEST, HIGHEST).sub_(offset).mul_(scale)
+    return (x / scale).round_().add_(offset).clamp_(*levels(bits)).sub_(offset).mul_(scale)
 
 
 @round_to_int8.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    del scale, zero
+def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    del scale, zero, bits
     return torch.empty_like(x)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.bits = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     x, scale, zero = ctx.saved_tensors
     level = (x / scale).round() + zero
-    return grad * ((level >= LOWEST) & (level <= HIGHEST)), None, None
+    low, high = levels(ctx.bits)
+    return grad * ((level >= low) & (level <= high)), None, None, None
 
 
 round_to_int8.register_autograd(_straight_through, setup_context=_keep)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::from_int8", mutates_args=())
-def from_int8(weight: Tensor, scale_C: Tensor) -> Tensor:
-    """Return the weight (C, ...) that int8 times a scale for each channel stands for.
+@torch.library.custom_op(f"{NAMESPACE}::to_integers", mutates_args=())
+def to_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    """Return the integers of `round_to_int8`, counted from the least up, as uint8.
 
-    In ONNX it is a DequantizeLinear.
+    In ONNX it is a QuantizeLinear.
     """
+    low, high = levels(bits)
+    return ((x / scale).round_() + zero).clamp_(low, high).sub_(low).to(torch.uint8)
+
+
+@to_integers.register_fake
+def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    del scale, zero, bits
+    return torch.empty_like(x, dtype=torch.uint8)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::from_integers", mutates_args=())
+def from_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    """Return the values of integers of `to_integers`; in ONNX it is a DequantizeLinear."""
+    return (x.float() + levels(bits)[0] - zero) * scale
+
+
+@from_integers.register_fake
+def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
+    del scale, zero, bits
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::from_int8", mutates_args=())
+def from_int8(weight: Tensor, scale_C: Tensor, bits: int = 8) -> Tensor:
+    """Return the weight (C, ...) that integers times a scale for each channel stand for.
+
+    In ONNX it is a DequantizeLinear. How many bits the integers have says how they are packed
+    where there is room for no more.
+    """
+    del bits
     return weight.float() * scale_C.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 @from_int8.register_fake
-def _(weight: Tensor, scale_C: Tensor) -> Tensor:
-    del scale_C
+def _(weight: Tensor, scale_C: Tensor, bits: int = 8) -> Tensor:
+    del scale_C, bits
     return torch.empty_like(weight, dtype=torch.float32)
 
 
@@ -129,6 +169,9 @@ class Integer(nn.Module):
         inputs: Whether the input is rounded to int8 first.
         outputs: Whether the output is, as where no layer of integers reads it: a runtime can then
             compute the layer in integers.
+        bits: Of the weight.
+        input_bits: Of the input.
+        output_bits: Of the output.
     """
 
     weight: Tensor
@@ -138,11 +181,21 @@ class Integer(nn.Module):
     output_scale: Tensor
     output_zero: Tensor
 
-    def __init__(self, layer: nn.Module, *, inputs: bool, outputs: bool) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        *,
+        inputs: bool,
+        outputs: bool,
+        bits: int = 8,
+        input_bits: int = 8,
+        output_bits: int = 8,
+    ) -> None:
         super().__init__()
         shape = layer.get_parameter("weight").shape
         device = layer.get_parameter("weight").device
         self.layer, self.inputs, self.outputs = layer, inputs, outputs
+        self.bits, self.input_bits, self.output_bits = bits, input_bits, output_bits
         self.layer.weight = None  # type: ignore[assignment]
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8, device=device))
         self.register_buffer("scale", torch.ones(shape[0], device=device))
@@ -155,9 +208,12 @@ class Integer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer makes of a batch (B, ...)."""
         if self.inputs:
-            x = round_to_int8(x, self.input_scale, self.input_zero)
-        y = WEIGHTED[type(self.layer)](self.layer, x, from_int8(self.weight, self.scale))
-        return round_to_int8(y, self.output_scale, self.output_zero) if self.outputs else y
+            x = round_to_int8(x, self.input_scale, self.input_zero, self.input_bits)
+        weight = from_int8(self.weight, self.scale, self.bits)
+        y = WEIGHTED[type(self.layer)](self.layer, x, weight)
+        if not self.outputs:
+            return y
+        return round_to_int8(y, self.output_scale, self.output_zero, self.output_bits)
 
 
 _CONV = (
@@ -189,7 +245,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "shift": (Shift, ()),
     "octave": (Octave, ()),
     "adder": (Adder, ("in_channels", "out_channels", "stride")),
-    "integer": (Integer, ("inputs", "outputs")),
+    "integer": (Integer, ("inputs", "outputs", "bits", "input_bits", "output_bits")),
     "round_to": (RoundTo, ("format",)),
 }
 """Every kind: its type, and the attributes that its constructor takes by the same names."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isthmus.graph.integers import NAMESPACE
 from isthmus.wire.formats import AnyFormat, Magnitudes, find_format
 
-NAMESPACE = "isthmus"  # of our operators in torch
 _POWERS = range(-127, 128)  # of a block's scale, 8 bits
 
 

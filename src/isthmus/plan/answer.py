@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import ceil
 
-from isthmus.plan.estimate import FORMAT
+from isthmus.plan.estimate import stage_format
 from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
 from isthmus.plan.plan import NO_LIMITS, Crossing, InputSpec, Plan, Stage
 from isthmus.plan.routes import Route
@@ -67,7 +67,7 @@ def _stages(problem: Problem, best: Outcome) -> tuple[Stage, ...]:
             macs=sum(node.macs or 0 for node in nodes),
             weight_bytes=ceil(load.weight_bytes),
             peak_memory_bytes=ceil(load.peak_bytes),
-            format=FORMAT,
+            format=stage_format(nodes, site.formats[load.start : load.stop]),
             compute_s=compute_s,
             codec_s=codec_s,
             energy_j=energy_j,

@@ -8,8 +8,8 @@ from math import ceil
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import AccuracyTable
-from isthmus.plan.choices import Choice, known
-from isthmus.plan.estimate import FORMAT, codec_s, needs
+from isthmus.plan.choices import Choice, bind, known
+from isthmus.plan.estimate import codec_s, needs, stage_format
 from isthmus.plan.limits import (
     WHOLE,
     narrower,
@@ -30,7 +30,6 @@ from isthmus.plan.placement import (
 from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
 from isthmus.platform import Link, Platform
 from isthmus.units import format_quantity
-from isthmus.wire.spec import parse_codec
 
 _NOTE = (
     "branched: tensors go between devices as messages of their own and not from each stage to the "
@@ -169,15 +168,15 @@ def _with_choice(setting: Setting, pick: int, other: Choice) -> Setting:
 
 def _stage(setting: Setting, placement: Placement, weighed: Weighed, index: int) -> Stage:
     device, load = setting.platform.devices[index], weighed.loads[index]
-    places = zip(setting.graph.nodes, placement.places, strict=True)
-    nodes = [node for node, place in places if place == index]
+    mine = [k for k, place in enumerate(placement.places) if place == index]
+    nodes = [setting.graph.nodes[k] for k in mine]
     return Stage(
         device=device.name,
         nodes=tuple(node.name for node in nodes),
         macs=sum(node.macs or 0 for node in nodes),
         weight_bytes=ceil(load.weight_bytes),
         peak_memory_bytes=ceil(load.peak_bytes),
-        format=FORMAT,
+        format=stage_format(nodes, [setting.sites[index].formats[k] for k in mine]),
         compute_s=weighed.busy_s[device.name],
         codec_s=float(codec_s(device, load)),
         energy_j=weighed.joules[index],
@@ -240,7 +239,7 @@ def _read(
 def _choice(
     crossing: Crossing, tensor: Tensor, places: tuple[Cut, ...], table: AccuracyTable | None
 ) -> Choice:
-    spec = parse_codec(crossing.codec, shapes=[tensor.shape], dtypes=[tensor.dtype])
+    spec = bind(crossing.codec, [tensor])
     if not spec.fixed_rate:
         spec = replace(spec, measured_bytes=crossing.payload_bytes)
     cut = Cut(index=crossing.cut, after=crossing.after, tensors=(tensor,))

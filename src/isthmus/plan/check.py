@@ -8,12 +8,11 @@ from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.branched import check_branched
-from isthmus.plan.choices import Choice, known
+from isthmus.plan.choices import Choice, bind, known
 from isthmus.plan.estimate import make_site, stage_loads, stage_nodes
 from isthmus.plan.limits import Walk, violations
 from isthmus.plan.plan import Limits, Plan, Violation
 from isthmus.platform import Link, Platform, path
-from isthmus.wire.spec import parse_codec
 
 
 def check(
@@ -140,10 +139,7 @@ def _route(plan: Plan, graph: Graph, accuracy: AccuracyTable | None) -> list[Cho
         cut = places[crossing.cut]
         if crossing.tensors != tuple(tensor.name for tensor in cut.tensors):
             raise _other_model(f"other tensors after {crossing.after}")
-        shapes = [tensor.shape for tensor in cut.tensors]
-        spec = parse_codec(
-            crossing.codec, shapes=shapes, dtypes=[tensor.dtype for tensor in cut.tensors]
-        )
+        spec = bind(crossing.codec, cut.tensors)
         if not spec.fixed_rate:
             spec = replace(spec, measured_bytes=crossing.payload_bytes)
         route.append(known(Choice(cut=cut, spec=spec), accuracy))

@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import inf
 
 from isthmus.errors import InputError
-from isthmus.graph import Cut, Graph, cuts
+from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import LOSSLESS, AccuracyTable
 from isthmus.plan.plan import Limits, exceeds
 from isthmus.platform import Device
@@ -170,13 +170,11 @@ def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
     """Yield each codec that can carry a cut, once; raise what is in the way where none can."""
     if cut.obstacle:
         raise InputError(cut.obstacle)
-    shapes = [tensor.shape for tensor in cut.tensors]
-    dtypes = [tensor.dtype for tensor in cut.tensors]
     specs: dict[str, CodecSpec] = {}
     problem = InputError(f"no codec can carry {cut.after}")
     for text in texts:
         try:
-            spec = parse_codec(text, shapes=shapes, dtypes=dtypes)
+            spec = bind(text, cut.tensors)
         except InputError as error:
             problem = error
         else:
@@ -184,6 +182,17 @@ def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
     if not specs:
         raise problem
     yield from specs.values()
+
+
+def bind(text: str, tensors: Sequence[Tensor]) -> CodecSpec:
+    """Read a codec for some tensors; ``raw`` carries those held in integers as these.
+
+    Raises:
+        InputError: It cannot carry them.
+    """
+    raw = parse_options(text)[0] == "raw"
+    dtypes = [(raw and tensor.held) or tensor.dtype for tensor in tensors]
+    return parse_codec(text, shapes=[tensor.shape for tensor in tensors], dtypes=dtypes)
 
 
 def known(choice: Choice, table: AccuracyTable | None) -> Choice:

@@ -1,6 +1,9 @@
 """What a plan costs: time, energy and memory of every stage and every hop.
 
-The model, one sample at a time, in the number format that the bundle holds:
+The model, one sample at a time, in the number format that the bundle holds. An operation on
+integers takes the device's rate for these; where it has none, that of the next wider format that
+it has. Tensors and weights take the room of the integers that they are.
+
 
 * a node takes the time that its arithmetic needs or its bytes need, whichever is longer (the
   roofline): (MACs + other operations) / (rate * share of the rate that a node of this size
@@ -30,10 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.errors import InputError
-from isthmus.graph import Graph, fingerprint, live_bytes
+from isthmus.graph import Graph, Node, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
 from isthmus.plan.plan import Prediction
 from isthmus.platform import Device, Link
+from isthmus.platform.platform import FORMATS
 
 FORMAT = "fp32"
 OBJECTIVES = {
@@ -57,6 +61,7 @@ class Site:
 
     Attributes:
         device: The device.
+        formats: In which it computes each node, (N,); that of the node where it cannot.
         work: Operations of each node over the share of the rate that it reaches, (N,).
         moved_s: Time to move its bytes, or that which was measured, (N,).
         seconds: Time, (N + 1,).
@@ -65,6 +70,7 @@ class Site:
     """
 
     device: Device
+    formats: tuple[str, ...]
     work: Array
     moved_s: Array
     seconds: Array
@@ -72,8 +78,8 @@ class Site:
     barred: Indices
 
     def at_rate(self, device: Device) -> "Site":
-        """Return the same with the device at another rate of `FORMAT`."""
-        seconds = _node_s(self.work, self.moved_s, device)
+        """Return the same with the device at other rates."""
+        seconds = _node_s(self.work, self.moved_s, self.formats, device)
         return replace(self, device=device, seconds=_sums(seconds))
 
 
@@ -94,8 +100,9 @@ def make_site(graph: Graph, device: Device) -> Site:
             f"{fingerprint(graph)}; measure this model (isthmus profile MODEL --measure) or leave "
             "them out"
         )
-    able = FORMAT in device.macs_per_s
-    barred = [not able or node.op in device.unsupported for node in graph.nodes]
+    used = {name: computing_format(device, name) for name in {n.format for n in graph.nodes}}
+    formats = tuple(used[node.format] or node.format for node in graph.nodes)
+    barred = [not used[n.format] or n.op in device.unsupported for n in graph.nodes]
     arithmetic = np.array([(node.macs or 0) + (node.ops or 0) for node in graph.nodes], float)
     written = np.array([node.written_bytes for node in graph.nodes], float)
     if table is not None:
@@ -105,19 +112,43 @@ def make_site(graph: Graph, device: Device) -> Site:
         work = arithmetic / np.array([device.share(count) for count in arithmetic])
         moved = written + np.array([node.read_bytes for node in graph.nodes], float)
         moved_s = moved / (device.memory_bytes_per_s or inf)
-    joules = arithmetic * _j_per_mac(device) + written * device.sram_j_per_byte
+    j_per_mac = np.array([device.j_per_mac.get(name, 0.0) for name in formats])
+    joules = arithmetic * j_per_mac + written * device.sram_j_per_byte
     return Site(
         device=device,
+        formats=formats,
         work=work,
         moved_s=moved_s,
-        seconds=_sums(_node_s(work, moved_s, device) if able or table is not None else 0.0 * work),
+        seconds=_sums(_node_s(work, moved_s, formats, device)),
         joules=_sums(joules),
         barred=_sums(barred).astype(np.intp),
     )
 
 
-def _node_s(work: Array, moved_s: Array, device: Device) -> Array:
-    return np.maximum(work / device.macs_per_s.get(FORMAT, inf), moved_s)
+def _node_s(work: Array, moved_s: Array, formats: Sequence[str], device: Device) -> Array:
+    rates = np.array([device.macs_per_s.get(name, inf) for name in formats])
+    return np.maximum(work / rates, moved_s)
+
+
+def computing_format(device: Device, name: str) -> str | None:
+    """Return in which format a device computes what can be computed in another, or None.
+
+    Example:
+        >>> device = Device(name="a", macs_per_s={"int8": 1e9, "fp32": 1e8}, formats=("fp32",))
+        >>> computing_format(device, "int8")
+        'fp32'
+    """
+    wider = reversed(FORMATS[: FORMATS.index(name) + 1])
+    return next((f for f in wider if f in device.macs_per_s and f in device.formats), None)
+
+
+def stage_format(nodes: Sequence[Node], formats: Sequence[str]) -> str:
+    """Return in which formats the MACs of some nodes are computed, most first: ``int8+fp32``."""
+    macs: dict[str, int] = {}
+    for node, name in zip(nodes, formats, strict=True):
+        macs[name] = macs.get(name, 0) + (node.macs or 0)
+    used = [name for name in macs if macs[name]] or list(macs)[:1] or [FORMAT]
+    return "+".join(sorted(used, key=lambda name: -macs.get(name, 0)))
 
 
 def _sums(values: npt.ArrayLike) -> Array:

@@ -353,7 +353,7 @@ def make_notes(
         *([f"as good, and as many bytes: {', '.join(alike)}"] if alike else []),
         *dict.fromkeys(note for choice in best.walk.route for note in _narrowing(choice.spec)),
         *_accuracy_notes(best),
-        *_gaps(problem, best),
+        *dict.fromkeys(_gaps(problem, best)),
         *dict.fromkeys(_break_even(link, device) for link, device in hops),
     )
 
@@ -400,10 +400,16 @@ def _gaps(problem: Problem, best: Outcome) -> Iterator[str]:
     unknown = problem.graph.unknown_ops
     if unknown:
         yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
-    for device in {site.device.name: site.device for site in best.walk.sites}.values():
-        used = coding_format(device)
-        if used and used not in device.j_per_mac:
-            yield f"counted as 0 J, for want of a figure: {used} MACs on {device.name}"
+    for site, load in zip(best.walk.sites, best.walk.loads, strict=True):
+        device, part = site.device, slice(load.start, load.stop)
+        wanted = [node.format for node in problem.graph.nodes[part]]
+        used = dict(zip(wanted, site.formats[part], strict=True))
+        for name in dict.fromkeys((coding_format(device), *used.values())):
+            if name and name not in device.j_per_mac:
+                yield f"counted as 0 J, for want of a figure: {name} MACs on {device.name}"
+        for name, other in used.items():
+            if name != other and device.node_s is None:
+                yield f"{device.name} has no rate in {name}: predicted in {other} there"
         if device.node_s is not None:
             yield f"times of {device.name} are those measured on {device.node_s.machine}"
 

@@ -8,7 +8,15 @@ from math import ceil, inf
 
 from isthmus.errors import InputError
 from isthmus.plan.choices import Choice, can_code
-from isthmus.plan.estimate import FORMAT, Estimate, Load, Site, estimate, halves_load, needs
+from isthmus.plan.estimate import (
+    Estimate,
+    Load,
+    Site,
+    computing_format,
+    estimate,
+    halves_load,
+    needs,
+)
 from isthmus.plan.plan import NO_LIMITS, Limits, Prediction, Violation, exceeds
 from isthmus.platform import Link
 from isthmus.units import format_quantity
@@ -97,14 +105,16 @@ def _lacking(walk: Walk, stage: int) -> Iterator[Violation]:
     site, load = walk.sites[stage], walk.loads[stage]
     device = site.device
     barred = float(site.barred[load.stop] - site.barred[load.start])
-    if barred and FORMAT not in device.macs_per_s:
+    formats = dict.fromkeys(site.formats[load.start : load.stop])
+    lacking = next((name for name in formats if not computing_format(device, name)), None)
+    if barred and lacking:
         yield Violation(
             where=device.name,
-            what=f"{FORMAT} arithmetic",
+            what=f"{lacking} arithmetic",
             need=barred,
             limit=0.0,
             unit="",
-            remedy=f"give its {FORMAT} rate under compute, or use a device that has one",
+            remedy=f"give its {lacking} rate under compute, or use a device that has one",
         )
     elif barred:
         yield Violation(

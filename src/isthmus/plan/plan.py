@@ -19,7 +19,8 @@ class Stage:
         macs: Of the nodes alone, one sample.
         weight_bytes: Weights of the nodes and of the codec halves on this device.
         peak_memory_bytes: Largest sum of activations alive at once, codec buffers included.
-        format: The number format that the bundle will hold.
+        format: In which number formats the device computes the MACs, most of them first:
+            ``"int8"``, ``"int8+fp32"``.
         compute_s: Predicted time of the nodes and of the codec halves on this device.
         codec_s: That of the codec halves alone.
         energy_j: Predicted energy, without static power.
@@ -46,7 +47,8 @@ class Crossing:
         after: The same place in the user's words.
         tensors: Names of the tensors alive across the cut.
         shapes: Their shapes, one sample.
-        dtypes: Their numpy names.
+        dtypes: Their numpy names; ``uint8``, ``uint4`` or ``uint2`` where they cross as the
+            integers in which the stage holds them.
         codec: As the user would write it, e.g. ``"bottleneck:ratio=8,bits=4"``.
         payload_bytes: Predicted payload, one sample; a mean where the rate is variable.
         fixed_rate: Whether the payload is predicted exactly.

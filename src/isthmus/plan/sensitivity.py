@@ -271,12 +271,12 @@ def _devices(best: Outcome) -> list[Device]:
 
 def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
     for device in _devices(best):
-        if FORMAT in device.macs_per_s and device.node_s is None:
+        for name in _formats(best, device) if device.node_s is None else ():
             yield make(
-                name=f"{device.name} rate ({FORMAT})",
+                name=f"{device.name} rate ({name})",
                 unit="MAC/s",
-                now=device.macs_per_s[FORMAT],
-                change=partial(_with_rate, device),
+                now=device.macs_per_s[name],
+                change=partial(_with_rate, device, name),
             )
     for link in dict.fromkeys(best.walk.links):
         yield make(
@@ -287,8 +287,17 @@ def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
         )
 
 
-def _with_rate(device: Device, value: float) -> Device:
-    return replace(device, macs_per_s={**device.macs_per_s, FORMAT: value})
+def _formats(best: Outcome, device: Device) -> list[str]:
+    """Return the formats whose rates matter on a device: of codecs, and of its nodes."""
+    used = {FORMAT: None}
+    for site, load in zip(best.walk.sites, best.walk.loads, strict=True):
+        if site.device.name == device.name:
+            used |= dict.fromkeys(site.formats[load.start : load.stop])
+    return [name for name in used if name in device.macs_per_s]
+
+
+def _with_rate(device: Device, name: str, value: float) -> Device:
+    return replace(device, macs_per_s={**device.macs_per_s, name: value})
 
 
 def _with_link_rate(link: Link, value: float) -> Link:

@@ -71,8 +71,9 @@ def percent(share: float) -> str:
 
 def raw_bytes(crossing: Crossing) -> float:
     """Return the payload of a crossing that is sent as it is, floats in fp32."""
-    spec = parse_codec("raw", shapes=crossing.shapes, dtypes=crossing.dtypes)
-    return spec.payload_bytes
+    inner = crossing.cut > 0  # where integers are what a stage holds in place of floats
+    dtypes = ["float32" if inner and "uint" in name else name for name in crossing.dtypes]
+    return parse_codec("raw", shapes=crossing.shapes, dtypes=dtypes).payload_bytes
 
 
 def widest(plan: Plan) -> Crossing | None:

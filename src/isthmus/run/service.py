@@ -59,6 +59,7 @@ from isthmus.run.messages import (
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import Stage, apply_stage, load_stage
 from isthmus.run.watch import Watch
+from isthmus.wire.spec import SYMBOLS
 
 PORT = 7447  # of the first device; the next ones have the next ports
 SERVICE = "main"
@@ -406,7 +407,8 @@ def _message_limit(bundle: Bundle) -> int:
     sides = [[(each.shape, each.dtype) for each in side] for side in border]
     sides += [list(zip(each.shapes, each.dtypes, strict=True)) for each in bundle.crossings]
     longest = max(
-        sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in side) for side in sides
+        sum(prod(shape) * np.dtype(SYMBOLS.get(dtype, dtype)).itemsize for shape, dtype in side)
+        for side in sides
     )
     return 2 * longest + _ROOM_BYTES
 

@@ -37,7 +37,7 @@ class Parts:
         arriving, leaving = (tuple(map(self.values.__getitem__, side)) for side in (reads, makes))
         operations = self.modes.trace.operations[nodes.start : nodes.stop]
         return write_stage(
-            self.model, self.modes, operations, arriving=arriving, leaving=leaving
+            self.model, self.modes, operations, arriving=arriving, grids=({}, {}), leaving=leaving
         ).eval()
 
 

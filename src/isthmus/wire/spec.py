@@ -1,7 +1,8 @@
 """What a codec is on paper: what it sends and what its halves cost, before any byte is made.
 
 Shapes are those of one sample, without the batch. In every codec a tensor that holds no floats
-(a mask, token numbers) crosses as it is, in its own dtype.
+(a mask, token numbers) crosses as it is, in its own dtype; ``uint4`` and ``uint2`` are integers
+that a program holds as uint8.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,11 @@ from isthmus.wire.options import (
 )
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
-_INTEGER_BITS = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
+_INTEGER_BITS = {
+    "bool": 1, "uint2": 2, "uint4": 4, "uint8": 8, "int8": 8, "int16": 16, "int32": 32,
+    "int64": 64,
+}  # fmt: skip
+SYMBOLS = dict.fromkeys(("bool", "uint2", "uint4"), "uint8")  # of what numpy does not pack
 _LABELS = ("uint8", "int16", "int32")
 
 # Deflate works by the byte and not by MACs. Assumed: about as many cycles per byte as zlib takes
@@ -431,7 +436,7 @@ def _found(spec: CodecSpec) -> str:
 
 def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTensor:
     if dtype not in FLOATS:
-        symbol = "uint8" if dtype == "bool" else dtype
+        symbol = SYMBOLS.get(dtype, dtype)
         return WireTensor(shape=shape, dtype=symbol, bits=_INTEGER_BITS[dtype])
     if spec.name == "raw":
         bits = 16 if dtype == "float16" else spec.bits
