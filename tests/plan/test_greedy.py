@@ -8,7 +8,7 @@ from isthmus.errors import InfeasibleError, InputError
 from isthmus.plan import partition
 from isthmus.plan.estimate import OBJECTIVES
 from tests.plan.nets import chain, pair
-from tests.plan.test_exact import Case
+from tests.plan.test_exact import Case, cases
 
 NUM_CASES = 60
 
@@ -34,7 +34,7 @@ def planned(case, method):
 def test_greedy_is_never_better_than_chain_and_often_as_good():
     found = [
         (planned(case, "chain"), planned(case, "greedy"))
-        for case in (Case(seed) for seed in range(NUM_CASES))
+        for case in cases(0, NUM_CASES)
     ]
     assert all(greedy is None for exact, greedy in found if exact is None)
     both = [pair for pair in found if all(isinstance(cost, float) for cost in pair)]

@@ -33,11 +33,19 @@ def load(path: Path, *, threads: int) -> Program:
     if not compiled.outputs:  # as in an empty file, which it takes for an empty network
         raise RunError(f"{path}: openvino cannot load it (it has no outputs)")
     dtypes = [entry.element_type.to_dtype() for entry in compiled.inputs]
+    shapes = [entry.partial_shape for entry in compiled.inputs]
 
     def run(arrays: Sequence[Array]) -> tuple[Array, ...]:
         found = [array.dtype for array in arrays]
         if found != dtypes:  # it would convert them without a word
             raise RunError(f"{path}: found inputs of {_names(found)}, expected {_names(dtypes)}")
+        for array, shape in zip(arrays, shapes, strict=True):
+            if not shape.compatible(
+                openvino.PartialShape(array.shape)
+            ):  # nor does it look at this
+                raise RunError(
+                    f"{path}: found an input of shape {list(array.shape)}, expected {shape}"
+                )
         try:
             outputs = request.infer(list(arrays), share_inputs=False)
         except Exception as error:
