@@ -32,10 +32,7 @@ def planned(case, method):
 
 
 def test_greedy_is_never_better_than_chain_and_often_as_good():
-    found = [
-        (planned(case, "chain"), planned(case, "greedy"))
-        for case in cases(0, NUM_CASES)
-    ]
+    found = [(planned(case, "chain"), planned(case, "greedy")) for case in cases(0, NUM_CASES)]
     assert all(greedy is None for exact, greedy in found if exact is None)
     both = [pair for pair in found if all(isinstance(cost, float) for cost in pair)]
     assert len(both) > NUM_CASES / 2
