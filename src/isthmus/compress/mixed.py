@@ -125,8 +125,8 @@ def least_loss(limits: Sequence[Limit], losses: Sequence[Sequence[float]]) -> tu
 def _too_small(limit: Limit) -> InputError:
     least = limit.need([WIDTHS[-1]] * len(limit.sizes))
     return InputError(
-        f"quantize: {limit.what} has room for {max(limit.room, 0):,.0f} bytes of integers, "
-        f"expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow "
+        f"technique quantize: {limit.what} has room for {max(limit.room, 0):,.0f} bytes of "
+        f"integers, expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow "
         f"{least - limit.room:,.0f} bytes more, or make the model smaller first"
     )
 

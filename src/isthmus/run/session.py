@@ -112,8 +112,8 @@ def publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
 def stamping(messages: Stamped, most: int) -> "zenoh.handlers.Callback[zenoh.Sample]":
     """Return what puts into a queue a message and when it came, unless so many wait already.
 
-    zenoh's own thread does it, without the change to another one. It calls a generator's `send`:
-    for a function, such a thread makes room and gives it back, each time, which takes 50 us.
+    zenoh's own thread does it, without the change to another one. It calls a generator's `send`,
+    as that is quicker: for a function, such a thread makes room and gives it back each time.
     """
 
     def taking() -> Generator[None, zenoh.Sample, None]:
