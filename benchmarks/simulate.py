@@ -3,11 +3,12 @@
     taskset -c 1 nice -n -20 python benchmarks/simulate.py [--out benchmarks/results]
 
 Three bundles run on this machine over throttled links, and are simulated from what was measured
-before with free links and other inputs. What a request takes alone is more than what it takes of a
-core when the pipeline is full, as processes need not be woken up then: latency is simulated from
-the first, which the runner measures itself, and throughput from the second, of a run before. The
-links of that run are emulated too, but last no longer than emulation holds a core, so that what
-emulation itself takes is in it; as many requests are in flight as stages, as no link holds one.
+before with free links and other inputs. What a request takes alone, which the runner measures
+itself, is more than what it takes of a core when the pipeline is full, which a run before
+measures: a process that waits must be woken up. The simulation has the second as the work of the
+stages, and wakes a core that does nothing by the difference. The links of the run before are
+emulated too, but last no longer than emulation holds a core, so that what emulation itself takes
+is in it; as many requests are in flight as stages, as no link holds one.
 The emulated devices share the cores on which this runs, and so do they in the simulation. `nice`
 keeps other programs from most of these cores' time. Then a fleet of cameras and a row of chiplets
 are simulated. Networks have random weights: only time matters here.
@@ -40,16 +41,8 @@ from isthmus.graph import capture, cuts
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import digits_resnet, resnet
 from isthmus.plan import Plan, partition
-from isthmus.plan.simulate import (
-    Every,
-    Failure,
-    InFlight,
-    Jitter,
-    Simulation,
-    Stream,
-    simulate,
-    simulate_fleet,
-)
+from isthmus.plan.arrivals import Every, InFlight, Jitter
+from isthmus.plan.simulate import Failure, Simulation, Stream, simulate, simulate_fleet
 from isthmus.platform import Platform, load_platform
 from isthmus.run import Workers, run_bundle, start_workers
 from isthmus.train import split_with_codecs
@@ -123,19 +116,21 @@ def runs(repetitions: int) -> Iterator[Row]:
                 )
                 links_s = sum(crossing.transfer_s for crossing in plan.crossings)
                 spins_s = SPIN_S * len(plan.crossings)
-                alone = on_this_machine(plan, run.predicted_here_s - links_s + spins_s)
-                busy = on_this_machine(plan, core_s)
-                many = InFlight(len(plan.stages) + len(plan.crossings))
+                alone_s = run.predicted_here_s - links_s + spins_s
+                wake_s = max(0.0, alone_s - core_s) / len(plan.stages)
+                here = on_this_machine(plan, min(alone_s, core_s))
+                one, many = (
+                    simulate(here, requests=NUM_REQUESTS, arrivals=InFlight(k), wake_s=wake_s)
+                    for k in (1, len(plan.stages) + len(plan.crossings))
+                )
                 row = {
                     "part": "run",
                     "case": name,
                     "requests": NUM_REQUESTS,
                     "measured_p50_s": run.latency_s.p50,
                     "measured_per_s": run.throughput_per_s,
-                    "simulated_p50_s": simulate(alone, requests=NUM_REQUESTS).latency_s(50),
-                    "simulated_per_s": simulate(
-                        busy, requests=NUM_REQUESTS, arrivals=many
-                    ).throughput_per_s,
+                    "simulated_p50_s": one.latency_s(50),
+                    "simulated_per_s": many.throughput_per_s,
                 }
                 print(row, flush=True)
                 yield row
@@ -390,12 +385,13 @@ def runs_text(rows: Sequence[Row]) -> list[str]:
             f"""Three bundles over throttled links, {NUM_REQUESTS} requests a run; medians of the
             runs, and in brackets the least and the most. Latency is with one request in flight,
             answers per second with as many as stages and links. Each run is simulated from what
-            was measured before it with free links and other inputs: latency from one request in
-            flight, answers per second from as many as stages, over links that last no longer than
-            their emulation holds a core. The emulated devices share one core, there as here, and
-            an emulated link holds it for the last 0.2 ms of a frame, if it gets it. Off is the
-            simulated figure over the measured one, less one: of the medians, and of the worst
-            run."""
+            was measured before it with free links and other inputs: from what one request takes
+            alone, and from what it takes of a core with as many in flight as stages, over links
+            that last no longer than their emulation holds a core; the difference is what it takes
+            to wake up a core that does nothing. The emulated devices share one core, there as
+            here, and an emulated link holds it for the last 0.2 ms of a frame, if it gets it. Off
+            is the simulated figure over the measured one, less one: of the medians, and of the
+            worst run."""
         ),
         "",
         "| platform | | measured | simulated | off | worst run |",

@@ -10,16 +10,8 @@ from isthmus.errors import InputError
 from isthmus.graph import capture
 from isthmus.models import digits_resnet
 from isthmus.plan import Crossing, Plan, Prediction, Stage, partition
-from isthmus.plan.simulate import (
-    Every,
-    Failure,
-    InFlight,
-    Jitter,
-    Poisson,
-    Stream,
-    simulate,
-    simulate_fleet,
-)
+from isthmus.plan.arrivals import Every, InFlight, Jitter, Poisson
+from isthmus.plan.simulate import Failure, Stream, simulate, simulate_fleet
 from isthmus.platform import Device, Link, Platform, load_platform
 from isthmus.wire import HEADER_BYTES
 
@@ -291,6 +283,24 @@ class TestAMedium:
         assert busy.throughput_per_s == pytest.approx(2 / 6, rel=0.02)
 
 
+class TestADeviceThatWakesUp:
+    def test_takes_longer_for_each_stage_of_a_lone_request_and_no_hop_does(self):
+        plan = chain([1.0, 2.0], [(1.0, 0.5)])
+        alone = simulate(plan, requests=3, wake_s=0.25)
+        assert alone.latencies_s.tolist() == [5.0, 5.0, 5.0]
+
+    def test_stays_awake_while_there_is_work(self):
+        """The first wakes it up, the second finds it at work, the third finds it asleep."""
+        times_s = (0.0, 0.5, 4.0)
+        done = simulate(chain([1.0], []), requests=3, arrivals=times_s, wake_s=0.25)
+        assert [request.answered_s for request in done.requests] == [1.25, 2.25, 5.25]
+
+    def test_is_woken_by_no_one_where_two_stages_share_it_and_it_is_full(self):
+        plan = there_and_back((1.0, 0.5, 1.0))
+        full = simulate(plan, requests=500, arrivals=InFlight(5), wake_s=0.25)
+        assert full.interval_s == pytest.approx(2.0, rel=0.02)
+
+
 class TestAFailure:
     def test_of_a_device_has_its_work_done_again_and_lets_the_rest_wait(self):
         failures = [Failure(station="d0", start_s=0.5, end_s=3.0)]
@@ -379,6 +389,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not():
     [
         ({"requests": 0}, "found 0, expected 1 or more"),
         ({"queue": 0}, "queue: found 0"),
+        ({"wake_s": -0.1}, "wake_s: found -0.1, expected 0 or more"),
         ({"arrivals": InFlight(0)}, "InFlight"),
         ({"arrivals": Every(-1.0)}, "rising times"),
         ({"arrivals": Poisson(0.0)}, "rising times"),

@@ -15,6 +15,8 @@ window of frames limits the rate of its link. A queue belongs to a position on t
 wait is for a later position or for work that ends by itself; so nothing can lock, even where two
 stages of a plan share a device or two of its hops a medium.
 
+A device that has had nothing to do when a request comes may take a while to wake up.
+
 A device or medium that fails stops. What it worked at is done again from the beginning when it is
 back; what waits for it waits.
 
@@ -29,56 +31,24 @@ from itertools import count
 from math import inf
 
 import numpy as np
-import numpy.typing as npt
 from simpy import Environment, Event, Resource
 from simpy.resources.resource import Request as Place
 
 from isthmus.errors import InputError
+from isthmus.plan.arrivals import (
+    ONE_IN_FLIGHT,
+    STEADY,
+    Array,
+    Arrivals,
+    InFlight,
+    Jitter,
+    draw_factors,
+    draw_times_s,
+)
 from isthmus.plan.plan import Plan, as_walk
 from isthmus.wire.frames import HEADER_BYTES
 
 QUEUE = 16  # as many frames as the runner lets a hop have under way
-Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """Each answer lets the next request in: so many are always under way."""
-
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """One request after each interval; the first at ``start_s``."""
-
-    interval_s: float
-    start_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Poisson:
-    """Requests at random, each independent of the others, so many in a second on average."""
-
-    per_s: float
-
-
-Arrivals = InFlight | Every | Poisson | tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Jitter:
-    """By how much times vary: coefficients of variation, standard deviation over mean.
-
-    Attributes:
-        stages: Of the time of a stage.
-        hops: Of the time that a frame occupies its medium.
-        law: ``"lognormal"`` or ``"gamma"`` (1: exponential), with the plan's figure as its mean.
-    """
-
-    stages: float = 0.0
-    hops: float = 0.0
-    law: str = "lognormal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +81,7 @@ class Stream:
 
     plan: Plan
     requests: int
-    arrivals: Arrivals = InFlight()
+    arrivals: Arrivals = ONE_IN_FLIGHT
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -219,9 +189,10 @@ def simulate(
     plan: Plan,
     *,
     requests: int,
-    arrivals: Arrivals = InFlight(),
+    arrivals: Arrivals = ONE_IN_FLIGHT,
     queue: int | None = QUEUE,
-    jitter: Jitter = Jitter(),
+    wake_s: float = 0.0,
+    jitter: Jitter = STEADY,
     failures: Sequence[Failure] = (),
     seed: int = 0,
 ) -> Simulation:
@@ -232,6 +203,7 @@ def simulate(
         requests: How many.
         arrivals: When they come; as in `Stream`.
         queue: Places before each stage and each hop; None for no limit.
+        wake_s: How much longer a stage takes whose device does nothing when the request comes.
         jitter: How times vary.
         failures: What is away, and when.
         seed: Of jitter and of random arrivals.
@@ -243,14 +215,17 @@ def simulate(
         InputError: A number out of range, or a failure of what is not on the way.
     """
     stream = Stream(plan=plan, requests=requests, arrivals=arrivals)
-    return simulate_fleet([stream], queue=queue, jitter=jitter, failures=failures, seed=seed)
+    return simulate_fleet(
+        [stream], queue=queue, wake_s=wake_s, jitter=jitter, failures=failures, seed=seed
+    )
 
 
 def simulate_fleet(
     streams: Sequence[Stream],
     *,
     queue: int | None = QUEUE,
-    jitter: Jitter = Jitter(),
+    wake_s: float = 0.0,
+    jitter: Jitter = STEADY,
     failures: Sequence[Failure] = (),
     seed: int = 0,
 ) -> Simulation:
@@ -260,7 +235,8 @@ def simulate_fleet(
         streams: The plans, and the requests of each.
         queue: As in `simulate`. Streams share the queue of a hop at the same position on their
             ways, and the queue in which a stage finds what came over that hop.
-        jitter: As in `simulate`, as are those that follow.
+        wake_s: As in `simulate`, as are those that follow.
+        jitter: How times vary.
         failures: What is away, and when.
         seed: Of jitter and of random arrivals; each stream draws its own.
 
@@ -270,20 +246,20 @@ def simulate_fleet(
     Raises:
         InputError: As in `simulate`, or there are no streams.
     """
-    for problem in _problems(streams, queue, jitter, failures):
+    for problem in _problems(streams, queue, wake_s, jitter, failures):
         raise InputError(problem)
     world = _World(places=inf if queue is None else queue)
-    ways = [_way(world, stream) for stream in streams]
+    ways = [_way(world, stream, wake_s) for stream in streams]
     for failure in failures:
         _fail(world, failure)
     for index, (stream, way) in enumerate(zip(streams, ways, strict=True)):
         generator = np.random.default_rng((seed, index))
-        factors = iter(_factors(generator, jitter, (stream.requests, len(way))).tolist())
+        factors = iter(draw_factors(jitter, (stream.requests, len(way)), generator).tolist())
         if isinstance(stream.arrivals, InFlight):
             for _ in range(min(stream.arrivals.count, stream.requests)):
                 world.env.process(_closed(world, index, way, factors))
         else:
-            times_s = _times_s(stream, generator)
+            times_s = draw_times_s(stream.arrivals, stream.requests, generator)
             world.env.process(_open(world, index, way, factors, times_s))
     world.env.run()
     return _result(world)
@@ -307,6 +283,7 @@ class _Step:
     queue: Resource
     seconds: float
     latency_s: float
+    wake_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -356,11 +333,13 @@ def _journey(world: _World, stream: int, way: _Way, own: list[float], place: Pla
         if ahead is not None:
             place_ahead = ahead.queue.request()
             yield place_ahead
+        wake_s = 0.0 if station.turn.count else step.wake_s
         turn = station.turn.request()
         yield turn
         station.waiting -= 1
         step.queue.release(place)
-        for start_s, end_s, done in _attempts(env.now, step.seconds * factor, station.away):
+        seconds = wake_s + step.seconds * factor
+        for start_s, end_s, done in _attempts(env.now, seconds, station.away):
             name = station.names[0]
             span = Span(request=number, station=name, start_s=start_s, end_s=end_s, done=done)
             world.spans.append(span)
@@ -386,7 +365,7 @@ def _attempts(
     yield start_s, start_s + seconds, True
 
 
-def _way(world: _World, stream: Stream) -> _Way:
+def _way(world: _World, stream: Stream, wake_s: float) -> _Way:
     """Return the steps of a plan: stage, hop, stage ... stage."""
 
     def call(name: str) -> str:
@@ -398,7 +377,8 @@ def _way(world: _World, stream: Stream) -> _Way:
     for before, name, after, stage, crossing in zip(
         ("", *names), names, (*names[1:], ""), plan.stages, (*plan.crossings, None), strict=False
     ):
-        way.append(_step(world, (len(way), before, name), name, (name,), stage.compute_s))
+        queue: Hashable = (len(way), before, name)
+        way.append(_step(world, queue, name, (name,), stage.compute_s, wake_s=wake_s))
         if crossing is not None:
             link = links[crossing.link]
             clock = tuple(map(call, link.clock(stage.device)))
@@ -417,6 +397,7 @@ def _step(
     names: tuple[str, ...],
     seconds: float,
     latency_s: float = 0.0,
+    wake_s: float = 0.0,
 ) -> _Step:
     """Return a step, with the station and the queue that are there already where they are."""
     station = _Station(names=names, turn=Resource(world.env))
@@ -426,6 +407,7 @@ def _step(
         queue=world.queues.setdefault(queue, places),
         seconds=seconds,
         latency_s=latency_s,
+        wake_s=wake_s,
     )
 
 
@@ -437,34 +419,6 @@ def _fail(world: _World, failure: Failure) -> None:
         raise InputError(f"failure of {failure.station}: expected one that is used: {known}")
     for station in found:
         station.away = sorted([*station.away, (failure.start_s, failure.end_s)])
-
-
-def _factors(generator: np.random.Generator, jitter: Jitter, shape: tuple[int, int]) -> Array:
-    """Draw how much longer than planned each step of each request takes, (requests, steps)."""
-    variation = np.resize([jitter.stages, jitter.hops], shape[1])
-    if jitter.law == "gamma":
-        variance = np.maximum(variation**2, 1e-18)
-        return generator.gamma(1 / variance, variance, shape)
-    sigma = np.sqrt(np.log1p(variation**2))
-    return generator.lognormal(-(sigma**2) / 2, sigma, shape)
-
-
-def _times_s(stream: Stream, generator: np.random.Generator) -> Array:
-    arrivals, requests = stream.arrivals, stream.requests
-    with np.errstate(all="ignore"):
-        match arrivals:
-            case Every(interval_s, start_s):
-                times_s = np.asarray(start_s + interval_s * np.arange(requests))
-            case Poisson(per_s):
-                times_s = np.cumsum(generator.exponential(size=requests)) / per_s
-            case _:
-                times_s = np.array(arrivals)
-        rising = len(times_s) == requests and np.all(np.diff(times_s, prepend=0.0) >= 0)
-    if not rising or not np.isfinite(times_s[-1]):
-        raise InputError(
-            f"found {arrivals} for {requests} requests, expected as many rising times"
-        )
-    return times_s
 
 
 def _result(world: _World) -> Simulation:
@@ -480,13 +434,19 @@ def _result(world: _World) -> Simulation:
 
 
 def _problems(
-    streams: Sequence[Stream], queue: int | None, jitter: Jitter, failures: Sequence[Failure]
+    streams: Sequence[Stream],
+    queue: int | None,
+    wake_s: float,
+    jitter: Jitter,
+    failures: Sequence[Failure],
 ) -> Iterator[str]:
     """Say which figures mean nothing."""
     if not streams:
         yield "streams: found none, expected one or more"
     if queue is not None and queue < 1:
         yield f"queue: found {queue}, expected 1 or more, or None for no limit"
+    if not 0 <= wake_s < inf:
+        yield f"wake_s: found {wake_s}, expected 0 or more"
     variations = (jitter.stages, jitter.hops)
     if jitter.law not in ("lognormal", "gamma") or not all(0 <= v < inf for v in variations):
         yield f"found {jitter}, expected variations of 0 or more, lognormal or gamma"
