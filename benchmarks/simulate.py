@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--hardware", default="2core-x86")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--repetitions", type=int, default=21)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -96,10 +96,11 @@ def main() -> None:
 
 
 def runs(repetitions: int) -> Iterator[Row]:
-    """Run each bundle some times, and simulate each run from what was measured before it."""
+    """Run the bundles in turn some times, and simulate each run from what was measured before."""
     data = load_data("digits")
     model = digits_resnet().eval()
     graph = capture(model, (torch.zeros(2, 1, 8, 8),))
+    plans: dict[Path, tuple[Plan, Path]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (codec, after) in RUNS.items():
             cut = next(cut.index for cut in cuts(graph) if cut.after == after)
@@ -109,31 +110,29 @@ def runs(repetitions: int) -> Iterator[Row]:
             split, samples = split_with_codecs(model, plan), [x[:16] for x in data.x_test]
             export(split, plan, path, samples=samples)
             export(split, fast, fast_path, samples=samples)
-            for _ in range(repetitions):
-                core_s = busy_core_s(fast_path, data.x_train, in_flight=len(plan.stages))
-                run = run_bundle(
-                    path, data.x_test, requests=NUM_REQUESTS, warmup_inputs=data.x_train
-                )
-                links_s = sum(crossing.transfer_s for crossing in plan.crossings)
-                spins_s = SPIN_S * len(plan.crossings)
-                alone_s = run.predicted_here_s - links_s + spins_s
-                wake_s = max(0.0, alone_s - core_s) / len(plan.stages)
-                here = on_this_machine(plan, min(alone_s, core_s))
-                one, many = (
-                    simulate(here, requests=NUM_REQUESTS, arrivals=InFlight(k), wake_s=wake_s)
-                    for k in (1, len(plan.stages) + len(plan.crossings))
-                )
-                row = {
-                    "part": "run",
-                    "case": name,
-                    "requests": NUM_REQUESTS,
-                    "measured_p50_s": run.latency_s.p50,
-                    "measured_per_s": run.throughput_per_s,
-                    "simulated_p50_s": one.latency_s(50),
-                    "simulated_per_s": many.throughput_per_s,
-                }
-                print(row, flush=True)
-                yield row
+            plans[path] = plan, fast_path
+        for _, (path, (plan, fast_path)) in product(range(repetitions), plans.items()):
+            core_s = busy_core_s(fast_path, data.x_train, in_flight=len(plan.stages))
+            run = run_bundle(path, data.x_test, requests=NUM_REQUESTS, warmup_inputs=data.x_train)
+            links_s = sum(crossing.transfer_s for crossing in plan.crossings)
+            alone_s = run.predicted_here_s - links_s + SPIN_S * len(plan.crossings)
+            wake_s = max(0.0, alone_s - core_s) / len(plan.stages)
+            here = on_this_machine(plan, min(alone_s, core_s))
+            one, many = (
+                simulate(here, requests=NUM_REQUESTS, arrivals=InFlight(k), wake_s=wake_s)
+                for k in (1, len(plan.stages) + len(plan.crossings))
+            )
+            row = {
+                "part": "run",
+                "case": path.name,
+                "requests": NUM_REQUESTS,
+                "measured_p50_s": run.latency_s.p50,
+                "measured_per_s": run.throughput_per_s,
+                "simulated_p50_s": one.latency_s(50),
+                "simulated_per_s": many.throughput_per_s,
+            }
+            print(row, flush=True)
+            yield row
 
 
 def busy_core_s(path: Path, inputs: Sequence[Any], *, in_flight: int) -> float:
@@ -382,16 +381,16 @@ def runs_text(rows: Sequence[Row]) -> list[str]:
         "## Beside real runs",
         "",
         *paragraph(
-            f"""Three bundles over throttled links, {NUM_REQUESTS} requests a run; medians of the
-            runs, and in brackets the least and the most. Latency is with one request in flight,
-            answers per second with as many as stages and links. Each run is simulated from what
-            was measured before it with free links and other inputs: from what one request takes
-            alone, and from what it takes of a core with as many in flight as stages, over links
-            that last no longer than their emulation holds a core; the difference is what it takes
-            to wake up a core that does nothing. The emulated devices share one core, there as
-            here, and an emulated link holds it for the last 0.2 ms of a frame, if it gets it. Off
-            is the simulated figure over the measured one, less one: of the medians, and of the
-            worst run."""
+            f"""Three bundles in turn over throttled links, {NUM_REQUESTS} requests a run;
+            medians of {len(rows) // len(RUNS)} runs, and in brackets the least and the most.
+            Latency is with one request in flight, answers per second with as many as stages and
+            links. Each run is simulated from what was measured before it with free links and other
+            inputs: from what one request takes alone, and from what it takes of a core with as
+            many in flight as stages, over links that last no longer than their emulation holds a
+            core; the difference is what it takes to wake up a core that does nothing. The emulated
+            devices share one core, there as here, and an emulated link holds it for the last 0.2
+            ms of a frame, if it gets it. Off is the simulated figure over the measured one, less
+            one: of the medians, and of the worst run."""
         ),
         "",
         "| platform | | measured | simulated | off | worst run |",
