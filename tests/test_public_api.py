@@ -67,6 +67,12 @@ def test_a_worker_loads_no_compiler_and_no_trainer():
     assert loaded & UPSTREAM == set()
 
 
+def test_only_training_itself_loads_lightning():
+    """It takes seconds, and with it comes torch's compiler."""
+    loaded = loaded_by("import isthmus.train, isthmus.study, isthmus.report, isthmus.compress")
+    assert loaded & {"lightning", "torchmetrics"} == set()
+
+
 def test_the_wire_needs_only_numpy():
     assert loaded_by("import isthmus.wire") & (HEAVY | UPSTREAM | {"isthmus.run"}) == set()
 

@@ -31,8 +31,8 @@ for command in _COMMANDS:
 app.add_typer(keys, name="keys")
 
 _EXTRAS = {
-    "torch": "fit", "lightning": "fit", "torchmetrics": "fit", "safetensors": "fit",
-    "sklearn": "fit", "torch_pruning": "compress", "onnx": "fit", "onnxscript": "fit",
+    "torch": "fit", "lightning": "fit", "safetensors": "fit", "sklearn": "fit",
+    "torch_pruning": "compress", "onnx": "fit", "onnxscript": "fit",
     "PIL": "fit", "plotly": "report", "jinja2": "report", "matplotlib": "report",
     "optuna": "study", "psycopg": "study", "psutil": "study", "sqlalchemy": "study",
     "filelock": "study", "cryptography": "serve", "prometheus_client": "serve",
