@@ -9,7 +9,10 @@ plain sockets; both send fp32 tensors and compute with torch, as such set-ups do
 crossing as integers of 4 bits and computes with onnxruntime; a second row sends it as fp32.
 
 A pipeline cannot answer more often than its slowest stage, nor, where stages share cores, than the
-cores allow; a request cannot take less than its stages one after the other.
+cores allow; a request cannot take less than its stages one after the other, and what is between
+them: as many bytes one way, from the client to the first stage, over each crossing and back with
+the answer, as `benchmarks/runtime.py` times them in the same run: by zenoh alone, handed over, for
+Isthmus, by bare TCP for the rivals.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from datetime import date
 from functools import partial
@@ -42,11 +45,13 @@ from isthmus.plan import Plan, partition
 from isthmus.platform import Device, Link, Platform
 from isthmus.run import run_bundle
 from isthmus.run.processes import start_workers
+from isthmus.run.session import open_session
 from isthmus.train import calibrate, split_with_codecs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rival_stage import ENDS, REQUESTS, RIVALS, network
+from runtime import Trip, by_tcp, by_zenoh
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -54,9 +59,10 @@ Row = dict[str, Any]
 STAGE = Path(__file__).parent / "rival_stage.py"
 STAGES = (2, 4)
 REPETITIONS = 3
+TRIPS = 50
 CORES = len(os.sched_getaffinity(0))
-FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "over_sum",
-          "per_s", "bound_per_s", "of_bound")  # fmt: skip
+FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "wire_ms",
+          "over_sum", "per_s", "bound_per_s", "of_bound")  # fmt: skip
 
 
 def main() -> None:
@@ -105,6 +111,8 @@ def measure(stages: int) -> Iterator[Row]:
         model, x = network(), inputs(REQUESTS)
         graph = capture(model, (torch.from_numpy(x[:2]),))
         ways: dict[str, Callable[[], Row]] = {}
+        sizes: dict[str, list[int]] = {}
+        ends = [x[0].nbytes, model(torch.from_numpy(x[:1])).detach().numpy().nbytes]
         for codec in ("uniform:bits=4", "raw"):
             plan = plan_of(graph, stages, codec)
             split_model = split_with_codecs(model, plan)
@@ -112,12 +120,15 @@ def measure(stages: int) -> Iterator[Row]:
             path = Path(folder) / codec.partition(":")[0]
             export(split_model, plan, path, samples=[x[:4]])
             ways[f"isthmus, {codec}"] = partial(isthmus, path, x)
+            sizes[f"isthmus, {codec}"] = [*ends, *(int(c.payload_bytes) for c in plan.crossings)]
         for kind in RIVALS:
             ways[kind] = partial(rival, kind, stages, x)
+            sizes[kind] = sizes["isthmus, raw"]
         found: dict[str, list[Row]] = {way: [] for way in ways}
         for _ in range(REPETITIONS):
             for way, turn in ways.items():
-                found[way].append(turn())
+                wire_s = one_way_s(sizes[way], by_tcp if way in RIVALS else by_zenoh_alone)
+                found[way].append({**turn(), "wire_ms": 1e3 * wire_s})
                 print(stages, way, found[way][-1], flush=True)
         for way, turns in found.items():
             middle = {
@@ -128,9 +139,28 @@ def measure(stages: int) -> Iterator[Row]:
                 "stages": stages,
                 "way": way,
                 **middle,
-                "over_sum": middle["latency_ms"] / middle["sum_ms"],
+                "over_sum": middle["latency_ms"] / (middle["sum_ms"] + middle["wire_ms"]),
                 "of_bound": middle["per_s"] / middle["bound_per_s"],
             }
+
+
+def one_way_s(sizes: Iterable[int], way: Callable[[ExitStack], tuple[Trip, Trip]]) -> float:
+    """Return what so many bytes take one way, one after the other: halves of median trips."""
+    with ExitStack() as stack:
+        trip, _ = way(stack)
+        total_s = 0.0
+        for size in sizes:
+            data, times_s = os.urandom(size), []
+            for _ in range(TRIPS):
+                start_s = time.perf_counter()
+                trip(data)
+                times_s.append(time.perf_counter() - start_s)
+            total_s += statistics.median(times_s) / 2
+    return total_s
+
+
+def by_zenoh_alone(stack: ExitStack) -> tuple[Trip, Trip]:
+    return by_zenoh(stack, stack.enter_context(open_session()), "handed")
 
 
 def isthmus(path: Path, x: Array) -> Row:
@@ -209,7 +239,8 @@ def page(name: str, rows: list[Row], revision: str | None, load: float) -> str:
     words = " ".join((__doc__ or "").split("\n\n", 2)[2].split())
     lines = "".join(
         f"| {row['stages']} | {row['way']} | {row['bytes']:,.0f} | {row['start_s']:.2f} | "
-        f"{row['memory_mb']:.0f} | {row['latency_ms']:.2f} | {row['over_sum']:.2f} | "
+        f"{row['memory_mb']:.0f} | {row['latency_ms']:.2f} | {row['sum_ms']:.2f} | "
+        f"{row['wire_ms']:.2f} | {row['over_sum']:.2f} | "
         f"{row['per_s']:.1f} | {row['of_bound']:.2f} |\n"
         for row in rows
     )
@@ -227,12 +258,13 @@ Wanted of Isthmus: at least 0.90 of the bound, and a latency of at most 1.10 tim
 - revision: {revision}
 
 {REQUESTS} requests, medians of {REPETITIONS} turns. Bytes are those of all crossings of one
-request; start is from starting the processes to the first answer; memory is that of the largest
-stage; the sum is what the stages take one after the other, codecs included, with one request in
-flight; the bound is what the slowest stage or the cores allow.
+request; start is from starting the processes to the first answer; MB is the memory of the largest
+stage; ms is the latency of one request in flight, of stages what these take one after the other,
+codecs included, and of wire what is between them; over sum is the latency over both; the bound is
+what the slowest stage or the cores allow.
 
-| stages | way | bytes | start, s | MB | latency, ms | over sum | answers per s | of bound |
-| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| stages | way | bytes | start, s | MB | ms | of stages | of wire | over sum | per s | of bound |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {lines}"""
 
 

@@ -128,12 +128,15 @@ def by_tcp(stack: ExitStack) -> tuple[Trip, Trip]:
 
 def by_zenoh(stack: ExitStack, session: zenoh.Session, kind: str) -> tuple[Trip, Trip]:
     arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    put = publisher(session, f"{kind}/there").put
+    there = publisher(session, f"{kind}/there")
     back = session.declare_subscriber(
         f"{kind}/back", lambda sample: arrived.put(sample.payload.to_bytes())
     )
     stack.callback(back.undeclare)
     start(stack, kind, locator(session))
+    while not there.matching_status.matching:
+        time.sleep(0.01)
+    put = there.put
 
     def trip(data: bytes) -> None:
         put(data)
