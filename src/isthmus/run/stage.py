@@ -125,7 +125,7 @@ def apply_each(
 ) -> Iterator[tuple[Arrival, tuple[bytes, Work] | IsthmusError]]:
     """Do as `apply_stage`, and give each frame its result, or why it has none.
 
-    Where a batch fails, its frames are computed one by one, so that only those fail that are wrong.
+    Where a batch fails, its frames are computed one by one, so that only a wrong one fails.
     """
     try:
         yield from zip(frames, apply_stage(stage, frames, width, ready_s=ready_s), strict=True)
