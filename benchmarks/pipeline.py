@@ -6,7 +6,8 @@ A ResNet-18 with random weights (only time and bytes matter here) is cut where t
 about as long, and runs as a process for each stage on this machine's loopback, one thread each.
 Beside it, the same stages of the same network: torch.distributed by gloo, and pickled numpy over
 plain sockets; both send fp32 tensors and compute with torch, as such set-ups do. Isthmus sends the
-crossing as integers of 4 bits and computes with onnxruntime; a second row sends it as fp32.
+crossing as integers of 4 bits and computes with onnxruntime; a second row computes up to eight
+requests that wait in one call (`batch: 8`), a third sends the crossing as fp32.
 
 A pipeline cannot answer more often than its slowest stage, nor, where stages share cores, than the
 cores allow; a request cannot take less than its stages one after the other, and what is between
@@ -18,6 +19,7 @@ Isthmus, by bare TCP for the rivals.
 import argparse
 import csv
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from itertools import pairwise
@@ -37,6 +40,7 @@ import numpy.typing as npt
 import psutil
 import torch
 
+from isthmus.bundle import read_bundle, write_bundle
 from isthmus.export import export
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, capture, cuts
@@ -60,6 +64,7 @@ STAGE = Path(__file__).parent / "rival_stage.py"
 STAGES = (2, 4)
 REPETITIONS = 3
 TRIPS = 50
+BATCH = 8
 CORES = len(os.sched_getaffinity(0))
 FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "wire_ms",
           "over_sum", "per_s", "bound_per_s", "of_bound")  # fmt: skip
@@ -121,6 +126,10 @@ def measure(stages: int) -> Iterator[Row]:
             export(split_model, plan, path, samples=[x[:4]])
             ways[f"isthmus, {codec}"] = partial(isthmus, path, x)
             sizes[f"isthmus, {codec}"] = [*ends, *(int(c.payload_bytes) for c in plan.crossings)]
+            if codec != "raw":
+                batched = give_batch(path, Path(folder) / "batched")
+                ways[f"isthmus, {codec}, batch {BATCH}"] = partial(isthmus, batched, x)
+                sizes[f"isthmus, {codec}, batch {BATCH}"] = sizes[f"isthmus, {codec}"]
         for kind in RIVALS:
             ways[kind] = partial(rival, kind, stages, x)
             sizes[kind] = sizes["isthmus, raw"]
@@ -161,6 +170,15 @@ def one_way_s(sizes: Iterable[int], way: Callable[[ExitStack], tuple[Trip, Trip]
 
 def by_zenoh_alone(stack: ExitStack) -> tuple[Trip, Trip]:
     return by_zenoh(stack, stack.enter_context(open_session()), "handed")
+
+
+def give_batch(path: Path, copy: Path) -> Path:
+    """Copy a bundle, with a batch for each of its devices."""
+    shutil.copytree(path, copy)
+    bundle = read_bundle(path)
+    devices = tuple(replace(device, batch=BATCH) for device in bundle.devices)
+    write_bundle(copy, replace(bundle, devices=devices))
+    return copy
 
 
 def isthmus(path: Path, x: Array) -> Row:

@@ -76,8 +76,8 @@ def test_a_run_records_how_many_requests_were_computed_together(tmp_path):
     assert all(1 <= stage.batch <= BATCH for stage in record.stages)
 
 
-def test_requests_keep_their_deadlines_and_a_program_that_takes_no_batch_goes_one_by_one(tmp_path):
-    folder = tmp_path / "bundle"
+def write_single(folder):
+    """Write a bundle that says that it takes a batch, with a last program that takes none."""
     bundle = write_chain(folder, FAST)
     program = onnx.load(folder / "far" / "program.onnx")
     for value in (*program.graph.input, *program.graph.output):
@@ -85,6 +85,19 @@ def test_requests_keep_their_deadlines_and_a_program_that_takes_no_batch_goes_on
     onnx.save(program, folder / "far" / "program.onnx")
     write_bundle(folder, bundle)
     give_batch(folder)
+
+
+def test_a_run_whose_program_takes_no_batch_goes_one_by_one(tmp_path):
+    write_single(tmp_path / "bundle")
+    with start_workers(tmp_path / "bundle") as workers:
+        outputs, batches = together(workers, lambda index: 0)
+    assert set(batches.values()) == {1}
+    np.testing.assert_array_equal(outputs, logits(X[: len(outputs)]))
+
+
+def test_requests_keep_their_deadlines_and_a_program_that_takes_no_batch_goes_one_by_one(tmp_path):
+    folder = tmp_path / "bundle"
+    write_single(folder)
     with devices(folder, TWO) as hosts, hosts.client() as client:
         for name in TWO:
             hosts.start(name)

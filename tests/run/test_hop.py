@@ -115,10 +115,14 @@ def test_a_receiver_holds_no_more_frames_than_its_window():
         receiver = Receiver(far, "hop", TERMS)
         with Sender(near, "hop", crossing=0, timeout_s=5.0) as sender:
             sender.agree(TERMS)
+        for header in (None, b"", encode_header(0, 0, b"x")[:-1]):  # take no place
+            for _ in range(WINDOW):
+                near.put("hop/frame", b"x", attachment=header)
         for request in range(WINDOW + 50):
             near.put("hop/frame", b"x", attachment=encode_header(request, 0, b"x"))
         time.sleep(0.3)
         assert receiver._frames.qsize() == WINDOW
+        assert receiver.damaged == 3 * WINDOW
         assert taken(receiver, WINDOW) == list(range(WINDOW))
         assert receiver.receive(0.1) is None
 
@@ -142,7 +146,7 @@ def test_a_frame_is_not_sent_again_while_its_link_takes_long():
 
         def pass_on(sample):
             header = sample.attachment.to_bytes()
-            request = decode_header(header, sample.payload.to_bytes()).request
+            request, _, _ = decode_header(header, sample.payload.to_bytes())
             ack = request.to_bytes(4, "little") + bytes(4)
             timer = threading.Timer(0.8, far.put, ("hop/ack", ack))
             timer.daemon = True
@@ -159,6 +163,31 @@ def test_a_frame_is_not_sent_again_while_its_link_takes_long():
                 if request > 4:
                     assert sender.retries == before
         passing.undeclare()
+
+
+def test_a_frame_that_is_acknowledged_before_its_sender_has_noted_it_is_not_sent_again():
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "hop", TERMS)
+        with Sender(near, "hop", crossing=0, timeout_s=10.0, resend_s=0.05) as sender:
+            sender.agree(TERMS)
+            transport = sender._publisher
+
+            class Slow:
+                def put(self, payload, attachment):
+                    transport.put(payload, attachment=attachment)
+                    assert receiver.receive(10.0) is not None
+                    receiver._acknowledge()
+                    end_s = time.monotonic() + 10
+                    while sender._putting is not None and time.monotonic() < end_s:
+                        time.sleep(0.01)
+
+            sender._publisher = Slow()  # type: ignore[assignment]
+            for request in range(2 * WINDOW):
+                sender.send(request, b"x")
+                assert not sender._parcels
+            assert len(sender.round_trips()) == len(sender.passages()) == 2 * WINDOW
+            time.sleep(0.2)
+            assert sender.retries == 0
 
 
 def test_a_frame_that_is_lost_is_sent_again_when_a_later_one_is_acknowledged():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -58,6 +59,22 @@ def test_the_signature_of_another_authority_is_refused(keys, signed):
         check_signature(signed, keys / "ours")
 
 
+def test_an_older_signature_is_refused_and_its_time_cannot_be_changed(keys, signed):
+    place, hour = signed / "bundle.sig", timedelta(hours=1)
+    found = json.loads(place.read_text())
+    signed_at = datetime.fromisoformat(found["signed_at"])
+    assert abs(datetime.now(UTC) - signed_at) < hour
+    east = timezone(5 * hour)
+    for since in (signed_at, signed_at.replace(tzinfo=None), signed_at.astimezone(east)):
+        check_signature(signed, keys / "ours", since=since)
+        with pytest.raises(BundleError, match=r"was signed at .*, expected .* or later"):
+            check_signature(signed, keys / "ours", since=since + timedelta(seconds=1))
+    for later in ((signed_at + hour).isoformat(), "", "tomorrow"):
+        place.write_text(json.dumps({**found, "signed_at": later}))
+        with pytest.raises(BundleError, match="is not what was signed"):
+            check_signature(signed, keys / "ours", since=signed_at)
+
+
 def test_a_changed_byte_is_found_by_the_signature_or_by_the_checksum(keys, signed):
     index, program = signed / "bundle.json", signed / "near" / "program.onnx"
     whole = index.read_bytes()
@@ -76,7 +93,8 @@ def test_a_changed_byte_is_found_by_the_signature_or_by_the_checksum(keys, signe
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"{}", b"x" * 10_000, b"[" * 4_000, b'{"schema": "isthmus.signature/1"}',
+        b"", b"{}", b"x" * 10_000, b"[" * 4_000, b'{"schema": "isthmus.signature/2"}',
+        b'{"schema": "isthmus.signature/2", "authority": "", "signed_at": "", "signature": ""}',
         b'{"schema": "isthmus.signature/1", "authority": "", "signature": ""}',
     ],
 )  # fmt: skip
@@ -126,3 +144,7 @@ def test_the_commands_sign_and_refuse_before_anything_is_loaded(keys, tmp_path):
     done = isthmus("keys", "sign", "bundle", "--keys", str(keys / "ours"))
     assert done.stdout == "bundle/bundle.sig\n", done.stderr
     assert json.loads(isthmus(*run, near).stdout)["lost"] == 0
+    for command in (run, serve):
+        done = isthmus(*command, near, "--signed-since", "2999-01-01")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "expected 2999-01-01T00:00:00+00:00 or later" in done.stderr

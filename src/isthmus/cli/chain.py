@@ -18,6 +18,7 @@ from isthmus.cli.options import (
     Keys,
     Model,
     Signed,
+    SignedSince,
     Weights,
     check_signed,
     print_json,
@@ -386,6 +387,7 @@ def run(
     ] = None,
     keys: Keys = None,
     signed: Signed = False,
+    signed_since: SignedSince = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -413,8 +415,7 @@ def run(
     from isthmus.wire.nested import parse_width
 
     files = (RUN_FILE, TIMELINE_FILE)
-    if signed:
-        check_signed(bundle, keys)
+    check_signed(bundle, keys, signed, signed_since)
     if out is not None:
         check_ours(out, files=files)
     target_s = None if adapt is None else parse_target(adapt)

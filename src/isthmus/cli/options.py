@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,13 +57,24 @@ Signed = Annotated[
 ]
 
 
-def check_signed(bundle: Path, keys: Path | None) -> None:
-    """Raise unless the authority of a folder of keys signed a bundle."""
+SignedSince = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+        help="As --signed, and only one that was signed then (UTC) or later.",
+    ),
+]
+
+
+def check_signed(bundle: Path, keys: Path | None, signed: bool, since: datetime | None) -> None:
+    """Raise unless the authority of a folder of keys signed a bundle, where that is asked for."""
+    if not signed and since is None:
+        return
     from isthmus.run.keys import check_signature  # needs the extra `serve`
 
     if keys is None:
         raise InputError("--signed: needs --keys, the folder that holds the authority's ca.pem")
-    check_signature(bundle, keys)
+    check_signature(bundle, keys, since=since)
 
 
 def read_model(

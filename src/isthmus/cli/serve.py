@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Json, Keys, Signed, check_signed, print_parts
+from isthmus.cli.options import Json, Keys, Signed, SignedSince, check_signed, print_parts
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.machine import keep_freed_memory
 
@@ -35,6 +35,7 @@ def serve(
     service: ServiceName = "main",
     keys: Keys = None,
     signed: Signed = False,
+    signed_since: SignedSince = None,
     config: Annotated[
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
@@ -76,8 +77,7 @@ def serve(
     if http is not None or metrics is not None:
         from isthmus.run.http import open_http  # needs the extra `serve`
 
-    if signed:
-        check_signed(bundle, keys)
+    check_signed(bundle, keys, signed, signed_since)
     addresses = {}
     for each in at or ():
         name, equals, place = each.partition("=")

@@ -4,7 +4,8 @@
 
     Sender                                             Receiver
       ask for the terms  ------------------------->      protocol, bundle, codec: equal or refuse
-      frame n (reliable, blocks when congested) --->     no room, or checksum wrong: drop
+      frame n (reliable, blocks when congested) --->     no header or no room: drop at once
+                                                         checksum wrong: drop
       up to WINDOW frames without an ack                 taken by the reader, oldest arrival first
       sent again after a while without an ack,           known already: acknowledge again
       or when a later one is acknowledged
@@ -22,7 +23,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -31,14 +32,15 @@ import zenoh
 
 from isthmus.errors import RunError
 from isthmus.files import from_json, to_json
-from isthmus.run.session import Stamped, publisher, stamping
+from isthmus.run.passage import Passage, RoundTrip
+from isthmus.run.session import publisher
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
 PROTOCOL = 4
 WINDOW = 16  # over what a chain of eight devices has in flight
-_ACK_FRAMES = 4  # are acknowledged together,
-_ACK_BYTES = 64 << 10  # or fewer of so many bytes,
+_ACK_FRAMES = 8  # are acknowledged together,
+_ACK_BYTES = 256 << 10  # or fewer of so many bytes,
 _ACK_S = 0.02  # or after so long a pause
 _SLOW_S = 0.1
 _SPAN = 256  # how many frames may overtake one that is not acknowledged
@@ -68,39 +70,6 @@ class Terms:
     protocol: int = PROTOCOL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """One frame on its link.
-
-    Attributes:
-        request: Its request.
-        frame_bytes: Its length, header included.
-        asked_s: How long the emulated link should take for it; 0 without one.
-        observed_s: Time from handing it over to giving it to the transport; 0 without one.
-        start_s: When it was handed over, by this machine's monotonic clock.
-    """
-
-    request: int
-    frame_bytes: int
-    asked_s: float
-    observed_s: float
-    start_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundTrip:
-    """One frame and its acknowledgement, by the sender's clock alone.
-
-    Attributes:
-        frame_bytes: Length of the frame.
-        seconds: From giving it to the transport to its acknowledgement, less what the receiver
-            says it kept it for.
-    """
-
-    frame_bytes: int
-    seconds: float
-
-
 class Arrival(NamedTuple):
     """A frame that arrived.
 
@@ -117,7 +86,7 @@ class Arrival(NamedTuple):
     arrived_s: float
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Parcel:
     """A frame until it is acknowledged; times are those of `time.monotonic`."""
 
@@ -125,8 +94,8 @@ class _Parcel:
     header: bytes
     payload: bytes
     turn: int
-    handed_over_s: float = 0.0
-    release_s: float = 0.0
+    handed_over_s: float
+    release_s: float
     asked_s: float = 0.0
     put_s: float = 0.0
     times: int = 0  # that it was given to the transport
@@ -147,83 +116,94 @@ class Receiver:
     """
 
     def __init__(self, session: zenoh.Session, key: str, terms: Terms) -> None:
-        self.damaged = 0
-        self._session = session
-        self._ack_key = f"{key}/ack"
+        self._malformed = self._damaged = 0  # told apart as zenoh's thread counts the first
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: Stamped = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[tuple[zenoh.ZBytes, bytes, float]] = queue.SimpleQueue()
         self._known: dict[int, None] = {}  # requests whose frames were taken; oldest first
         self._owed: list[tuple[int, float]] = []  # to acknowledge: requests, and when they came
         self._owed_bytes = 0
-        self._taken_s = 0.0
-        self._acks = publisher(session, self._ack_key)
+        self._acknowledged_s = 0.0
+        self._acks = publisher(session, f"{key}/ack")
+        arrivals = self._arrivals()
+        next(arrivals)
         self._subscriber = session.declare_subscriber(
-            f"{key}/frame", stamping(self._frames, WINDOW)
+            f"{key}/frame", zenoh.handlers.Callback(arrivals.send, indirect=False)
         )
         self._terms_key = f"{key}/terms"
         self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
+
+    @property
+    def damaged(self) -> int:
+        """How many frames were no longer what had been sent."""
+        return self._malformed + self._damaged
 
     def receive(self, timeout_s: float) -> Arrival | None:
         """Take the next frame; None if there is none in time.
 
         Frames come in the order in which they were sent, but for those that were lost on the way
         and sent again. They are acknowledged together, every few frames or when no more come, so
-        that who waits for the result does not wait for that too; at once where the last one took
-        its reader long.
+        that who waits for the result does not wait for that too; at once where the last time is
+        long ago, as with a reader that takes long.
         """
-        frames = self.receive_batch(timeout_s, 1)
-        return frames[0] if frames else None
-
-    def receive_batch(self, timeout_s: float, most: int) -> list[Arrival]:
-        """Do as `receive`, and take with the next frame up to so many in all as wait already."""
-        slow = most > 1 or time.monotonic() - self._taken_s > _SLOW_S
         if len(self._owed) >= _ACK_FRAMES or self._owed_bytes >= _ACK_BYTES:
             self._acknowledge()
         frame = self._take(_ACK_S) if self._owed and timeout_s > _ACK_S else None
         if frame is None:
             self._acknowledge()
             frame = self._take(timeout_s)
-        found = []
+        if self._owed and time.monotonic() - self._acknowledged_s > _SLOW_S:
+            self._acknowledge()
+        return frame
+
+    def receive_batch(self, timeout_s: float, most: int) -> list[Arrival]:
+        """Do as `receive`, and take with the next frame up to so many in all as wait already."""
+        found, frame = [], self.receive(timeout_s)
         while frame is not None:
             found.append(frame)
-            self._owed.append((frame.request, frame.arrived_s))
-            self._owed_bytes += len(frame.payload)
             frame = self._take(0.0) if len(found) < most else None
-        self._taken_s = time.monotonic()
-        if slow:
+        if most > 1:
             self._acknowledge()
         return found
+
+    def _arrivals(self) -> Generator[None, zenoh.Sample, None]:
+        """Put the messages sent into this generator into the queue, unless it is full.
+
+        zenoh's own thread sends them, without the change to another one. For a function, such a
+        thread makes room and gives it back at each call, which takes longer than all the rest; so
+        this calls none. What cannot be a frame takes no place.
+        """
+        frames = self._frames
+        while True:
+            sample = yield
+            beside = sample.attachment
+            if beside is None or len(beside) != HEADER_BYTES:
+                self._malformed += 1
+            elif frames.qsize() < WINDOW:
+                frames.put((sample.payload, beside.to_bytes(), time.monotonic()))
 
     def _take(self, timeout_s: float) -> Arrival | None:
         """Return the next frame that is whole and new."""
         end_s = time.monotonic() + timeout_s
         while True:
             try:
-                sample, arrived_s = self._frames.get(timeout=timeout_s)
+                body, header, arrived_s = self._frames.get(timeout=timeout_s)
             except queue.Empty:
                 return None
-            frame = self._checked(sample, arrived_s)
-            if frame is not None:
-                return frame
+            payload = body.to_bytes()
+            try:
+                request, _, width = decode_header(header, payload)
+            except RunError:
+                self._damaged += 1  # not acknowledged, so it comes again
+            else:
+                if request not in self._known:
+                    self._known[request] = None
+                    self._owed.append((request, arrived_s))
+                    self._owed_bytes += len(payload)
+                    return Arrival(request, payload, width, arrived_s)
+                self._acks.put(_ack(request, 0.0))  # the first one was lost
             timeout_s = end_s - time.monotonic()
             if timeout_s <= 0:
                 return None
-
-    def _checked(self, sample: zenoh.Sample, arrived_s: float) -> Arrival | None:
-        """Return a frame, unless it is damaged or known."""
-        payload, beside = sample.payload.to_bytes(), sample.attachment
-        try:
-            header = decode_header(beside.to_bytes() if beside else b"", payload)
-        except RunError:
-            self.damaged += 1  # not acknowledged, so it comes again
-            return None
-        if header.request in self._known:  # its acknowledgement was lost
-            self._acks.put(_ack(header.request, 0.0))
-            return None
-        self._known[header.request] = None
-        if len(self._known) > _SPAN + 2 * WINDOW:
-            del self._known[next(iter(self._known))]
-        return Arrival(header.request, payload, header.width, arrived_s)
 
     def close(self) -> None:
         """Take no more frames; what was not taken is not acknowledged."""
@@ -239,6 +219,9 @@ class Receiver:
             )
             self._owed.clear()
             self._owed_bytes = 0
+            self._acknowledged_s = now_s
+        while len(self._known) > _SPAN + 2 * WINDOW:
+            del self._known[next(iter(self._known))]
 
     def _on_terms(self, query: zenoh.Query) -> None:
         query.reply(self._terms_key, self._terms)
@@ -282,6 +265,9 @@ class Sender:
         self._unsent: deque[_Parcel] = deque()  # those to give to the transport
         self._resend_at_s = 0.0
         self._num_turns = self._num_puts = 0  # frames handed over, and given to the transport
+        self._roomy = True  # for the next frame for certain
+        self._putting: int | None = None  # what is put before it is noted, unless acknowledged
+        self._early_s = 0.0  # for how long the receiver kept what it acknowledged before that
         self._closed = False
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for the thread that releases frames
@@ -327,8 +313,10 @@ class Sender:
 
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""
-        with self._lock:
-            return self._room.wait_for(self._has_room, timeout_s) or None
+        if not self._roomy:
+            with self._lock:
+                self._roomy = self._room.wait_for(self._has_room, timeout_s)
+        return self._roomy or None
 
     def _has_room(self) -> bool:
         oldest = next(iter(self._parcels.values()), None)
@@ -338,6 +326,9 @@ class Sender:
 
     def send(self, request: int, payload: bytes, width: int = 0) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
+
+        One thread at a time may call it. Where nothing is before the frame, it is given to the
+        transport first, and noted while it is on its way.
 
         Args:
             request: A number that no frame of this hop had lately.
@@ -351,24 +342,31 @@ class Sender:
             RunError: Nothing was acknowledged in time.
         """
         header = encode_header(request, self._crossing, payload, width)
+        if not (self._roomy or self.wait_for_room(self._timeout_s)):
+            raise RunError(
+                f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
+                f"acknowledgement after {self._timeout_s:g} s"
+            )
+        now_s = time.monotonic()
+        at_once = self.throttle is None and not self._unsent
+        if at_once:
+            self._putting = request
+            self._publisher.put(payload, attachment=header)
         with self._lock:
-            if not (self._has_room() or self._room.wait_for(self._has_room, self._timeout_s)):
-                raise RunError(
-                    f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
-                    f"acknowledgement after {self._timeout_s:g} s"
-                )
-            parcel = _Parcel(request=request, header=header, payload=payload, turn=self._num_turns)
+            parcel = _Parcel(request, header, payload, self._num_turns, now_s, now_s)
             self._num_turns += 1
-            self._schedule(parcel)
             self._parcels[request] = parcel
-            at_once = self.throttle is None and not self._unsent
             if at_once:
+                parcel.put_s = now_s
                 self._released(parcel)
+                self._passed.append((request, parcel.num_bytes, 0.0, 0.0, now_s))
+                if self._putting is None:
+                    self._forget(request, self._early_s)
             else:
+                self._schedule(parcel)
                 self._unsent.append(parcel)
                 self._changed.notify()
-        if at_once:
-            self._put(parcel)
+            self._roomy = self._has_room()
         return parcel.num_bytes
 
     def send_again(self) -> None:
@@ -476,6 +474,8 @@ class Sender:
         """Note that a frame arrived, and which frames did not that were sent before it."""
         parcel = self._parcels.pop(request, None)
         if parcel is None:
+            if request == self._putting:
+                self._putting, self._early_s = None, kept_s
             return
         now_s = time.monotonic()
         if parcel.times == 1:

@@ -37,7 +37,7 @@ from isthmus.errors import BundleError, InputError
 from isthmus.files import read_json, write_bytes, write_json
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
-_SIGNATURE_SCHEMA = "isthmus.signature/1"
+_SIGNATURE_SCHEMA = "isthmus.signature/2"
 _SIGNED = b"isthmus.bundle\n"  # before what is signed, so that it is never taken for a certificate
 _MAX_SIGNATURE_BYTES = 4096
 _CA_DAYS = 3650
@@ -53,10 +53,12 @@ class _Signature:
 
     Attributes:
         authority: SHA-256 of the certificate of who signed, as hexadecimal text.
-        signature: ECDSA over SHA-256 of ``bundle.json``, in base64.
+        signed_at: When, by the authority's clock, in UTC as ISO 8601 writes it.
+        signature: ECDSA over SHA-256 of that time and ``bundle.json``, in base64.
     """
 
     authority: str
+    signed_at: str
     signature: str
 
 
@@ -156,24 +158,29 @@ def sign_bundle(path: Path, folder: Path) -> Path:
     """
     read_bundle(path)
     ca, key = _read_authority(folder)
-    signature = key.sign(_SIGNED + (path / INDEX_FILE).read_bytes(), ec.ECDSA(hashes.SHA256()))
+    signed_at = datetime.now(UTC).isoformat(timespec="seconds")
+    signature = key.sign(_signed(path, signed_at), ec.ECDSA(hashes.SHA256()))
     signed = _Signature(
         authority=ca.fingerprint(hashes.SHA256()).hex(),
+        signed_at=signed_at,
         signature=base64.b64encode(signature).decode(),
     )
     write_json(path / SIGNATURE_FILE, signed, schema=_SIGNATURE_SCHEMA)
     return path / SIGNATURE_FILE
 
 
-def check_signature(path: Path, folder: Path) -> None:
+def check_signature(path: Path, folder: Path, *, since: datetime | None = None) -> None:
     """Raise unless an authority signed a bundle; whether its files are whole, `read_bundle` says.
 
     Args:
         path: The bundle.
         folder: Holds ``ca.pem``: that of a device or a client, or the authority's own.
+        since: When it must have been signed at the earliest, by the authority's clock; UTC where
+            it does not say otherwise. None takes any.
 
     Raises:
-        BundleError: It is not signed, by another authority, or has been changed since.
+        BundleError: It is not signed, by another authority, or too early, or has been changed
+            since.
         InputError: There is no such certificate, or it has ended.
     """
     again = f"sign it with `isthmus keys sign {path}`, or leave out --signed"
@@ -193,11 +200,23 @@ def check_signature(path: Path, folder: Path) -> None:
     try:
         key.verify(
             base64.b64decode(signed.signature, validate=True),
-            _SIGNED + (path / INDEX_FILE).read_bytes(),
+            _signed(path, signed.signed_at),
             ec.ECDSA(hashes.SHA256()),
         )
     except (InvalidSignature, ValueError) as error:
         raise BundleError(f"{path / INDEX_FILE}: is not what was signed; {again}") from error
+    if since is not None:
+        since = since if since.tzinfo else since.replace(tzinfo=UTC)
+        if datetime.fromisoformat(signed.signed_at) < since:
+            raise BundleError(
+                f"{place}: was signed at {signed.signed_at}, expected {since.isoformat()} or "
+                "later; take the newest bundle, or name an earlier --signed-since"
+            )
+
+
+def _signed(path: Path, signed_at: str) -> bytes:
+    """Return what a signature is of."""
+    return _SIGNED + f"{signed_at}\n".encode() + (path / INDEX_FILE).read_bytes()
 
 
 def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:

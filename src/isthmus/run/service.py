@@ -35,7 +35,7 @@ from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
 from isthmus.run.early import Result, load_exit
-from isthmus.run.hop import PROTOCOL, Arrival, Receiver, RoundTrip, Sender, Terms
+from isthmus.run.hop import PROTOCOL, Arrival, Receiver, Sender, Terms
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
@@ -56,8 +56,9 @@ from isthmus.run.messages import (
     infer_key,
     run_of,
 )
+from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
-from isthmus.run.stage import Stage, apply_stage, load_stage
+from isthmus.run.stage import Stage, apply_each, load_stage
 from isthmus.run.watch import Watch
 from isthmus.wire.spec import SYMBOLS
 
@@ -194,29 +195,27 @@ class Service:
             self._ready_s = time.monotonic()
 
     def _compute(self, frames: Sequence[Arrival], stop: threading.Event) -> None:
-        try:
-            results = apply_stage(self._stage, frames, None, ready_s=self._ready_s)
-        except IsthmusError as error:
-            if len(frames) > 1:  # which of them is wrong shows one by one
-                for each in frames:
-                    self._compute([each], stop)
-                return
-            (frame,) = frames
-            self.on_frame(None)
-            message = " ".join(str(error).split())
-            failure = Failure(request=frame.request, device=self._index, message=message)
-            self._session.put(
-                error_key(self._run),
-                to_json(failure, schema=FAILURE_SCHEMA),
-                congestion_control=zenoh.CongestionControl.BLOCK,
-            )
-            return
-        for frame, (payload, work) in zip(frames, results, strict=True):
+        for frame, result in apply_each(self._stage, frames, None, ready_s=self._ready_s):
+            if isinstance(result, IsthmusError):
+                self._fail(frame, result)
+                continue
+            payload, work = result
             self.on_frame(work)
             while not self._sender.wait_for_room(_IDLE_S):
                 if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
                     return  # nobody takes it; the ingress asks for it again
             self._sender.send(frame.request, payload, frame.width)
+
+    def _fail(self, frame: Arrival, error: IsthmusError) -> None:
+        """Tell the first device that a request cannot be computed."""
+        self.on_frame(None)
+        message = " ".join(str(error).split())
+        failure = Failure(request=frame.request, device=self._index, message=message)
+        self._session.put(
+            error_key(self._run),
+            to_json(failure, schema=FAILURE_SCHEMA),
+            congestion_control=zenoh.CongestionControl.BLOCK,
+        )
 
 
 @contextmanager

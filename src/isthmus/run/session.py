@@ -1,10 +1,9 @@
 """This process's way to the others: a zenoh peer."""
 
 import json
-import queue
 import re
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +11,6 @@ from types import MappingProxyType
 import zenoh
 
 from isthmus.errors import RunError
-
-Stamped = queue.SimpleQueue[tuple[zenoh.Sample, float]]  # messages, and when each came
 
 _CLOSE_S = 5.0
 _PAUSE_S = 0.005
@@ -107,21 +104,3 @@ def publisher(session: zenoh.Session, key: str) -> zenoh.Publisher:
         reliability=zenoh.Reliability.RELIABLE,
         express=True,
     )
-
-
-def stamping(messages: Stamped, most: int) -> "zenoh.handlers.Callback[zenoh.Sample]":
-    """Return what puts into a queue a message and when it came, unless so many wait already.
-
-    zenoh's own thread does it, without the change to another one. It calls a generator's `send`,
-    as that is quicker: for a function, such a thread makes room and gives it back each time.
-    """
-
-    def taking() -> Generator[None, zenoh.Sample, None]:
-        while True:
-            message = yield
-            if messages.qsize() < most:
-                messages.put((message, time.monotonic()))
-
-    generator = taking()
-    next(generator)
-    return zenoh.handlers.Callback(generator.send, indirect=False)

@@ -1,7 +1,7 @@
 """What one device does with a payload: unpack, compute, pack."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle
-from isthmus.errors import RunError
+from isthmus.errors import IsthmusError, RunError
 from isthmus.run import border
 from isthmus.run.hop import Arrival
 from isthmus.run.messages import Work
@@ -118,6 +118,23 @@ def apply_stage(
         )
         for frame, payload in zip(frames, payloads, strict=True)
     ]
+
+
+def apply_each(
+    stage: Stage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
+) -> Iterator[tuple[Arrival, tuple[bytes, Work] | IsthmusError]]:
+    """Do as `apply_stage`, and give each frame its result, or why it has none.
+
+    Where a batch fails, its frames are computed one by one, so that only a wrong one fails.
+    """
+    try:
+        yield from zip(frames, apply_stage(stage, frames, width, ready_s=ready_s), strict=True)
+    except IsthmusError as error:
+        if len(frames) == 1:
+            yield frames[0], error
+            return
+        for frame in frames:
+            yield from apply_each(stage, [frame], width, ready_s=ready_s)
 
 
 def _unpack(stage: Stage, payload: memoryview) -> tuple[Array, ...]:

@@ -40,7 +40,7 @@ from isthmus.run.messages import (
     hop_key,
 )
 from isthmus.run.session import closing, open_session
-from isthmus.run.stage import apply_stage, load_stage
+from isthmus.run.stage import apply_each, load_stage
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
 from isthmus.wire.nested import Width, parse_width
@@ -109,8 +109,10 @@ def work(job: Job) -> None:
         while True:
             frames = receiver.receive_batch(_IDLE_S, stage.batch)
             if frames:
-                results = apply_stage(stage, frames, width, ready_s=ready_s)
-                for frame, (payload, cost) in zip(frames, results, strict=True):
+                for frame, result in apply_each(stage, frames, width, ready_s=ready_s):
+                    if isinstance(result, IsthmusError):
+                        raise result
+                    payload, cost = result
                     done.append(cost)
                     sender.send(frame.request, payload, frame.width)
                 ready_s = time.monotonic()

@@ -1,6 +1,6 @@
 """What a codec is in bytes: costs on paper, bit packing, frames. numpy only."""
 
-from isthmus.wire.frames import HEADER_BYTES, Header, decode_header, encode_header
+from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 from isthmus.wire.nested import Width, parse_width, widths
 from isthmus.wire.pack import pack, unpack
 from isthmus.wire.spec import (
@@ -14,7 +14,6 @@ from isthmus.wire.spec import (
 __all__ = [
     "HEADER_BYTES",
     "CodecSpec",
-    "Header",
     "Width",
     "WireTensor",
     "codec_text",

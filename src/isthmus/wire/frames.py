@@ -13,7 +13,6 @@ sender.
 """
 
 import struct
-from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -22,21 +21,7 @@ from isthmus.errors import InputError, RunError
 HEADER_BYTES = 14
 MAX_PAYLOAD_BYTES = 64 << 20
 
-_HEADER = struct.Struct("<IBBII")
-
-
-class Header(NamedTuple):
-    """What a header says of its payload.
-
-    Attributes:
-        request: Number of the request, 0 to 2**32 - 1.
-        crossing: Number of the crossing, 0 to 255.
-        width: What nested crossings are to take; 0 leaves it to each sender.
-    """
-
-    request: int
-    crossing: int
-    width: int
+_HEADER = struct.Struct("<QHI")  # the seed, the rest of the length, the checksum
 
 
 def encode_header(request: int, crossing: int, payload: bytes, width: int = 0) -> bytes:
@@ -55,30 +40,31 @@ def encode_header(request: int, crossing: int, payload: bytes, width: int = 0) -
         raise InputError(
             f"request {request}, crossing {crossing}, width {width}: expected 32, 8 and 8 bits"
         )
-    checksum = _checksum(request, crossing | width << 8, num_bytes, payload)
-    return _HEADER.pack(request, crossing, width, num_bytes, checksum)
+    seed = request | crossing << 32 | width << 40 | (num_bytes & 0xFFFF) << 48
+    checksum = xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF
+    return _HEADER.pack(seed, num_bytes >> 16, checksum)
 
 
-def decode_header(header: bytes, payload: bytes) -> Header:
+def decode_header(header: bytes, payload: bytes) -> tuple[int, int, int]:
     """Check a payload by its header, and return what that says.
+
+    Returns:
+        Request, crossing and width, as `encode_header` took them.
 
     Raises:
         RunError: One of them is short, long or damaged.
     """
     if len(header) != HEADER_BYTES:
         raise RunError(f"frame: found a header of {len(header)} bytes, expected {HEADER_BYTES}")
-    request, crossing, width, num_bytes, checksum = _HEADER.unpack(header)
+    seed, more, checksum = _HEADER.unpack(header)
+    num_bytes = seed >> 48 | more << 16
     if len(payload) != num_bytes or num_bytes > MAX_PAYLOAD_BYTES:
         raise RunError(
             f"frame: found {len(payload)} bytes beside the header, which says {num_bytes}"
         )
-    if checksum != _checksum(request, crossing | width << 8, num_bytes, payload):
+    request, crossing, width = seed & 0xFFFFFFFF, seed >> 32 & 0xFF, seed >> 40 & 0xFF
+    if checksum != xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF:
         raise RunError(
             f"frame: wrong checksum on request {request}, crossing {crossing}; send it again"
         )
-    return Header(request, crossing, width)
-
-
-def _checksum(request: int, where: int, num_bytes: int, payload: bytes) -> int:
-    seed = request | where << 32 | (num_bytes & 0xFFFF) << 48
-    return xxh3_64_intdigest(payload, seed) & 0xFFFFFFFF
+    return request, crossing, width
