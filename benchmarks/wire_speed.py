@@ -96,12 +96,10 @@ def measured(case: Case) -> list[dict[str, object]]:
     data = stream.encode([(tables, symbols)])
     parts = list(stream._ranked(tables, symbols))
     chunks = [
-        (models.rows[row], ranks[start:stop])
-        for models, turn, ranks, _ in parts
-        for row, start, stop in turn.runs
+        (model, ranks[run]) for turn, ranks, _ in parts for model, run in turn.sent_runs[::-1]
     ]
+    runs = [run for turn, *_ in parts for run in turn.arrived_runs]
     words = library_encode(chunks)
-    runs = [(model, len(ranks)) for model, ranks in chunks]
     assert (stream.decode([(tables, symbols.shape)], data)[0] == symbols).all()
     ways: dict[str, Callable[[], object]] = {
         "encode": lambda: stream.encode([(tables, symbols)]),
