@@ -6,9 +6,10 @@
 
 The network is that of `link_rate.py`, cut where it cuts. One nested link is trained, and one plain
 link for each of some of its widths, all alike: the sender's network as it came, no augmentation,
-the same epochs and seed; a nested epoch takes about two steps' work for each sample. The widest
-plain link is also judged with channels and bits cut off, untrained for that. All 10,000 test
-images; payloads really packed. A finished row is a line of ``nested_widths_*.jsonl``.
+the same epochs and seed; a nested epoch takes about two steps' work for each sample, as each
+crosses twice, at widths drawn for it. The widest plain link is also judged with channels and bits
+cut off, untrained for that. All 10,000 test images; payloads really packed. A finished row is a
+line of ``nested_widths_*.jsonl``.
 """
 
 import argparse
@@ -113,6 +114,8 @@ def measured(
         }
         if (ratio, bits) == WIDEST:
             cut_off = split_with_codecs(model, plan_of(model, arguments.cut, nested)[0])
+            (ours,), (theirs,) = (m.codecs[0].receiver.halves for m in (cut_off, split_model))
+            ours.kept, ours.widen, ours.refine = (), theirs.widen, theirs.refine
             cut_off.load_state_dict(split_model.state_dict())
             yield from each_width(cut_off.eval(), data, "cut off", train_s)
 
