@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,23 @@ def row_of(
     }
 
 
+def verdicts(rows: list[dict[str, object]]) -> list[str]:
+    """Say what is slower than wanted at its best, and what the library alone takes there."""
+    best = {(row["case"], row["way"]): float(str(row["best_us"])) for row in rows}
+    lines = []
+    for (case, way), best_us in best.items():
+        if way not in ("encode", "decode"):
+            continue
+        case_of = next(each for each in CASES if each.name == case)
+        wanted_us = prod(case_of.shape) / 40 if case_of.bulk else 50
+        if best_us > wanted_us:
+            lines.append(
+                f"* {case}, {way}: {best_us:,.1f} us at best, wanted {wanted_us:,.1f}; "
+                f"the library alone {best[case, f'library {way}']:,.1f}."
+            )
+    return lines or ["At best everything is as fast as wanted."]
+
+
 def text(rows: list[dict[str, object]], name: str) -> str:
     versions = library_versions() | {"constriction": version("constriction")}
     lines = [
@@ -204,6 +222,8 @@ def text(rows: list[dict[str, object]], name: str) -> str:
         "of models, with a row of frequencies for each symbol in one call, and its range coder,",
         "which also ends in a whole word. What helped: the most frequent symbol first, and for",
         "short runs its models that search from there.",
+        "",
+        *verdicts(rows),
         "",
         "- command: `python benchmarks/wire_speed.py`",
         f"- machine: {describe_machine()}",
