@@ -86,6 +86,7 @@ IMAGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("JPEG", {"quality": quality}) for quality in (90, 70)),
     *(("WEBP", {"quality": quality}) for quality in (90, 70, 50)),
 )
+NUM_HEAD = 10_000  # training samples that the linear head of the next is fitted to
 EXIT = "the weak device alone: linear head"
 IMAGE = "image"  # in place of a cut: what the image itself takes
 FIELDS = (
@@ -288,7 +289,7 @@ def rivals(
 def exited(model: nn.Module, plan: Plan, data: Dataset) -> dict[str, Any]:
     """Judge what the weak device answers by itself: a linear head on what it has at the cut."""
     split_model = split_with_codecs(model, plan)
-    early = fit_exit(split_model, data.x_train)
+    early = fit_exit(split_model, [x[:NUM_HEAD] for x in data.x_train])
     right = accuracy(early, data.x_test, data.y_test)
     macs = early.head.in_features * early.head.out_features
     return {"bytes_mean": 1.0, "bytes_p95": 1.0, "accuracy": right, "encoder_macs": macs}
@@ -381,8 +382,8 @@ PROVENANCE = (
     "script itself was not yet committed at the first. How lambda follows the size has changed "
     "after the first learned run, so that its command gives other bits today.",
     "The weak device alone: a linear head, in closed form, on each channel's mean at the cut, "
-    "fitted to the whole network's outputs; it is the smaller network that needs no training. One "
-    "trained for the purpose is not in the table.",
+    "fitted to the whole network's outputs for 10,000 training images; it is the smaller network "
+    "that needs no training. One trained for the purpose is not in the table.",
 )
 TICKS = (100, 200, 500, 1000, 2000, 5000)
 
