@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from isthmus.links import make_codec
-from isthmus.links.nested import crossed, drawn_widths, same_width
+from isthmus.links.nested import crossed, drawn_widths, same_width, slots
 from isthmus.wire import parse_codec
 from isthmus.wire.nested import widths
 
@@ -69,3 +69,35 @@ def test_gradients_reach_the_channels_that_cross_and_no_others():
     assert torch.equal(tokens[..., :1], torch.ones(2, 7, 1))
     assert not tokens[..., 1:].any()
     assert vectors.sum(dim=1).tolist() == [2, 2]
+
+
+def test_every_ratio_has_inputs_of_its_own_and_a_constant():
+    y_BC = torch.tensor([[3.0, 0, 5, 2], [3, 7, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]])
+    assert slots(y_BC, (4, 2, 1), 1).tolist() == [
+        [3, 0, 5, 2, 1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 3, 7, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0, 3, 1],  # zero everywhere above: as if it had not crossed
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+    ]
+    somewhere = torch.zeros(1, 2, 3, 3)
+    somewhere[0, 1, 2, 0] = 1
+    assert slots(somewhere, (2, 1), 1)[0, :, 0, 0].tolist() == [0, 0, 1, 0, 0]
+
+
+def test_before_training_each_ratio_restores_what_crossed_by_least_squares(codec):
+    symbols, (x, *_) = codec.sender(tensors()), tensors()
+    receiver = codec.receiver.halves[0]
+    for ratio in (1, 2, 4):
+        width = next(w for w in widths(SPEC) if (w.ratio, w.bits) == (ratio, 6))
+        (arrived, *_) = crossed(SPEC, symbols, same_width(SPEC, width, 8))
+        error = receiver(arrived) - x
+        y_MN = receiver.scale_back(arrived).movedim(1, -1).flatten(0, -2)[:, : 12 // ratio]
+        error_MC = error.movedim(1, -1).flatten(0, -2)
+        assert error_MC.mean(dim=0).abs().max() < 1e-4
+        assert (y_MN.T @ error_MC / len(y_MN)).abs().max() < 1e-4
+
+
+def test_widths_are_drawn_alike_often():
+    torch.manual_seed(0)
+    counts = torch.bincount(drawn_widths(SPEC, 4 * len(widths(SPEC))))
+    assert counts.tolist() == [4] * len(widths(SPEC))

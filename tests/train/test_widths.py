@@ -18,6 +18,10 @@ def fitted(codec):
     return data, split_model
 
 
+def receiver_of(split_model):
+    return split_model.codecs[0].receiver.halves[0]
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_width_is_worth_what_its_payloads_are_on_the_far_side(codec):
     data, split_model = fitted(codec)
@@ -43,6 +47,8 @@ def test_training_for_all_widths_is_worth_more_at_the_narrow_ones_than_cutting_a
     plain = split_with_codecs(cut, plan_of(cut, CODECS[0].replace(",nested=1", "")))
     fit_crossings(plain, data, FitConfig(epochs=8, batch_size=16))
     cut_off = split_with_codecs(cut, plan_of(cut, CODECS[0]))
+    ours, theirs = (receiver_of(m) for m in (cut_off, plain))
+    ours.kept, ours.widen = (), theirs.widen  # the same weights for every ratio
     cut_off.load_state_dict(plain.state_dict())
     wanted, found = (
         np.mean([r.accuracy for r in measure_widths(m.eval(), data.x_test, data.y_test)])

@@ -42,8 +42,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.links.halves import Halves, per_channel, round_to_symbols, rows
+from isthmus.links.nested import slots
 from isthmus.wire import CodecSpec, WireTensor
-from isthmus.wire.spec import num_channels
+from isthmus.wire.nested import widths
+from isthmus.wire.spec import channel_dim, num_channels
 
 _MAX_ROWS = 1 << 17  # of activations that calibration looks at
 _MIN_STEP = 1e-6
@@ -66,7 +68,10 @@ def bottleneck_halves(
     grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
     separable = spec.sender == "separable"
     sender = BottleneckSender(shape, grid, stride=spec.stride, separable=separable)
-    receiver = BottleneckReceiver(shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype)
+    kept = tuple(dict.fromkeys(num_channels(shape) // width.ratio for width in widths(spec)))
+    receiver = BottleneckReceiver(
+        shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype, kept=kept
+    )
     return Halves(
         sender=sender, receiver=receiver, calibrate=partial(_calibrate, sender, receiver)
     )
@@ -170,16 +175,27 @@ class BottleneckReceiver(nn.Module):
         stride: s; 1 for what has no rows and columns.
         hidden: Channels of the refinement; 0 leaves it out.
         dtype: Of the tensor.
+        kept: Of a nested codec: how many channels cross at each ratio, each of which has its own
+            weights in the first layers.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], grid: Grid, *, stride: int, hidden: int, dtype: str
+        self,
+        shape: tuple[int, ...],
+        grid: Grid,
+        *,
+        stride: int,
+        hidden: int,
+        dtype: str,
+        kept: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.shape = shape
         self.stride = stride
         self.grid = grid
-        inputs, outputs = num_channels(grid.shape), num_channels(shape) * stride**2
+        self.kept = kept
+        inputs = sum(kept) + len(kept) if kept else num_channels(grid.shape)
+        outputs = num_channels(shape) * stride**2
         self.widen = _mix(inputs, outputs, dims=len(shape))
         self.refine = _refinement(inputs, hidden, outputs, dims=len(shape)) if hidden else None
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -187,6 +203,7 @@ class BottleneckReceiver(nn.Module):
     def forward(self, symbols: Tensor) -> Tensor:
         """Return the tensor (B, C, H, W) of its symbols (B, N, H/s, W/s)."""
         y = self.scale_back(symbols)
+        y = slots(y, self.kept, 1 + channel_dim(self.grid.shape)) if self.kept else y
         x = self.widen(y) if self.refine is None else self.widen(y) + self.refine(y)
         if self.stride > 1:
             x = F.pixel_shuffle(x, self.stride)[..., : self.shape[1], : self.shape[2]]
@@ -233,11 +250,21 @@ def _calibrate(sender: BottleneckSender, receiver: BottleneckReceiver, x: Tensor
     sender.grid.calibrate((x_MD - mean_D) @ axes_ND.T)
 
     y_MN = _some_rows(receiver.scale_back(sender(x)))
-    y_mean_N = y_MN.mean(dim=0)
+    if not receiver.kept:
+        _set(receiver.widen, *_least_squares(y_MN, x_MD))
+        return
+    each = [_least_squares(y_MN[:, :kept], x_MD) for kept in receiver.kept]
+    widen_DS = torch.cat([torch.column_stack(weight_and_bias) for weight_and_bias in each], dim=1)
+    _set(receiver.widen, widen_DS, torch.zeros_like(mean_D))
+
+
+def _least_squares(y_MN: Tensor, x_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights (D, N) and the bias (D,) that restore x from y best."""
+    y_mean_N, x_mean_D = y_MN.mean(dim=0), x_MD.mean(dim=0)
     centred_MN = y_MN - y_mean_N
     inverse_NN = torch.linalg.pinv(centred_MN.T @ centred_MN, hermitian=True)
-    widen_DN = (x_MD - mean_D).T @ centred_MN @ inverse_NN
-    _set(receiver.widen, widen_DN, mean_D - widen_DN @ y_mean_N)
+    weight_DN = (x_MD - x_mean_D).T @ centred_MN @ inverse_NN
+    return weight_DN, x_mean_D - weight_DN @ y_mean_N
 
 
 def _patches(x: Tensor, stride: int) -> Tensor:

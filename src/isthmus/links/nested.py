@@ -1,7 +1,13 @@
 """Nested widths in training: what a receiver gets of symbols that crossed at a narrower width.
 
-Shapes: B batch, C channels on the wire.
+Shapes: B batch, C channels on the wire, S inputs of a layer that knows the ratio.
+
+References:
+    Yu, Yang, Xu, Yang, Huang, "Slimmable neural networks", ICLR 2019,
+    https://arxiv.org/abs/1812.08928 (some weights of its own for each width).
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,12 +18,13 @@ from isthmus.wire.spec import channel_dim, num_channels
 
 
 def drawn_widths(spec: CodecSpec, num_samples: int) -> Tensor:
-    """Draw a width for each sample of a batch, all alike likely.
+    """Draw a width for each sample of a batch, all as often as each other.
 
     Returns:
         Places in `isthmus.wire.nested.widths`, (B,).
     """
-    return torch.randint(len(widths(spec)), (num_samples,))
+    num_widths = len(widths(spec))
+    return (torch.randperm(num_samples) + torch.randint(num_widths, ())) % num_widths
 
 
 def same_width(spec: CodecSpec, width: Width, num_samples: int) -> Tensor:
@@ -40,6 +47,35 @@ def crossed(spec: CodecSpec, symbols: tuple[Tensor, ...], widths_B: Tensor) -> t
     return tuple(
         _crossed(x, full, [tensors[k] for tensors in narrow], widths_B.to(x.device))
         for k, (x, full) in enumerate(zip(symbols, spec.wire_tensors, strict=True))
+    )
+
+
+def slots(y: Tensor, kept: tuple[int, ...], dim: int) -> Tensor:
+    """Give each ratio inputs of its own, so that the layer behind has weights of its own for it.
+
+    Which ratio a sample crossed at is read from its last channel that is not zero: one whose upper
+    channels are zero everywhere counts as narrower, in training as in use.
+
+    Args:
+        y: What arrived, (B, ...) at the full width.
+        kept: Channels that cross at each ratio, the most first.
+        dim: Of the channels.
+
+    Returns:
+        (B, ...) of S channels: for each ratio those that cross and a 1, or zeros where the sample
+        crossed at another.
+    """
+    positions = [k for k in range(1, y.ndim) if k != dim]
+    loudest_BC = y.abs().amax(positions) if positions else y.abs()
+    number_C = torch.arange(1, y.shape[dim] + 1, device=y.device)
+    last_B = ((loudest_BC > 0) * number_C).amax(1).reshape(-1, *[1] * (y.ndim - 1))
+    one = torch.ones_like(y.narrow(dim, 0, 1))
+    return torch.cat(
+        [
+            torch.cat([y.narrow(dim, 0, most), one], dim) * ((last_B > fewest) & (last_B <= most))
+            for most, fewest in pairwise((*kept, -1))
+        ],
+        dim,
     )
 
 

@@ -46,7 +46,7 @@ from isthmus.train.loop import (
     Progress,
     run_phase,
 )
-from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss, hinton_loss
+from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss
 from isthmus.train.rate import Rate
 from isthmus.train.views import Views, augmented, innermost, make_views
 
@@ -325,8 +325,8 @@ def _distance(
 ) -> Tensor:
     """Return the loss of what the first stage made; the teacher's made what is wanted.
 
-    Where a link is nested, every sample crosses twice: at the widest, and at widths drawn for it,
-    where it learns from its own answer at the widest.
+    Where a link is nested, every sample crosses twice, each time at a width drawn for it; losses
+    that compare what arrives read the first.
     """
     bits = fit.rate.none()
     there = _at_crossings(fit, wanted) if _matches(fit) else ()
@@ -339,19 +339,17 @@ def _distance(
             bits = bits + taken
             restored[index] = tensors
         tensors = stage(*tensors)
-    logits_BK, narrower_BK = first(tensors).tensor_split([num])
+    logits_BK = first(tensors)
+    times = len(logits_BK) // num
     answers = Answers(
         logits=logits_BK,
-        labels=labels_B,
-        teacher=targets_BK,
+        labels=labels_B.repeat(times),
+        teacher=targets_BK.repeat(times, 1),
         features=tuple(x[:num] for each in restored.values() for x in each),
         teacher_features=tuple(x for index in restored if there for x in there[index]),
         temperature=fit.config.temperature,
     )
     losses = [LOSSES[name](answers) for name in fit.config.losses]
-    if len(narrower_BK):
-        wide_BK = logits_BK.detach()
-        losses.append(hinton_loss(narrower_BK, wide_BK, temperature=fit.config.temperature))
     return sum(losses[1:], start=losses[0]) + fit.rate.price(bits)
 
 
@@ -374,17 +372,14 @@ def _across(
 ) -> tuple[Inputs, Tensor]:
     """Return what arrives on the far side, and the mean bits of a sample at the widest.
 
-    The first ``num`` samples cross at the widest. Where the codec is nested, those behind them,
-    or copies of them if there are none yet, cross at widths drawn for each.
+    Where the codec is nested, the ``num`` samples cross twice, at widths drawn for each.
     """
     assert isinstance(codec, Codec)
     symbols = codec.sender(tensors)
     bits = fit.rate(index, tuple(x[:num] for x in symbols))
     if codec.spec.nested:
-        behind = tuple(x[num:] if len(x) > num else x for x in symbols)
-        narrower = crossed(codec.spec, behind, drawn_widths(codec.spec, num))
-        pairs = zip(symbols, narrower, strict=True)
-        symbols = tuple(torch.cat([x[:num], y]) for x, y in pairs)
+        twice = tuple(torch.cat([x, x]) if len(x) == num else x for x in symbols)
+        symbols = crossed(codec.spec, twice, drawn_widths(codec.spec, 2 * num))
     return codec.receiver(symbols), bits
 
 

@@ -277,13 +277,22 @@ class CodecSpec:
     def _receiver_layers(
         self, shape: tuple[int, ...], channels: int, wire_channels: int
     ) -> tuple[tuple[int, int, int], ...]:
-        """Return the window, inputs and outputs of each layer of a bottleneck's receiver."""
+        """Return the window, inputs and outputs of each layer of a bottleneck's receiver.
+
+        Of a nested one every ratio has inputs of its own, and one for its bias.
+        """
         window, width = (9 if len(shape) == 3 else 1), self.hidden
         outputs = channels * (self.stride**2 if len(shape) == 3 else 1)
-        widen = (1, wire_channels, outputs)
+        inputs = wire_channels
+        if self.nested:
+            fewest = min(n for _, n in self.narrowed)
+            inputs = sum(
+                channels // (self.ratio << halvings) + 1 for halvings in range(fewest.bit_length())
+            )
+        widen = (1, inputs, outputs)
         if not width:
             return (widen,)
-        return (widen, (window, wire_channels, width), (window, width, width), (1, width, outputs))
+        return (widen, (window, inputs, width), (window, width, width), (1, width, outputs))
 
     def _bottleneck_macs(self, *, encoder: bool) -> int:
         macs = 0

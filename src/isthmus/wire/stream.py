@@ -22,8 +22,8 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,16 @@ import numpy.typing as npt
 
 from isthmus.errors import InputError
 from isthmus.wire import reference
-from isthmus.wire.tables import TOTAL, Bytes, Ints, Tables, neighbour_sums, passes
+from isthmus.wire.tables import (
+    TOTAL,
+    Bytes,
+    Distances,
+    Ints,
+    Tables,
+    distances,
+    neighbour_sums,
+    passes,
+)
 
 try:
     import constriction
@@ -41,11 +50,9 @@ library: Any = constriction and constriction.stream
 
 _WORD = np.dtype("<u4")
 Shape = tuple[int, int, int]
-_ESCAPE = 256  # no symbol
 _SHORT = 512  # symbols; in longer runs the search from the middle is the faster one
 _SOON = 8  # places
-_Run = tuple[int, int, int]  # row, start, stop
-_Part = tuple["_Models", "_Turn", npt.NDArray[np.int32], Bytes | None]
+_Part = tuple["_Turn", npt.NDArray[np.int32], Bytes | None]
 
 
 def encode(maps: Sequence[tuple[Tables, Bytes]]) -> bytes:
@@ -69,11 +76,11 @@ def encode(maps: Sequence[tuple[Tables, Bytes]]) -> bytes:
     coder = library.stack.AnsCoder()
     write = coder.encode_reverse
     written = [part for tables, symbols in maps for part in _ranked(tables, symbols)]
-    for models, turn, ranks, escaped in reversed(written):
+    for turn, ranks, escaped in reversed(written):
         if escaped is not None:
-            write(escaped.astype(np.int32), models.plain)
-        for row, start, stop in reversed(turn.runs):
-            write(ranks[start:stop], models.rows[row])
+            write(escaped.astype(np.int32), turn.models.plain)
+        for model, run in turn.sent_runs:
+            write(ranks[run], model)
     words: npt.NDArray[np.uint32] = coder.get_compressed()
     return words.astype(_WORD, copy=False).tobytes().rstrip(b"\0")
 
@@ -114,42 +121,81 @@ class _Models:
         short: The same to decode short runs with: searched from the most frequent symbol on, where
             that is soon found.
         ranks: int32 (R times A): the place in its row of each symbol, or of the escape.
-        symbols: int16 (R times A + 1): the symbol at each place of a row, or `_ESCAPE`.
+        symbols: uint8 (R times A + 1): the symbol at each place of a row.
+        sent: int64 (R,): where a row of ``ranks`` begins.
+        arrived: int64 (R,): where a row of ``symbols`` begins.
         escapes: int32 (R,): the place of the escape; -1 where there is none.
         plain: The model of what was escaped.
-        levels: uint8 (2, 1021): 1 + the level of a sum, for corners and for sides.
+        levels: int64 (2, 1021): 1 + the level of a sum, for corners and for sides.
+        classes: int64 (C, 1): where a channel of ``row_of`` begins.
+        row_of: uint8 (C times 2 K + 1): the row of each channel and level.
     """
 
     rows: tuple[Any, ...]
     short: tuple[Any, ...]
     ranks: npt.NDArray[np.int32]
-    symbols: npt.NDArray[np.int16]
-    escapes: npt.NDArray[np.int32]
-    plain: Any
-    levels: Bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Turn:
-    """The symbols of one pass over one map, in the order of the stream.
-
-    Attributes:
-        order: The order of the channels, where the pass is the whole map; else None.
-        places: Flat indices into the map.
-        channels: The channel of each.
-        runs: Each row's symbols.
-        sent: Where the ranks of each one's row begin.
-        arrived: Where the symbols of each one's row begin.
-        escapes: Which rank is the escape of each one's row; None where there is none.
-    """
-
-    order: Ints | None
-    places: Ints
-    channels: Ints
-    runs: tuple[_Run, ...]
+    symbols: Bytes
     sent: Ints
     arrived: Ints
-    escapes: npt.NDArray[np.int32] | None
+    escapes: npt.NDArray[np.int32]
+    plain: Any
+    levels: Ints
+    classes: Ints
+    row_of: Bytes
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """What one pass over a map codes, in the order of the stream.
+
+    Attributes:
+        models: Of the map's tables.
+        places: Flat indices into the map; channels, where the map is coded in one pass.
+        order: In which these are coded; None: as they are.
+        counts: How many symbols each row codes, (R,).
+    """
+
+    models: _Models
+    places: Ints
+    order: Ints | None
+    counts: Ints
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int, int]]:
+        stops = self.counts.cumsum().tolist()
+        runs = zip(range(len(stops)), (0, *stops), stops, strict=False)
+        return [run for run in runs if run[1] < run[2]]
+
+    @cached_property
+    def sent_runs(self) -> list[tuple[Any, slice]]:
+        """A model and its symbols, the last ones first."""
+        rows = self.models.rows
+        return [(rows[row], slice(start, stop)) for row, start, stop in reversed(self._runs)]
+
+    @cached_property
+    def arrived_runs(self) -> list[tuple[Any, int]]:
+        """A model and how many symbols are its."""
+        rows, short = self.models.rows, self.models.short
+        return [
+            ((short if stop - start < _SHORT else rows)[row], stop - start)
+            for row, start, stop in self._runs
+        ]
+
+    @cached_property
+    def sent(self) -> Ints:
+        """Where the ranks of each symbol's row begin."""
+        return self.models.sent.repeat(self.counts)
+
+    @cached_property
+    def arrived(self) -> Ints:
+        """Where the symbols of each one's row begin."""
+        return self.models.arrived.repeat(self.counts)
+
+    @cached_property
+    def escapes(self) -> npt.NDArray[np.int32] | None:
+        """Which rank is the escape of each symbol's row; None where none of these has one."""
+        escapes = self.models.escapes.repeat(self.counts)
+        return escapes if (escapes >= 0).any() else None
 
 
 def _check(tables: Tables, shape: Sequence[int]) -> None:
@@ -162,74 +208,64 @@ def _check(tables: Tables, shape: Sequence[int]) -> None:
 
 def _ranked(tables: Tables, symbols: Bytes) -> Iterator[_Part]:
     """Yield each pass over a map: its symbols as places in their rows, and what is escaped."""
-    models = _models(tables)
-    flat = symbols.reshape(-1)
-    for number, first in enumerate(_layout(tables, symbols.shape)):
-        turn = _by_context(tables, first, number, symbols) if number else first
-        if turn.order is None:
-            values = flat.take(turn.places)
-        else:
-            values = symbols.reshape(len(symbols), -1)[turn.order].reshape(-1)
-        ranks = models.ranks.take(turn.sent + values)
+    cells = _cells(tables, symbols)
+    layout = _layout(tables, symbols.shape)
+    if len(layout) > 1:
+        far = distances(symbols, tables.centre[: len(symbols)], tables.bits)
+    for number, fixed in enumerate(layout):
+        turn = _by_context(fixed, number, far) if number else fixed
+        values = cells.take(turn.places, axis=0).reshape(-1)
+        if turn.order is not None:
+            values = values.take(turn.order)
+        ranks = turn.models.ranks.take(turn.sent + values)
         escaped = None
         if turn.escapes is not None:
             is_escaped = ranks == turn.escapes
-            escaped = values[is_escaped] if is_escaped.any() else None
-        yield models, turn, ranks, escaped
+            escaped = values[is_escaped] if np.count_nonzero(is_escaped) else None
+        yield turn, ranks, escaped
 
 
 def _read_map(coder: Any, tables: Tables, shape: Shape) -> Bytes:
-    models = _models(tables)
     read = coder.decode
     symbols = np.empty(shape, np.uint8)
-    if tables.num_levels > 1:
-        symbols[:] = tables.centre[: shape[0], None, None]
-    flat = symbols.reshape(-1)
-    for number, first in enumerate(_layout(tables, shape)):
-        turn = _by_context(tables, first, number, symbols) if number else first
-        if not turn.runs:
+    cells = _cells(tables, symbols)
+    centre_C = tables.centre[: shape[0]]
+    if cells.ndim == 1:
+        symbols[:] = centre_C[:, None, None]
+    for number, fixed in enumerate(_layout(tables, shape)):
+        turn = fixed
+        if number:
+            turn = _by_context(fixed, number, distances(symbols, centre_C, tables.bits))
+        if not turn.arrived_runs:
             continue
-        ranks = np.concatenate(
-            [
-                read((models.short if stop - start < _SHORT else models.rows)[row], stop - start)
-                for row, start, stop in turn.runs
-            ]
-        )
-        values = models.symbols.take(turn.arrived + ranks)
-        if turn.escapes is not None and values.max() == _ESCAPE:
-            escaped = values == _ESCAPE
-            values[escaped] = read(models.plain, np.count_nonzero(escaped))
-        if turn.order is None:
-            flat[turn.places] = values
-        else:
-            symbols.reshape(shape[0], -1)[turn.order] = values.reshape(shape[0], -1)
+        ranks = np.concatenate([read(model, count) for model, count in turn.arrived_runs])
+        values = turn.models.symbols.take(turn.arrived + ranks)
+        if turn.escapes is not None:
+            is_escaped = ranks == turn.escapes
+            if num_escaped := np.count_nonzero(is_escaped):
+                values[is_escaped] = read(turn.models.plain, num_escaped)
+        if turn.order is not None:
+            ordered, values = values, np.empty_like(values)
+            values[turn.order] = ordered
+        cells[turn.places] = values.reshape(-1, *cells.shape[1:])
     return symbols
 
 
-def _by_context(tables: Tables, turn: _Turn, number: int, symbols: Bytes) -> _Turn:
+def _cells(tables: Tables, symbols: Bytes) -> Bytes:
+    """Return a map as what the places of its passes are places of: symbols, or channels."""
+    return symbols.reshape(-1) if tables.num_levels > 1 else symbols.reshape(len(symbols), -1)
+
+
+def _by_context(turn: _Turn, number: int, far: Distances) -> _Turn:
     """Put a later pass in the order that the symbols before it give."""
-    sums = neighbour_sums(symbols, tables.centre[: len(symbols)])[number - 1]
-    level = _models(tables).levels[number - 1].take(sums.reshape(-1).take(turn.places))
-    return _in_order(tables, turn.places, turn.channels, tables.row_of[turn.channels, level])
-
-
-def _in_order(tables: Tables, places: Ints, channels: Ints, rows: Bytes) -> _Turn:
+    models = turn.models
+    sums = neighbour_sums(far, number).reshape(-1).take(turn.places)
+    classes_CP = models.levels[number - 1].take(sums).reshape(len(far), -1)
+    classes_CP += models.classes[: len(far)]
+    rows = models.row_of.take(classes_CP.reshape(-1))
     order = rows.argsort(kind="stable")
-    rows = rows.take(order)
-    counts = np.bincount(rows, minlength=len(tables.frequencies))
-    stops = counts.cumsum().tolist()
-    runs = zip(range(len(counts)), (0, *stops), stops, strict=False)
-    rows_P = rows.astype(np.int64)
-    models = _models(tables)
-    return _Turn(
-        order=None,
-        places=places.take(order),
-        channels=channels.take(order),
-        runs=tuple(run for run in runs if run[1] < run[2]),
-        sent=rows_P << tables.bits,
-        arrived=rows_P * ((1 << tables.bits) + 1),
-        escapes=models.escapes.take(rows) if (models.escapes >= 0).any() else None,
-    )
+    cuts = rows.take(order).searchsorted(np.arange(len(models.rows) + 1, dtype=np.uint8))
+    return _Turn(models, turn.places, order, cuts[1:] - cuts[:-1])
 
 
 @lru_cache(maxsize=64)
@@ -238,7 +274,7 @@ def _models(tables: Tables) -> _Models:
     num_rows = len(tables.frequencies)
     models, short = [], []
     ranks = np.empty((num_rows, num_symbols), np.int32)
-    symbols = np.full((num_rows, num_symbols + 1), _ESCAPE, np.int16)
+    symbols = np.zeros((num_rows, num_symbols + 1), np.uint8)
     escapes = np.full(num_rows, -1, np.int32)
     for row, frequency in enumerate(tables.frequencies.tolist()):
         order = np.array([symbol for symbol, _, _ in reference.slots(frequency)])
@@ -257,14 +293,19 @@ def _models(tables: Tables) -> _Models:
         1 + number * tables.num_levels + np.searchsorted(edges, sums)
         for number, edges in enumerate(tables.edges)
     ]
+    rows_R = np.arange(num_rows)
     return _Models(
         rows=tuple(models),
         short=tuple(short),
         ranks=ranks.reshape(-1),
         symbols=symbols.reshape(-1),
+        sent=rows_R * num_symbols,
+        arrived=rows_R * (num_symbols + 1),
         escapes=escapes,
         plain=_model(np.full(num_symbols, TOTAL >> tables.bits)),
-        levels=np.stack(levels).astype(np.uint8),
+        levels=np.stack(levels),
+        classes=np.arange(tables.num_channels)[:, None] * tables.row_of.shape[1],
+        row_of=tables.row_of.reshape(-1),
     )
 
 
@@ -275,19 +316,18 @@ def _model(frequency: Ints, *, lazy: bool = False) -> Any:
 
 @lru_cache(maxsize=64)
 def _layout(tables: Tables, shape: Shape) -> tuple[_Turn, ...]:
-    """Return the passes over a map, the first in the order of the stream."""
+    """Return the passes over a map: the first in the order of the stream, the others' to come."""
     channels, height, width = shape
-    pass_HW = passes((height, width)).reshape(-1)
+    row_C = tables.row_of[:channels, 0]
+    order = row_C.argsort(kind="stable")
+    size_C = np.bincount(row_C, minlength=len(tables.frequencies))
     if tables.num_levels == 1:
-        pass_HW = np.zeros_like(pass_HW)
-    layout = []
-    for number in range(1 if tables.num_levels == 1 else 3):
+        return (_Turn(_models(tables), order, None, size_C * (height * width)),)
+    pass_HW = passes((height, width)).reshape(-1)
+    turns = []
+    for number in range(3):
         place_P = np.flatnonzero(pass_HW == number)
-        places = (np.arange(channels)[:, None] * (height * width) + place_P).reshape(-1)
-        channel = np.repeat(np.arange(channels), len(place_P))
-        rows = tables.row_of[channel, 0] if number == 0 else np.zeros(len(channel), np.uint8)
-        turn = _in_order(tables, places, channel, rows)
-        if tables.num_levels == 1:
-            turn = replace(turn, order=tables.row_of[:channels, 0].argsort(kind="stable"))
-        layout.append(turn)
-    return tuple(layout)
+        channel = np.arange(channels) if number else order
+        places = (channel[:, None] * (height * width) + place_P).reshape(-1)
+        turns.append(_Turn(_models(tables), places, None, size_C * len(place_P)))
+    return tuple(turns)

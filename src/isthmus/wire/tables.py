@@ -47,6 +47,7 @@ _FEATURES = 2  # kinds of neighbours: corners, sides
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+Distances = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,7 +225,8 @@ def fit_tables(symbols_NCHW: Bytes, bits: int, *, max_rows: int = MAX_ROWS) -> T
     plain = _clustered(plain_CA, bits, centre_C, no_edges, max_rows)
     if symbols_NCHW.shape[2] * symbols_NCHW.shape[3] == 1:
         return plain[0]
-    corners, sides = neighbour_sums(symbols_NCHW, centre_C)
+    far = distances(symbols_NCHW, centre_C, bits)
+    corners, sides = (neighbour_sums(far, number) for number in (1, 2))
     pass_HW = passes(symbols_NCHW.shape[2:])
     edges = np.stack([_edges(corners[..., pass_HW == 1]), _edges(sides[..., pass_HW == 2])])
     level = np.zeros(symbols_NCHW.shape, np.int64)
@@ -244,15 +246,36 @@ def passes(size_HW: tuple[int, ...]) -> Bytes:
     return (2 * (y_H[:, None] ^ x_W) + both).astype(np.uint8)
 
 
-def neighbour_sums(
-    symbols_CHW: Bytes, centre_C: Bytes
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """Return how far four neighbours (..., C, H, W) are from the centre: corners, sides."""
-    far = np.abs(symbols_CHW.astype(np.int16) - centre_C[:, None, None])
-    far = np.pad(far, [(0, 0)] * (far.ndim - 2) + [(1, 1), (1, 1)])
-    across = far[..., :-2] + far[..., 2:]  # left and right
-    along = far[..., :-2, 1:-1] + far[..., 2:, 1:-1]
-    return across[..., :-2, :] + across[..., 2:, :], across[..., 1:-1, :] + along
+def distances(symbols_CHW: Bytes, centre_C: Bytes, bits: int) -> Distances:
+    """Return how far symbols (..., C, H, W) are from their channel's centre, zeros around them.
+
+    Args:
+        symbols_CHW: Each below ``2**bits``.
+        centre_C: Of each channel.
+        bits: Up to 6, four distances add up to what uint8 holds.
+    """
+    *rest, height, width = symbols_CHW.shape
+    centre = centre_C[:, None, None]
+    far = np.zeros((*rest, height + 2, width + 2), np.uint8 if bits <= 6 else np.uint16)
+    far[..., 1:-1, 1:-1] = np.maximum(symbols_CHW, centre) - np.minimum(symbols_CHW, centre)
+    return far
+
+
+def neighbour_sums(far: Distances, number: int) -> Distances:
+    """Return the `distances` of four neighbours of each place, summed: (..., C, H, W).
+
+    Args:
+        far: Distances.
+        number: 1 for the neighbours at the corners, 2 for those at the sides.
+    """
+    if number == 1:
+        across = far[..., :-2] + far[..., 2:]
+        sums: Distances = across[..., :-2, :] + across[..., 2:, :]
+    else:
+        sums = far[..., 1:-1, :-2] + far[..., 1:-1, 2:]
+        sums += far[..., :-2, 1:-1]
+        sums += far[..., 2:, 1:-1]
+    return sums
 
 
 def _num_classes(levels: int) -> int:
@@ -268,7 +291,7 @@ def _count(symbols_NCHW: Bytes, level: Ints, num_levels: int, num_symbols: int) 
     return np.bincount(index.ravel(), minlength=size).reshape(-1, num_symbols)
 
 
-def _edges(sums: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
+def _edges(sums: Distances) -> npt.NDArray[np.uint16]:
     """Cut what was seen into levels of about as many symbols each."""
     if not sums.size:
         return np.zeros(_LEVELS - 1, np.uint16)
