@@ -61,10 +61,10 @@ NOTES = (
     "the narrow ones lack is not weights but steps, of which each ratio gets a third of a link's "
     "alone.",
     "The table is of the training before, in which all weights were shared and every sample "
-    "crossed at the widest (revision 2d9eba8). The present one was stopped at full length after 4 "
-    "of 6 epochs, so that what it gives there is not known. Sketches of the one before, judged on "
-    "the test set, at ratio 4: to leave the norms as they came (57.7 in place of 57.9 %), to tell the "
-    "receiver which channels are absent (58.0 %).",
+    "crossed at the widest (revision 2d9eba8). The present one was stopped at full length "
+    "after 4 of 6 epochs, so that what it gives there is not known. Sketches of the one "
+    "before, judged on the test set, at ratio 4: to leave the norms as they came (57.7 in "
+    "place of 57.9 %), to tell the receiver which channels are absent (58.0 %).",
 )
 
 
