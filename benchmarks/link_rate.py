@@ -381,6 +381,9 @@ PROVENANCE = (
     "these revisions were written in by hand afterwards, from when the copy was made, and the "
     "script itself was not yet committed at the first. How lambda follows the size has changed "
     "after the first learned run, so that its command gives other bits today.",
+    "After stage 1 the narrowest plain layer is lacking, after stage 2 the head and the plain "
+    "layers, and after stage 3 everything: stopped for want of time. No plain narrow layer was "
+    "trained.",
     "The weak device alone: a linear head, in closed form, on each channel's mean at the cut, "
     "fitted to the whole network's outputs for 10,000 training images; it is the smaller network "
     "that needs no training. One trained for the purpose is not in the table.",
