@@ -1,17 +1,19 @@
 """A chain of techniques that are tuned, from Python."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from isthmus.compress import parse_chain
+from isthmus.compress import Samples, parse_chain
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
-from isthmus.train import FitConfig, tune
+from isthmus.study.compress import run_steps
+from isthmus.train import FitConfig, gentler_rate, tune
 
 NET = """
 from torch import nn
@@ -115,6 +117,40 @@ def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
     # of two peers without weights the cross entropies alone begin at 2 ln 3
     assert record.losses[-1] < 0.9 * record.losses[0]
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+class Always(torch.nn.Module):
+    """Gives every sample one label, but those whose mean is over 3 another."""
+
+    def __init__(self, usual, bright):
+        super().__init__()
+        self.usual, self.bright = usual, bright
+
+    def forward(self, x):
+        bright = x.flatten(1).mean(dim=1) > 3
+        return torch.eye(3)[torch.where(bright, self.bright, self.usual)]
+
+
+def test_the_nearer_a_model_is_to_its_teacher_the_lower_its_rate():
+    data, teacher = blobs(), Always(0, 1)
+    bright = float((data.x_train[0].mean(axis=(1, 2, 3)) > 3).mean())
+    assert 0.1 < bright < 0.9
+    for model, same in ((Always(0, 1), 1.0), (Always(0, 2), 1 - bright), (Always(1, 2), 0.0)):
+        rate = gentler_rate(model, teacher, data, 1e-3)
+        assert rate == pytest.approx(1e-3 * 10**-same)
+
+
+def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):
+    torch.manual_seed(0)
+    model, wanted, data = load_model(source), load_model(source), blobs()
+    wanted.load_state_dict(model.state_dict())
+    config = FitConfig(epochs=1, batch_size=16, losses=("task",), finetune_rate=1e-2)
+    steps = parse_chain(["sparse:magnitude,keep=1"])
+    samples = Samples(example=(torch.zeros(2, 1, 6, 6),))
+    made = run_steps(model, steps, samples, data, config).state_dict()
+    tune(wanted, model, data, replace(config, finetune_rate=1e-3))
+    for key, value in wanted.state_dict().items():
+        torch.testing.assert_close(made[key], value)
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from isthmus.train import (
     accuracy,
     check_fits,
     fit_base,
+    gentler_rate,
     predict,
     tune,
     with_answers,
@@ -165,15 +166,20 @@ def _training(
     if len(others) < _LEAST_OTHERS:
         others = _order(data)
 
+    def at_rate(model: nn.Module, data: Dataset) -> FitConfig:
+        rate = gentler_rate(model, teacher, data, config.finetune_rate)
+        return replace(config, finetune_rate=rate)
+
     def whole(model: nn.Module, name: str) -> None:
-        tune(model, teacher, data, config, name=f"{prefix} {name}".strip(), progress=progress)
+        name, paced = f"{prefix} {name}".strip(), at_rate(model, data)
+        tune(model, teacher, data, paced, name=name, progress=progress)
 
     def short(model: nn.Module, num: int) -> None:
         few = others[:num]
         part = replace(
             data, x_train=tuple(x[few] for x in data.x_train), y_train=data.y_train[few]
         )
-        tune(model, teacher, part, replace(config, epochs=1))
+        tune(model, teacher, part, replace(at_rate(model, part), epochs=1))
 
     def kept(name: str, find: Callable[[], str]) -> str:
         file = progress.checkpoints and progress.checkpoints / f"{prefix} {name}.txt"

@@ -15,6 +15,8 @@ from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progr
 from isthmus.train.losses import EQUAL, LABELLED, LOSSES, MATCHING, PLACED, Answers
 from isthmus.train.views import augmented, innermost
 
+_COMPARED = 512
+
 
 def tune(
     model: nn.Module,
@@ -102,6 +104,27 @@ def tune(
     teacher.cpu()
     model.eval()
     return record
+
+
+@torch.no_grad()
+def gentler_rate(model: nn.Module, teacher: nn.Module, data: Dataset, rate: float) -> float:
+    r"""Return a learning rate for a model that may still be much like its teacher.
+
+    .. math:: r \; 10^{-a}
+
+    a is the share of training samples, of 512 at most, that both give the same label: what was
+    changed little has more to lose than to learn, and a tenth of the rate is enough for it.
+
+    Args:
+        model: What is to be trained; left in evaluation.
+        teacher: What it came from.
+        data: Only its training half is read.
+        rate: r, for a model that has all to learn again.
+    """
+    inputs = [torch.from_numpy(x[:_COMPARED]) for x in data.x_train]
+    answers = [first(network.eval()(*inputs)).argmax(dim=1) for network in (model, teacher)]
+    same = (answers[0] == answers[1]).double().mean().item()
+    return float(rate * 10**-same)
 
 
 @contextmanager
