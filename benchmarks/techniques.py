@@ -58,7 +58,7 @@ FORMATS = (
     "fp8-e4m3", "mxfp4-e2m1", "mxfp6-e2m3,of=both", "mxfp4-e2m1,of=both", "posit8,of=both",
     "log8f3,of=both", "rns15-16-17,of=both",
 )  # fmt: skip
-STRENGTHS = {  # the mildest first
+STRENGTHS = {  # that which tells most first
     "prune:netadapt": ("keep=0.9,step=0.1,short=128", "keep=0.75,step=0.1,short=128"),
     "prune": ("keep=0.9", "keep=0.75"),
     "lowrank:svd": ("energy=0.95", "energy=0.8"),
@@ -73,10 +73,10 @@ STRENGTHS = {  # the mildest first
     "sparse:wanda": ("keep=0.7", "keep=0.5"),
     "sparse:snip": ("keep=0.5", "keep=0.2"),
     "sparse:obd": ("keep=0.5", "keep=0.2"),
-    "share:kmeans": ("bits=5", "bits=4", "bits=3"),
+    "share:kmeans": ("bits=4", "bits=3", "bits=5"),
     "share:ternary": ("", "threshold=0.2"),
     "quantize:int8": ("range=mse", "range=minmax"),
-    "quantize:weights": ("bits=6", "bits=4", "bits=3"),
+    "quantize:weights": ("bits=4", "bits=3", "bits=6"),
     "quantize:memory": ("flash=192KiB", "flash=128KiB"),
     "quantize:mixed": ("flash=192KiB", "flash=128KiB"),
     "quantize": ("ends=keep", "ends=round"),
@@ -85,12 +85,11 @@ STRENGTHS = {  # the mildest first
 STEM = "prune:l2,keep=0.5,only=conv1"  # 64 channels, where the next layers have 16
 CHAINS = (
     ("sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
-    ("sparse:magnitude,keep=0.5", "share:kmeans,bits=4"),
-    ("sparse:magnitude,keep=0.6", "quantize:weights,bits=4"),
-    ("sparse:magnitude,keep=0.5", "quantize:int8"),
-    (STEM, "quantize:int8"),
     (STEM, "quantize:weights,bits=4"),
+    (STEM, "quantize:int8"),
+    ("sparse:magnitude,keep=0.6", "quantize:weights,bits=4"),
     (STEM, "sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
+    ("sparse:magnitude,keep=0.5", "quantize:int8"),
     ("lowrank:tucker,energy=0.95", "quantize:int8"),
 )
 LONGER = (  # for the smallest file, then for the fewest MACs
@@ -207,7 +206,7 @@ def keeper(path: Path) -> Callable[[Measure, Callable[[], Measure]], None]:
 
 
 def rows_of(group: str, path: Path) -> Iterator[Row]:
-    """Yield the rows of a group; of two strengths the stronger stands last."""
+    """Yield the rows of a group."""
     if group == "longer":
         yield from (Row(group=group, chain=chain, images=LONG_BUDGET) for chain in LONGER)
     elif group == "narrow":
@@ -227,10 +226,14 @@ def rows_of(group: str, path: Path) -> Iterator[Row]:
 
 
 def alone(*, others: bool) -> Iterator[tuple[str, ...]]:
-    """Yield nothing and every technique at its mildest, or each at its other strengths."""
+    """Yield nothing and every technique at its first strength, or each at its others.
+
+    Those that take long, or bring nothing without much training, come last.
+    """
+    late = {name for name, technique in TECHNIQUES.items() if technique.needs == "training"}
     strengths = {
         name: STRENGTHS.get(name, STRENGTHS.get(name.partition(":")[0], ("",)))
-        for name in TECHNIQUES
+        for name in sorted(TECHNIQUES, key=lambda name: name in late | {"prune:netadapt"})
     }
     if not others:
         yield ()

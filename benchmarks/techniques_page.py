@@ -134,7 +134,7 @@ def head(rows: Sequence[Row], name: str, budget: int) -> list[str]:
         f"came. Tuned: after one budget equal for all, {budget:,} training images seen once, "
         "shared among the trainings of a chain, by the loss hinton in batches of 32, at a peak "
         "rate between 1e-3 and 1e-4 that follows from how often the network still says what it "
-        "said (`isthmus.train.gentler_rate`); what NetAdapt tries on the way comes on top. One "
+        "said, as `isthmus compress` does it; what NetAdapt tries on the way comes on top. One "
         "seed. Accuracy and time are of the exported program in ONNX Runtime, one thread. The "
         "time of an image is the tenth percentile of 200, over that of the network as it came "
         "by turns in the same minute: other programs were running. MACs count zeros too. "

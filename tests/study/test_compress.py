@@ -1,5 +1,6 @@
 """A chain of techniques that are tuned, from Python."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -12,8 +13,8 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
-from isthmus.study.compress import run_steps
-from isthmus.train import FitConfig, gentler_rate, tune
+from isthmus.study.compress import _training, run_steps
+from isthmus.train import FitConfig, Progress, agreement, tune
 
 NET = """
 from torch import nn
@@ -131,13 +132,29 @@ class Always(torch.nn.Module):
         return torch.eye(3)[torch.where(bright, self.bright, self.usual)]
 
 
-def test_the_nearer_a_model_is_to_its_teacher_the_lower_its_rate():
+def test_agreement_is_the_share_of_samples_with_the_same_label():
     data, teacher = blobs(), Always(0, 1)
     bright = float((data.x_train[0].mean(axis=(1, 2, 3)) > 3).mean())
     assert 0.1 < bright < 0.9
     for model, same in ((Always(0, 1), 1.0), (Always(0, 2), 1 - bright), (Always(1, 2), 0.0)):
-        rate = gentler_rate(model, teacher, data, 1e-3)
-        assert rate == pytest.approx(1e-3 * 10**-same)
+        assert agreement(model, teacher, data) == pytest.approx(same)
+
+
+def test_norms_are_kept_where_a_chain_changes_nothing_and_learned_where_all_is_lost():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Linear(64, 3),
+    )  # fmt: skip
+    other = copy.deepcopy(net)
+    with torch.no_grad():  # says another label than the first, whatever it sees
+        other[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
+        net[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+    config = FitConfig(epochs=1, batch_size=16, losses=("hinton",))
+    for model, kept in ((net, True), (other, False)):
+        training = _training("", net, blobs(), config, Progress())
+        training.whole(model, "now")
+        assert torch.equal(model[1].running_mean, torch.zeros(4)) == kept
 
 
 def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):

@@ -25,6 +25,7 @@ def tune(
     config: FitConfig,
     *,
     name: str = "tune",
+    keep_norms: bool = False,
     progress: Progress | None = None,
 ) -> PhaseRecord:
     """Train all weights of a model, in place.
@@ -36,6 +37,7 @@ def tune(
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
+        keep_norms: Leave batch norms the means and deviations that they came with.
         progress: Where to report.
 
     Returns:
@@ -100,6 +102,9 @@ def tune(
         prepare=prepare,
     )
     model.train()
+    for module in model.modules() if keep_norms else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
     model.eval()
@@ -107,24 +112,17 @@ def tune(
 
 
 @torch.no_grad()
-def gentler_rate(model: nn.Module, teacher: nn.Module, data: Dataset, rate: float) -> float:
-    r"""Return a learning rate for a model that may still be much like its teacher.
-
-    .. math:: r \; 10^{-a}
-
-    a is the share of training samples, of 512 at most, that both give the same label: what was
-    changed little has more to lose than to learn, and a tenth of the rate is enough for it.
+def agreement(model: nn.Module, teacher: nn.Module, data: Dataset) -> float:
+    """Return the share of training samples, of 512 at most, that both give the same label.
 
     Args:
-        model: What is to be trained; left in evaluation.
+        model: Any classifier; left in evaluation.
         teacher: What it came from.
         data: Only its training half is read.
-        rate: r, for a model that has all to learn again.
     """
     inputs = [torch.from_numpy(x[:_COMPARED]) for x in data.x_train]
     answers = [first(network.eval()(*inputs)).argmax(dim=1) for network in (model, teacher)]
-    same = (answers[0] == answers[1]).double().mean().item()
-    return float(rate * 10**-same)
+    return float((answers[0] == answers[1]).double().mean())
 
 
 @contextmanager
