@@ -16,11 +16,12 @@ exported program in ONNX Runtime on all test images. A finished row is a line of
 
 import argparse
 import copy
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -145,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("rates", "rows", "page"))
     parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--only", nargs="*", default=(), help="chains, as their rows name them")
     arguments = parse(parser)
     if arguments.what == "page":
         write_page(arguments.rows, BUDGET, LONG_BUDGET)
@@ -158,9 +160,9 @@ def main() -> None:
             keep(key, measure)
         return
     base = session_of(model)
-    for group in arguments.groups:
-        for row in rows_of(group, arguments.rows):
-            keep(row.key, lambda row=row: measured(model, row, data, base))
+    groups = (rows_of(group, arguments.rows) for group in arguments.groups)
+    for row in wanted(itertools.chain.from_iterable(groups), arguments.only):
+        keep(row.key, lambda row=row: measured(model, row, data, base))
     write_page(arguments.rows, BUDGET, LONG_BUDGET)
 
 
@@ -223,6 +225,17 @@ def rows_of(group: str, path: Path) -> Iterator[Row]:
                 yield Row(group=kind, chain=chain)
             if trainings(chain):  # nothing is tuned after "fold"
                 yield Row(group=kind, chain=chain, images=BUDGET)
+
+
+def wanted(rows: Iterable[Row], chains: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of some chains, in the order of these and after the base; all for none."""
+    if not chains:
+        yield from rows
+        return
+    every = list(rows)
+    yield from (row for row in every if not row.chain)
+    for name in chains:
+        yield from (row for row in every if name == row.key["chain"])
 
 
 def alone(*, others: bool) -> Iterator[tuple[str, ...]]:
