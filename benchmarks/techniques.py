@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=(), help="chains, as their rows name them")
     arguments = parse(parser)
     if arguments.what == "page":
-        write_page(arguments.rows, BUDGET, LONG_BUDGET)
+        page(arguments.rows)
         return
     if (loaded := inputs(arguments)) is None:
         return
@@ -163,7 +163,13 @@ def main() -> None:
     groups = (rows_of(group, arguments.rows) for group in arguments.groups)
     for row in wanted(itertools.chain.from_iterable(groups), arguments.only):
         keep(row.key, lambda row=row: measured(model, row, data, base))
-    write_page(arguments.rows, BUDGET, LONG_BUDGET)
+    page(arguments.rows)
+
+
+def page(path: Path) -> None:
+    """Write the page, which names what is not measured yet."""
+    planned = [row.key for group in GROUPS[:-1] for row in rows_of(group, path)]
+    write_page(path, BUDGET, LONG_BUDGET, planned)
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -25,19 +25,18 @@ from onnxruntime import quantization
 from techniques import (
     BUDGET,
     EXAMPLE,
-    LONG_BUDGET,
     TUNING,
     Measure,
     accuracy_of,
     first_of,
     inputs,
     keeper,
+    page,
     parse,
     session_from,
     session_of,
     times,
 )
-from techniques_page import write_page
 from torch import nn
 
 from isthmus.data import Dataset
@@ -61,7 +60,7 @@ def main() -> None:
         for tuned in tunings:
             key = {"group": "rival", "chain": name, "tuned": BUDGET * tuned, "seed": 0}
             keep(key, lambda rival=rival, tuned=tuned: tried(rival, model, data, tuned, base))
-    write_page(arguments.rows, BUDGET, LONG_BUDGET)
+    page(arguments.rows)
 
 
 def tried(rival: Rival, model: nn.Module, data: Dataset, tuned: bool, base: Any) -> Measure:
