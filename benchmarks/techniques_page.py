@@ -425,7 +425,7 @@ def rates(rows: Sequence[Row], budget: int) -> list[str]:
         "## How the budget is spent",
         "",
         f"Chosen before, by the last 2,500 training images, after {budget:,} others. The network "
-        "as it came was trained on both, so that all figures are above those of the test set. What "
+        "was trained on both, so that all figures are above those of the test set. What "
         "is broken wants ten times the rate of what is nearly right, so that one rate for all "
         "would harm half of them: hence one that follows from what is left.",
         "",
