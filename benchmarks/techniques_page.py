@@ -79,15 +79,9 @@ def write_page(path: Path, budget: int, long_budget: int, planned: Sequence[Row]
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path.with_suffix(".csv"), text.getvalue().encode())
-    parts = [head(rows, path.stem, budget)]
-    parts += [findings(rows, long_budget), techniques(rows), survey(rows)]
-    parts += [
-        longer(rows, long_budget),
-        seeds(rows),
-        rivals(rows),
-        rates(rows, budget),
-        foot(rows),
-    ]
+    parts = [head(rows, path.stem, budget), findings(rows), techniques(rows), survey(rows)]
+    parts += [longer(rows, long_budget), seeds(rows), rivals(rows), rates(rows, budget)]
+    parts += [missing(rows, planned), foot(rows)]
     page = "\n".join(line for part in parts for line in part)
     write_bytes(path.with_suffix(".md"), (page.rstrip() + "\n").encode())
 
@@ -235,9 +229,10 @@ def survey(rows: Sequence[Row]) -> list[str]:
         "The columns of table 1 in Lee et al. 2023, accuracy per each, and three of ours. Before "
         "the sign stands our mark: x where `isthmus techniques` claims that a technique improves "
         "it, . where it does not, ? where it has no word for it. The survey's own marks are not "
-        "part of this repository, so those of single cells are not repeated here; ours follow "
-        "what the papers of the techniques claim. The sign is measured after tuning: + more than "
-        f"{100 * _SAME:g} % better than the network as it came, - as much worse, 0 between. "
+        "part of this repository, so whether they agree cell by cell is not known; of these "
+        "columns ours have no word for memory access and core utilization. The sign is measured "
+        f"after tuning: + more than {100 * _SAME:g} % better than the network as it came, - as "
+        "much worse, 0 between. "
         "Footprint: weights in memory and the most activations alive at once. Access: bytes that "
         "all operations read and write. Core utilization: MACs of a second of one core in ONNX "
         "Runtime. Joule: predicted. Each technique at the strongest strength that loses "
@@ -251,7 +246,6 @@ def survey(rows: Sequence[Row]) -> list[str]:
     for name in TECHNIQUES:
         row = strongest(rows, name)
         if row is None:
-            lines.append(f"| {name} | not measured {_BLANK * (len(COLUMNS) + 1)}")
             continue
         cells = []
         for column in COLUMNS:

@@ -202,15 +202,15 @@ def brevitas(model: nn.Module, data: Dataset, tuned: bool, base: Any) -> Measure
 
 RIVALS: tuple[tuple[str, Rival, tuple[bool, ...]], ...] = (
     *(
-        (f"torch-pruning alone, keep={keep}", partial(torch_pruning, keep=keep), (False, True))
-        for keep in (0.9, 0.75)
-    ),
-    *(
         (f"onnxruntime quantize_static, {how}", partial(onnxruntime_static, method=how), (False,))
         for how in ("MinMax", "Entropy")
     ),
     ("torchao, x86 int8", torchao, (False, True)),
     ("brevitas, int8", brevitas, (False, True)),
+    *(
+        (f"torch-pruning alone, keep={keep}", partial(torch_pruning, keep=keep), (False, True))
+        for keep in (0.9, 0.75)
+    ),
 )
 
 if __name__ == "__main__":
