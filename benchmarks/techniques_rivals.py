@@ -176,7 +176,7 @@ def torchao(model: nn.Module, data: Dataset, tuned: bool, base: Any) -> Measure:
     return {
         "accuracy": accuracy(made, data.x_test, data.y_test),
         "stored_bytes": saved_bytes(made),
-        "stored_as": "int8 weights (safetensors); its time needs a compiler, and is not measured",
+        "stored_as": "its state (safetensors), floats too; not timed: needs a compiler",
     }
 
 
