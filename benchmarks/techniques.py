@@ -1,26 +1,28 @@
 """What each technique of `isthmus compress` does to one trained network, by one yardstick.
 
-    python benchmarks/techniques.py --model FILE.py:FUNCTION --weights FILE --data-dir DIR \\
-        [--images 2000] [--tune 2000] [--only NAME] [--out benchmarks/results]
-    python benchmarks/techniques.py --page
+    python benchmarks/techniques.py rates --model FILE.py:FUNCTION --weights FILE --data-dir DIR
+    python benchmarks/techniques.py rows [alone chain longer narrow stronger seed] ...
+    python benchmarks/techniques.py page
 
-ResNet-20 on CIFAR-100. Every technique alone, at two strengths, and a few chains. Nothing is
-trained afterwards, so that the figures are what the technique itself loses; techniques see 512
-training images. A few are then tuned a little: one pass over the first training images after each
-technique, the network as it came as the teacher. Accuracy is that of the exported program in ONNX
-Runtime, on the first test images. Time is the tenth percentile of single images in one thread. A
-finished row is a line of ``techniques_*.jsonl``; rows that are there are not made again.
+ResNet-20 on CIFAR-100. ``rows`` measures every technique alone, at two or three strengths, and
+chains of several, each as applied and after one equal budget of tuning: the same images, seen
+once, whatever the number of trainings in a chain. Techniques look at 512 training images. A few
+are tuned longer and stand apart. ``rates`` is how the learning rate, the loss and the batch of
+that budget were chosen, by training images that were not tuned on. Accuracy is that of the
+exported program in ONNX Runtime on all test images. A finished row is a line of
+``techniques_*.jsonl``; rows that are there are not made again. What others offer is measured by
+``techniques_rivals.py``; the page is written by ``techniques_page.py``.
 """
 
 import argparse
-import csv
-import io
+import copy
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,81 +30,150 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from link_rate import load
+from link_rate import judged, load, plan_of
+from techniques_page import ENERGY, best_ten, write_page
 from torch import nn
 
-from isthmus.compress import TECHNIQUES, figures, parse_chain
+from isthmus.compress import TECHNIQUES, apply, figures, parse_chain, settle
 from isthmus.compress.sparse import SCHEDULES
 from isthmus.data import Dataset
 from isthmus.errors import IsthmusError
 from isthmus.export.export import Program, write_program
-from isthmus.files import write_bytes
-from isthmus.graph import capture
+from isthmus.graph import Graph, capture, cuts, live_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import load_model
+from isthmus.plan.estimate import estimate, make_site, stage_loads
+from isthmus.platform import load_platform
 from isthmus.study.compress import run_steps, samples_of
-from isthmus.train import FitConfig, augmentation_for
+from isthmus.train import (
+    FitConfig,
+    accuracy,
+    augmentation_for,
+    fit_crossings,
+    split_with_codecs,
+    tune,
+)
 
-CROSSING_AFTER = "layer2"
-STRENGTHS = {
-    "prune:netadapt": ("keep=0.9,step=0.1", "keep=0.75,step=0.1"),
+CROSSING_AFTER, CROSSING_BEFORE = "layer2", "layer3"
+FORMATS = (
+    "fp8-e4m3", "mxfp4-e2m1", "mxfp6-e2m3,of=both", "mxfp4-e2m1,of=both", "posit8,of=both",
+    "log8f3,of=both", "rns15-16-17,of=both",
+)  # fmt: skip
+STRENGTHS = {  # that which tells most first
+    "prune:netadapt": ("keep=0.9,step=0.1,short=128", "keep=0.75,step=0.1,short=128"),
     "prune": ("keep=0.9", "keep=0.75"),
     "lowrank:svd": ("energy=0.95", "energy=0.8"),
-    "lowrank:tucker": ("energy=0.95", "energy=0.9"),
-    "sparse:magnitude": ("keep=0.5", "keep=0.2"),
+    "lowrank:tucker": ("energy=0.95", "energy=0.9", "energy=0.8"),
+    "replace": ("only=layer3", ""),
+    "sparse:magnitude": (
+        "keep=0.5",
+        "keep=0.2",
+        *(f"keep=0.2,schedule={how},rounds=3" for how in SCHEDULES if how != "once"),
+    ),
     "sparse:nm": ("n=2,m=4", "n=1,m=4"),
     "sparse:wanda": ("keep=0.7", "keep=0.5"),
     "sparse:snip": ("keep=0.5", "keep=0.2"),
     "sparse:obd": ("keep=0.5", "keep=0.2"),
-    "share:kmeans": ("bits=5", "bits=4"),
+    "share:kmeans": ("bits=4", "bits=3", "bits=5"),
+    "share:ternary": ("", "threshold=0.2"),
     "quantize:int8": ("range=mse", "range=minmax"),
-    "quantize:weights": ("bits=6", "bits=4"),
-    "format": (
-        "name=fp8-e4m3",
-        "name=mxfp4-e2m1",
-        "name=mxfp6-e2m3,of=both",
-        "name=mxfp4-e2m1,of=both",
-        "name=posit8,of=both",
-        "name=log8f3,of=both",
-        "name=rns15-16-17,of=both",
-    ),
+    "quantize:weights": ("bits=4", "bits=3", "bits=6"),
+    "quantize:memory": ("flash=192KiB", "flash=128KiB"),
+    "quantize:mixed": ("flash=192KiB", "flash=128KiB"),
+    "quantize": ("ends=keep", "ends=round"),
+    "format": tuple(f"name={name}" for name in FORMATS),
 }
+STEM = "prune:l2,keep=0.5,only=conv1"  # 64 channels, where the next layers have 16
 CHAINS = (
-    ("sparse:magnitude,keep=0.5", "share:kmeans,bits=5"),
+    ("sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
+    (STEM, "quantize:weights,bits=4"),
+    (STEM, "quantize:int8"),
+    ("sparse:magnitude,keep=0.6", "quantize:weights,bits=4"),
+    (STEM, "sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
     ("sparse:magnitude,keep=0.5", "quantize:int8"),
-    ("sparse:magnitude,keep=0.5", "quantize:weights,bits=6"),
+    ("lowrank:tucker,energy=0.95", "quantize:int8"),
 )
-TUNED = (
-    ("prune:l1,keep=0.75",),
-    ("prune:taylor,keep=0.75",),
-    ("lowrank:tucker,energy=0.9",),
-    ("sparse:nm,n=2,m=4",),
-    *((f"sparse:magnitude,keep=0.2,schedule={how},rounds=3",) for how in SCHEDULES),
+LONGER = (  # for the smallest file, then for the fewest MACs
     ("quantize:weights,bits=4",),
-    ("share:kmeans,bits=3",),
-    ("sparse:magnitude,keep=0.4", "quantize:weights,bits=4"),
-    ("prune:l1,keep=0.75", "quantize:int8"),
-    ("quantize:ternary",),
-    ("share:ternary",),
-    ("replace:separable",),
-    ("replace:ghost",),
-    ("quantize:weights,bits=2",),
+    ("share:kmeans,bits=4",),
+    ("sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
+    (STEM, "quantize:weights,bits=4"),
+    ("prune:netadapt,keep=0.75,step=0.1,short=128",),
+    ("prune:l2,keep=0.5",),
 )
-MARKS = {
-    "parameters": "parameters", "macs": "MACs", "weight_bytes": "weight bytes",
-    "stored_bytes": "stored bytes", "activation_bytes": "activation bytes",
-}  # fmt: skip
-TUNING = FitConfig(epochs=1, batch_size=64, augmentation=augmentation_for("cifar100"))
-_BATCH = 10
+NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
+    ((STEM, "quantize:weights,bits=4"), 400),
+    ((STEM, "quantize:int8"), 400),
+)
+CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
+GROUPS = ("chain", "alone", "longer", "narrow", "stronger", "seed")
+BUDGET, LONG_BUDGET = 3200, 12800  # training images seen
+TUNING = FitConfig(
+    epochs=1,
+    batch_size=32,
+    losses=("hinton",),
+    augmentation=augmentation_for("cifar100"),
+)
+TRIED = ("prune:l1,keep=0.75", "quantize:weights,bits=4", "sparse:magnitude,keep=0.2")
+RATES = (1e-3, 3e-4, 1e-4)
+WAYS = ((32, "hinton"), (32, "task,hinton"), (64, "hinton"))  # batch, losses
+_HELD_OUT = 2500  # the last training images
+EXAMPLE = (torch.zeros(2, 3, 32, 32),)
+_BATCH = 50
 _TIMED = 200
+
+Measure = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is measured: steps, images seen while tuning (0 is as applied), and a seed."""
+
+    group: str
+    chain: tuple[str, ...]
+    images: int = 0
+    seed: int = 0
+    bytes: int | None = None
+
+    @property
+    def key(self) -> Measure:
+        """What tells one row from another."""
+        name = " + ".join(self.chain) + (f" + narrow to {self.bytes} B" if self.bytes else "")
+        return {"group": self.group, "chain": name, "tuned": self.images, "seed": self.seed}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", action="store_true")
-    parser.add_argument("--only", default="", help="a technique's name")
-    parser.add_argument("--images", type=int, default=2000, help="test images")
-    parser.add_argument("--tune", type=int, default=2000, help="training images")
+    parser.add_argument("what", choices=("rates", "rows", "page"))
+    parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--only", nargs="*", default=(), help="chains, as their rows name them")
+    arguments = parse(parser)
+    if arguments.what == "page":
+        page(arguments.rows)
+        return
+    if (loaded := inputs(arguments)) is None:
+        return
+    model, data = loaded
+    keep = keeper(arguments.rows)
+    if arguments.what == "rates":
+        for key, measure in rates(model, data):
+            keep(key, measure)
+        return
+    base = session_of(model)
+    groups = (rows_of(group, arguments.rows) for group in arguments.groups)
+    for row in wanted(itertools.chain.from_iterable(groups), arguments.only):
+        keep(row.key, lambda row=row: measured(model, row, data, base))
+    page(arguments.rows)
+
+
+def page(path: Path) -> None:
+    """Write the page, which names what is not measured yet."""
+    planned = [row.key for group in GROUPS[:-1] for row in rows_of(group, path)]
+    write_page(path, BUDGET, LONG_BUDGET, planned)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the arguments, with the file of rows among them."""
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data-dir", type=Path)
@@ -110,87 +181,181 @@ def main() -> None:
     parser.add_argument("--hardware", default="2core-x86")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = arguments.out / f"techniques_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
-    if arguments.page:
-        write_page(path)
-        return
+    name = f"techniques_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
+    arguments.rows = arguments.out / name
+    return arguments
+
+
+def inputs(arguments: argparse.Namespace) -> tuple[nn.Module, Dataset] | None:
+    """Return the network and its data; None, with a line that says so, where one is missing."""
     try:
         model = load_model(arguments.model, weights=arguments.weights)
-        data = load(arguments.data_dir)
+        return model.eval(), load(arguments.data_dir)
     except (IsthmusError, FileNotFoundError) as error:
         print(f"skipped: {error}", file=sys.stderr)
-        return
-    facts = {"images": arguments.images, "tune": arguments.tune, "machine": describe_machine()}
-    facts |= {"versions": library_versions(), "revision": git_revision()}
-    done = set()
-    if path.is_file():
-        found = (json.loads(line) for line in path.read_text().splitlines())
-        done = {(row["chain"], row["tuned"]) for row in found}
-    few = replace(
-        data, x_train=(data.x_train[0][: arguments.tune],), y_train=data.y_train[: arguments.tune]
-    )
-    todo = [(chain, False) for chain in chains(arguments.only)]
-    todo += [(chain, True) for chain in TUNED if any(arguments.only in step for step in chain)]
-    for chain, tuned in todo:
-        name = " + ".join(chain)
-        if (name, tuned) in done:
-            continue
-        row = measured(model, chain, data, arguments.images, few if tuned else None)
+        return None
+
+
+def keeper(path: Path) -> Callable[[Measure, Callable[[], Measure]], None]:
+    """Return what measures a row and writes it down, unless it is there already."""
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    facts = {"machine": describe_machine(), "versions": library_versions()}
+    facts["revision"] = git_revision()
+
+    def keep(key: Measure, measure: Callable[[], Measure]) -> None:
+        if any(all(row.get(name) == key[name] for name in key) for row in found):
+            return
+        row = measure()
         with path.open("a") as file:
-            file.write(json.dumps({**facts, "chain": name, "tuned": tuned, **row}) + "\n")
-        print(name, tuned, row, flush=True)
-    write_page(path)
+            file.write(json.dumps({**key, **row, **facts}) + "\n")
+        print(key, row, flush=True)
+
+    return keep
 
 
-def chains(only: str) -> list[tuple[str, ...]]:
-    """Return what is measured: nothing, every technique at its strengths, chains of several."""
-    single = [
-        (f"{name},{strength}" if strength else name,)
-        for name in TECHNIQUES
-        for strength in STRENGTHS.get(name, STRENGTHS.get(name.partition(":")[0], ("",)))
-    ]
-    every = [(), *single, *CHAINS]
-    return [
-        chain for chain in every if not only or not chain or any(only in step for step in chain)
-    ]
+def rows_of(group: str, path: Path) -> Iterator[Row]:
+    """Yield the rows of a group."""
+    if group == "longer":
+        yield from (Row(group=group, chain=chain, images=LONG_BUDGET) for chain in LONGER)
+    elif group == "narrow":
+        for chain, num_bytes in NARROW:
+            yield Row(group=group, chain=chain, images=LONG_BUDGET, bytes=num_bytes)
+    elif group == "seed":
+        best = best_ten(path, BUDGET)
+        for seed in (1, 2):
+            yield from (Row(group=group, chain=c, images=BUDGET, seed=seed) for c in best)
+    else:
+        kind = "chain" if group == "chain" else "alone"
+        for chain in CHAINS if kind == "chain" else alone(others=group == "stronger"):
+            if not any(step.startswith("replace") for step in chain):  # else it is random yet
+                yield Row(group=kind, chain=chain)
+            if trainings(chain):  # nothing is tuned after "fold"
+                yield Row(group=kind, chain=chain, images=BUDGET)
 
 
-def measured(
-    model: nn.Module, chain: Sequence[str], data: Dataset, images: int, few: Dataset | None
-) -> dict[str, Any]:
-    """Return the figures of a chain, tuned on a few samples where they are given."""
-    example = (torch.zeros(2, 3, 32, 32),)
+def wanted(rows: Iterable[Row], chains: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of some chains, in the order of these and after the base; all for none."""
+    if not chains:
+        yield from rows
+        return
+    every = list(rows)
+    yield from (row for row in every if not row.chain)
+    for name in chains:
+        yield from (row for row in every if name == row.key["chain"])
+
+
+def alone(*, others: bool) -> Iterator[tuple[str, ...]]:
+    """Yield nothing and every technique at its first strength, or each at its others.
+
+    Those that take long, or bring nothing without much training, come last.
+    """
+    late = {name for name, technique in TECHNIQUES.items() if technique.needs == "training"}
+    strengths = {
+        name: STRENGTHS.get(name, STRENGTHS.get(name.partition(":")[0], ("",)))
+        for name in sorted(TECHNIQUES, key=lambda name: name in late | {"prune:netadapt"})
+    }
+    if not others:
+        yield ()
+    for turn in range(1, max(map(len, strengths.values()))) if others else (0,):
+        for name, texts in strengths.items():
+            if turn < len(texts):
+                yield (",".join(filter(None, (name, texts[turn]))),)
+
+
+def trainings(chain: Sequence[str]) -> int:
+    """Return how many trainings a chain has."""
+    count = 0
+    for step in parse_chain(chain):
+        schedule = step.options.get("schedule", "once")
+        rounds = step.options["rounds"] if schedule != "once" else 1
+        count += rounds + (schedule == "lottery") if step.technique.name != "fold" else 0
+    return count
+
+
+def made_of(
+    model: nn.Module, chain: Sequence[str], data: Dataset, images: int, config: FitConfig
+) -> nn.Module:
+    """Return what a chain makes, tuned on so many images in all where they are more than 0."""
+    torch.manual_seed(config.seed)
+    steps, samples = parse_chain(chain), samples_of(model, EXAMPLE, data)
+    if not images or not chain:
+        return run_steps(model, steps, samples)
+    each = images // trainings(chain)
+    return run_steps(model, steps, samples, first_of(data, each), config)
+
+
+def first_of(data: Dataset, count: int) -> Dataset:
+    return replace(data, x_train=(data.x_train[0][:count],), y_train=data.y_train[:count])
+
+
+def measured(model: nn.Module, row: Row, data: Dataset, base: Any) -> Measure:
+    """Return the figures of a row; ``base`` is timed beside it."""
     started = time.perf_counter()
     try:
-        samples = samples_of(model, example, data)
-        made = run_steps(model, parse_chain(chain), samples, few, few and TUNING)
+        made = made_of(model, row.chain, data, row.images, replace(TUNING, seed=row.seed))
     except IsthmusError as error:
         return {"refused": str(error)}
     seconds = time.perf_counter() - started
-    session = session_of(made, example)
-    shares = [
-        float((run(session, x).argmax(axis=1) == y).mean())
-        for x, y in (
-            (data.x_test[0][k : k + _BATCH], data.y_test[k : k + _BATCH])
-            for k in range(0, images, _BATCH)
-        )
-    ]
-    cost = figures(made, example, accuracy=float(np.mean(shares)))
+    if row.bytes:
+        return {**narrowed(made, row, data), "apply_s": seconds}
+    session = session_of(made)
+    share = accuracy_of(session, data)
+    return {**costs(made, share), **times(session, base, data), "apply_s": seconds}
+
+
+def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:
+    """Learn a narrow crossing for what a chain made; count the payloads of all test images."""
+    plan, _ = plan_of(made, CROSSING_AFTER, CODEC)
+    split_model = split_with_codecs(made, plan)
+    config = replace(TUNING, wanted_bytes=row.bytes, seed=row.seed, sender="frozen")
+    fit_crossings(split_model, first_of(data, row.images), config)
+    found = judged(split_model, data)
+    return {**costs(made, found["accuracy"]), "crossing_bytes": found["bytes_mean"]}
+
+
+def costs(made: nn.Module, share: float) -> Measure:
+    """Return what a network takes, counted and predicted."""
+    graph = capture(made, EXAMPLE)
+    cost = figures(made, EXAMPLE, accuracy=share)
+    fields = ("accuracy", "parameters", "macs", "weight_bytes", "stored_bytes")
     return {
-        **{field: getattr(cost, field) for field in ("accuracy", *MARKS)},
-        "crossing_bytes": crossing(made),
-        "image_ms": 1000 * tenth_percentile(session, data.x_test[0][:1]),
-        "apply_s": seconds,
+        **{field: getattr(cost, field) for field in fields},
+        "peak_bytes": max(live_bytes(graph)),
+        "moved_bytes": sum(node.read_bytes + node.written_bytes for node in graph.nodes),
+        "crossing_bytes": crossing(graph),
+        **{field: energy_j(graph, *where) for field, where in ENERGY.items()},
     }
 
 
-def session_of(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+def energy_j(graph: Graph, platform: str, device: str) -> float:
+    """Return the energy of the whole network on one device, as a plan predicts it."""
+    site = make_site(graph, load_platform(platform).device(device))
+    return estimate(stage_loads(graph, ()), (), (site,), ()).prediction.energy_j
+
+
+def crossing(graph: Graph) -> int:
+    """Return the fewest bytes that cross between two stages of the network, as they are held."""
+    inside = [
+        [k for k, node in enumerate(graph.nodes) if f"{node.module}.".startswith(f"{stage}.")]
+        for stage in (CROSSING_AFTER, CROSSING_BEFORE)
+    ]
+    last = inside[0][-1] + 1
+    computing = next(k for k in inside[1] if graph.nodes[k].macs)
+    return min(cut.num_bytes for cut in cuts(graph)[last : computing + 1])
+
+
+def session_of(model: nn.Module) -> Any:
+    """Return the exported program in ONNX Runtime, one thread."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program" / "program.onnx"
-        write_program(Program(None, model, None), example, file, device="this machine")
-        return onnxruntime.InferenceSession(file.read_bytes(), options)
+        write_program(Program(None, model, None), EXAMPLE, file, device="this machine")
+        return session_from(file.read_bytes())
+
+
+def session_from(program: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(program, options)
 
 
 def run(session: Any, x: np.ndarray) -> np.ndarray:
@@ -198,107 +363,60 @@ def run(session: Any, x: np.ndarray) -> np.ndarray:
     return scores
 
 
-def tenth_percentile(session: Any, x: np.ndarray) -> float:
-    """Return the time of one image; the lower end, as other programs were running."""
-    times = []
-    for _ in range(_TIMED):
-        started = time.perf_counter()
-        run(session, x)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[_TIMED // 10]
+def accuracy_of(session: Any, data: Dataset) -> float:
+    """Return the share of all test images that a program labels right."""
+    x, y = data.x_test[0], data.y_test
+    right = sum(
+        int((run(session, x[k : k + _BATCH]).argmax(axis=1) == y[k : k + _BATCH]).sum())
+        for k in range(0, len(y), _BATCH)
+    )
+    return right / len(y)
 
 
-def crossing(model: nn.Module) -> int:
-    """Return the bytes of what leaves the second of the three stages, in its own format."""
-    graph = capture(model, (torch.zeros(2, 3, 32, 32),))
-    inside = f"{CROSSING_AFTER}."
-    last = [node for node in graph.nodes if f"{node.module}.".startswith(inside)][-1]
-    return last.output_bytes
+def times(session: Any, base: Any, data: Dataset) -> Measure:
+    """Return the tenth percentile of single images, and that of the network as it came.
+
+    Both by turns, as other programs were running.
+    """
+    taken: dict[str, list[float]] = {"image_ms": [], "base_ms": []}
+    for k in range(_TIMED):
+        for name, program in zip(taken, (session, base), strict=True):
+            started = time.perf_counter()
+            run(program, data.x_test[0][k : k + 1])
+            taken[name].append(1000 * (time.perf_counter() - started))
+    return {name: sorted(each)[_TIMED // 10] for name, each in taken.items()}
 
 
-def write_page(path: Path) -> None:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    measured_rows = [row for row in rows if "refused" not in row]
-    fields = ("chain", "tuned", "accuracy", *MARKS, "crossing_bytes", "image_ms", "apply_s")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(measured_rows)
-    write_bytes(path.with_suffix(".csv"), text.getvalue().encode())
-    write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
+def rates(model: nn.Module, data: Dataset) -> Iterator[tuple[Measure, Callable[[], Measure]]]:
+    """Yield the name of each way to spend the budget at a fixed rate, and what measures it.
 
+    Judged by the last training images, which are not tuned on here; the network as it came has
+    seen them, which favours what changes it little.
+    """
+    held = slice(-_HELD_OUT, None)
+    x, y = data.x_train[0][held], data.y_train[held]
+    part = first_of(data, len(data.y_train) - _HELD_OUT)
 
-def page(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """Return the figures of each chain, and where the marks of `isthmus techniques` are wrong."""
-    base = rows[0]
-    lines = [
-        f"# {name}",
-        "",
-        f"ResNet-20 on CIFAR-100, the first {base['images']} test images "
-        f"({100 * base['accuracy']:.1f} % before). Nothing is trained after a technique, but "
-        f"where it says tuned: one pass over {base['tune']} training images after each. "
-        "Accuracy and time are of the exported program in ONNX Runtime, one thread; the time of "
-        "an image is the tenth percentile of 200, while other programs were running. MACs count "
-        "zeros too. "
-        f"Crossing: what leaves {CROSSING_AFTER}, in its own format.",
-        "",
-        "| techniques | accuracy, % | parameters | MACs | bytes in memory | bytes as stored | "
-        "stored, times smaller | crossing, bytes | image, ms |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        what = (row["chain"] or "as it came") + (", tuned" if row["tuned"] else "")
-        if "refused" in row:
-            lines.append(f"| {what} | refused: {row['refused']} | | | | | | | |")
-            continue
-        lines.append(
-            f"| {what} | {100 * row['accuracy']:.1f} | "
-            f"{row['parameters']:,} | {row['macs']:,} | {row['weight_bytes']:,} | "
-            f"{row['stored_bytes']:,} | {base['stored_bytes'] / row['stored_bytes']:.2f} | "
-            f"{row['crossing_bytes']:,} | {row['image_ms']:.2f} |"
-        )
-    lines += ["", *findings(rows)]
-    machines = sorted({row["machine"] for row in rows})
-    revisions = ", ".join(sorted({str(row["revision"]) for row in rows}))
-    versions = ", ".join(f"{key} {value}" for key, value in base["versions"].items())
-    lines += ["", f"Machine: {'; '.join(machines)}. Revisions: {revisions}. Versions: {versions}."]
-    return "\n".join(lines) + "\n"
+    def judge(chain: tuple[str, ...], config: FitConfig | None) -> Measure:
+        made = copy.deepcopy(model)
+        for step in parse_chain(chain):
+            made = apply(made, step, samples_of(model, EXAMPLE, part))
+            if config:
+                tune(made, copy.deepcopy(model), first_of(part, BUDGET), config)
+            made = settle(made)
+        return {"held_out": accuracy(made, (x,), y)}
 
-
-def findings(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what is within a point of the network as it came, and which marks do not hold."""
-    base = rows[0]
-    good = [
-        row
-        for row in rows[1:]
-        if "refused" not in row and row["accuracy"] >= base["accuracy"] - 0.01
-    ]
-    lines = []
-    if good:
-        best = min(good, key=lambda row: row["stored_bytes"])
-        lines.append(
-            f"* Within a point: the smallest file is {best['chain']}, "
-            f"{base['stored_bytes'] / best['stored_bytes']:.2f} times smaller (wanted: 8); the "
-            f"fewest MACs are {base['macs'] / min(row['macs'] for row in good):.2f} times fewer "
-            "(wanted: 4)."
-        )
-    wrong = [
-        f"{row['chain']} does not improve {mark}"
-        for row in rows[1:]
-        if "refused" not in row and " + " not in row["chain"]
-        for field, mark in MARKS.items()
-        if mark.lower() in TECHNIQUES[row["chain"].partition(",")[0]].improves
-        and row[field] >= base[field]
-    ]
-    lines.append(f"* Marks that do not hold here: {'; '.join(wrong) or 'none'}.")
-    whole = [row for row in rows if row["chain"].startswith("quantize:int8,range=mse")]
-    plain = [row for row in rows if row["chain"] == "fold"]
-    if whole and plain:
-        lines.append(
-            f"* An image takes {whole[0]['image_ms']:.2f} ms in int8 and "
-            f"{plain[0]['image_ms']:.2f} ms in fp32 with folded norms."
-        )
-    return lines
+    for chain in ((), *((step,) for step in TRIED)):
+        key = {"group": "rate", "chain": " + ".join(chain), "tuned": 0}
+        yield key, lambda chain=chain: judge(chain, None)
+    for batch, names in WAYS:
+        for rate in RATES:
+            losses = tuple(names.split(","))
+            how = replace(TUNING, batch_size=batch, losses=losses, finetune_rate=rate)
+            for step in TRIED:
+                key = {"group": "rate", "chain": step, "tuned": BUDGET}
+                key |= {"batch": batch, "loss": names, "rate": rate}
+                yield key, lambda step=step, how=how: judge((step,), how)
 
 
 if __name__ == "__main__":

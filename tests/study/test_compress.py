@@ -1,17 +1,20 @@
 """A chain of techniques that are tuned, from Python."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from isthmus.compress import parse_chain
+from isthmus.compress import Samples, parse_chain
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
-from isthmus.train import FitConfig, tune
+from isthmus.study.compress import _training, run_steps
+from isthmus.train import FitConfig, Progress, agreement, tune
 
 NET = """
 from torch import nn
@@ -115,6 +118,56 @@ def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
     # of two peers without weights the cross entropies alone begin at 2 ln 3
     assert record.losses[-1] < 0.9 * record.losses[0]
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+class Always(torch.nn.Module):
+    """Gives every sample one label, but those whose mean is over 3 another."""
+
+    def __init__(self, usual, bright):
+        super().__init__()
+        self.usual, self.bright = usual, bright
+
+    def forward(self, x):
+        bright = x.flatten(1).mean(dim=1) > 3
+        return torch.eye(3)[torch.where(bright, self.bright, self.usual)]
+
+
+def test_agreement_is_the_share_of_samples_with_the_same_label():
+    data, teacher = blobs(), Always(0, 1)
+    bright = float((data.x_train[0].mean(axis=(1, 2, 3)) > 3).mean())
+    assert 0.1 < bright < 0.9
+    for model, same in ((Always(0, 1), 1.0), (Always(0, 2), 1 - bright), (Always(1, 2), 0.0)):
+        assert agreement(model, teacher, data) == pytest.approx(same)
+
+
+def test_norms_are_kept_where_a_chain_changes_nothing_and_learned_where_all_is_lost():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Linear(64, 3),
+    )  # fmt: skip
+    other = copy.deepcopy(net)
+    with torch.no_grad():  # says another label than the first, whatever it sees
+        other[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
+        net[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+    config = FitConfig(epochs=1, batch_size=16, losses=("hinton",))
+    for model, kept in ((net, True), (other, False)):
+        training = _training("", net, blobs(), config, Progress())
+        training.whole(model, "now")
+        assert torch.equal(model[1].running_mean, torch.zeros(4)) == kept
+
+
+def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):
+    torch.manual_seed(0)
+    model, wanted, data = load_model(source), load_model(source), blobs()
+    wanted.load_state_dict(model.state_dict())
+    config = FitConfig(epochs=1, batch_size=16, losses=("task",), finetune_rate=1e-2)
+    steps = parse_chain(["sparse:magnitude,keep=1"])
+    samples = Samples(example=(torch.zeros(2, 1, 6, 6),))
+    made = run_steps(model, steps, samples, data, config).state_dict()
+    tune(wanted, model, data, replace(config, finetune_rate=1e-3))
+    for key, value in wanted.state_dict().items():
+        torch.testing.assert_close(made[key], value)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from isthmus.train import (
     FitConfig,
     Progress,
     accuracy,
+    agreement,
     check_fits,
     fit_base,
     predict,
@@ -37,6 +39,7 @@ from isthmus.train import (
 )
 
 _MOST_SAMPLES = 512  # training samples that techniques look at
+_ALIKE = 0.5  # share of samples labelled as before, from which on batch norms stay
 _LEAST_OTHERS = 64  # with fewer beside these, short trainings take those too
 
 
@@ -160,20 +163,31 @@ def run_steps(
 def _training(
     prefix: str, teacher: nn.Module, data: Dataset, config: FitConfig, progress: Progress
 ) -> Training:
-    """Return how a technique may train; its phases and notes have names with a prefix."""
+    r"""Return how a technique may train; its phases and notes have names with a prefix.
+
+    What was changed little has more to lose than to learn: where a share a of samples is still
+    labelled as the teacher labels it, the learning rate is :math:`r \; 10^{-a}`, and from a half
+    on batch norms keep what they came with, as few samples tell it worse.
+    """
     others = _order(data)[_MOST_SAMPLES:]
     if len(others) < _LEAST_OTHERS:
         others = _order(data)
 
+    def trained(model: nn.Module, data: Dataset, config: FitConfig, **how: Any) -> None:
+        same = agreement(model, teacher, data)
+        paced = replace(config, finetune_rate=config.finetune_rate * 10**-same)
+        tune(model, teacher, data, paced, keep_norms=same >= _ALIKE, **how)
+
     def whole(model: nn.Module, name: str) -> None:
-        tune(model, teacher, data, config, name=f"{prefix} {name}".strip(), progress=progress)
+        name = f"{prefix} {name}".strip()
+        trained(model, data, config, name=name, progress=progress)
 
     def short(model: nn.Module, num: int) -> None:
         few = others[:num]
         part = replace(
             data, x_train=tuple(x[few] for x in data.x_train), y_train=data.y_train[few]
         )
-        tune(model, teacher, part, replace(config, epochs=1))
+        trained(model, part, replace(config, epochs=1))
 
     def kept(name: str, find: Callable[[], str]) -> str:
         file = progress.checkpoints and progress.checkpoints / f"{prefix} {name}.txt"

@@ -38,7 +38,7 @@ from isthmus.train.images import (
 from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
-from isthmus.train.tune import tune
+from isthmus.train.tune import agreement, tune
 from isthmus.train.widths import WidthResult, measure_widths
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Rung",
     "WidthResult",
     "accuracy",
+    "agreement",
     "augmentation_for",
     "calibrate",
     "calibrate_exit",

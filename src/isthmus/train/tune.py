@@ -15,6 +15,8 @@ from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progr
 from isthmus.train.losses import EQUAL, LABELLED, LOSSES, MATCHING, PLACED, Answers
 from isthmus.train.views import augmented, innermost
 
+_COMPARED = 512
+
 
 def tune(
     model: nn.Module,
@@ -23,6 +25,7 @@ def tune(
     config: FitConfig,
     *,
     name: str = "tune",
+    keep_norms: bool = False,
     progress: Progress | None = None,
 ) -> PhaseRecord:
     """Train all weights of a model, in place.
@@ -34,6 +37,7 @@ def tune(
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
+        keep_norms: Leave batch norms the means and deviations that they came with.
         progress: Where to report.
 
     Returns:
@@ -98,10 +102,27 @@ def tune(
         prepare=prepare,
     )
     model.train()
+    for module in model.modules() if keep_norms else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
     model.eval()
     return record
+
+
+@torch.no_grad()
+def agreement(model: nn.Module, teacher: nn.Module, data: Dataset) -> float:
+    """Return the share of training samples, of 512 at most, that both give the same label.
+
+    Args:
+        model: Any classifier; left in evaluation.
+        teacher: What it came from.
+        data: Only its training half is read.
+    """
+    inputs = [torch.from_numpy(x[:_COMPARED]) for x in data.x_train]
+    answers = [first(network.eval()(*inputs)).argmax(dim=1) for network in (model, teacher)]
+    return float((answers[0] == answers[1]).double().mean())
 
 
 @contextmanager
