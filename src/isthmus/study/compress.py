@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress import Samples, Step, Training, apply, figures, settle
+from isthmus.compress.exits import EXITS, exit_paths
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import Compressed, ModelReference, load_model
-from isthmus.models.compressed import FILES, changes, pack_weights, write_compressed
+from isthmus.models.compressed import FILES, ExitFigures, changes, pack_weights, write_compressed
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -31,6 +32,7 @@ from isthmus.train import (
     accuracy,
     check_fits,
     fit_base,
+    measure_exits,
     predict,
     tune,
     with_answers,
@@ -124,12 +126,26 @@ def _write(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         before=before,
         after=after,
+        exits=_exits(compressed, steps, example, data),
         data="" if data is None else data.name,
         machine=describe_machine(),
         versions=library_versions(),
     )
     write_compressed(out, facts, weights)
     return facts
+
+
+def _exits(
+    compressed: nn.Module, steps: Sequence[Step], example: tuple[Tensor, ...], data: Dataset | None
+) -> tuple[ExitFigures, ...]:
+    """Return what the exits are worth in the end that a step trained the model for."""
+    asked = [step for step in steps if step.technique.name == EXITS]
+    if not asked or data is None:
+        return ()
+    options = asked[-1].options
+    paths = exit_paths(compressed, options, Samples(example=example))
+    how = {"agreement": options["agreement"]} if options["agreement"] else {}
+    return measure_exits(compressed, paths, data, **(how or {"share": options["share"]}))
 
 
 def run_steps(
@@ -165,8 +181,9 @@ def _training(
     if len(others) < _LEAST_OTHERS:
         others = _order(data)
 
-    def whole(model: nn.Module, name: str) -> None:
-        tune(model, teacher, data, config, name=f"{prefix} {name}".strip(), progress=progress)
+    def whole(model: nn.Module, name: str, penalty: Callable[[], Tensor] | None = None) -> None:
+        name = f"{prefix} {name}".strip()
+        tune(model, teacher, data, config, name=name, penalty=penalty, progress=progress)
 
     def short(model: nn.Module, num: int) -> None:
         few = others[:num]

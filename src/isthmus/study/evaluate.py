@@ -60,11 +60,11 @@ from isthmus.train import (
     with_answers,
     write_fitted,
 )
+from isthmus.train.exits import CALIBRATED
 from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
-_CALIBRATED = 5  # one training sample of so many says how sure an early exit has to be
 _EXIT_SAMPLES = 1000  # test inputs on which an early exit is compared with the whole network
 
 
@@ -233,7 +233,7 @@ def export_fitted(
     if exit_share is None and exit_agreement is None:
         return export(model, plan, out, early_exit=fit_exit(model, exit_data.x_train), **options)
     order = np.random.default_rng(0).permutation(len(exit_data.x_train[0]))
-    few = max(1, len(order) // _CALIBRATED)
+    few = max(1, len(order) // CALIBRATED)
     early_exit = fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
     kept = [x[order[:few]] for x in exit_data.x_train]
     least = calibrate_exit(early_exit, model, kept, share=exit_share, agreement=exit_agreement)

@@ -1,8 +1,8 @@
 """Train a whole model that was changed, with the one that it came from as its teacher."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +10,18 @@ from torch import Tensor, nn
 
 from isthmus.data import Dataset
 from isthmus.errors import InputError
+from isthmus.models.joint import Joint, kept
 from isthmus.train.fit import FitConfig, first
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import EQUAL, LABELLED, LOSSES, MATCHING, PLACED, Answers
+from isthmus.train.losses import (
+    EQUAL,
+    LABELLED,
+    LOSSES,
+    MATCHING,
+    PLACED,
+    Answers,
+    hinton_loss,
+)
 from isthmus.train.views import augmented, innermost
 
 
@@ -23,17 +32,20 @@ def tune(
     config: FitConfig,
     *,
     name: str = "tune",
+    penalty: Callable[[], Tensor] | None = None,
     progress: Progress | None = None,
 ) -> PhaseRecord:
     """Train all weights of a model, in place.
 
     Args:
-        model: Any classifier; left in evaluation.
+        model: Any classifier; left in evaluation. Of one that gives several answers all are
+            trained, the sum of their losses being what is minimised.
         teacher: What it came from; frozen, and shown what the model is shown. With the loss
             ``mutual`` a copy of it learns too.
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
+        penalty: Returns what is added to the loss of every batch.
         progress: Where to report.
 
     Returns:
@@ -50,6 +62,7 @@ def tune(
             "them; expected hinton"
         )
     teacher = teacher.eval()
+    joint = model if isinstance(model, Joint) else None
     taught = not {*config.losses} <= {"task", "teacher-free"}
     blocks = _blocks(model, teacher, data, config)
     groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
@@ -62,12 +75,12 @@ def tune(
 
     def loss(batch: Batch) -> Tensor:
         inputs, labels_B, _ = batch
-        with _made(model, blocks) as made:
-            logits_BK = first(model(*inputs))
-        with torch.set_grad_enabled(mutual), _made(teacher, blocks) as there:
-            says = teacher.to(labels_B.device)(*inputs) if taught else logits_BK
+        with kept(model, blocks) as made:
+            made_BK = joint.answers(*inputs) if joint else (first(model(*inputs)),)
+        with torch.set_grad_enabled(mutual), kept(teacher, blocks) as there:
+            says = teacher.to(labels_B.device)(*inputs) if taught else made_BK[0]
         answers = Answers(
-            logits=logits_BK,
+            logits=made_BK[0],
             labels=labels_B,
             teacher=first(says),
             features=tuple(made[path] for path in blocks),
@@ -75,6 +88,12 @@ def tune(
             temperature=config.temperature,
         )
         losses = [LOSSES[name](answers) for name in config.losses]
+        losses += [
+            joint.weight * _of_another(joint, replace(answers, logits=x_BK), made_BK[0], config)
+            for x_BK in made_BK[1:]
+            if joint
+        ]
+        losses += [penalty()] if penalty else []
         return sum(losses[1:], start=losses[0])
 
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
@@ -104,24 +123,12 @@ def tune(
     return record
 
 
-@contextmanager
-def _made(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a mapping that holds, after a model was called, what some of its modules returned."""
-    made: dict[str, Any] = {}
-
-    def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            del module, inputs
-            made[path] = output
-
-        return hook
-
-    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in blocks]
-    try:
-        yield made
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _of_another(model: Joint, answers: Answers, best_BK: Tensor, config: FitConfig) -> Tensor:
+    """Return the loss of an answer that is not the best: its own, or its distance to the best."""
+    if model.teaching:
+        return hinton_loss(answers.logits, best_BK.detach(), temperature=1)
+    names = [name for name in config.losses if name not in (*MATCHING, "mutual")] or ["hinton"]
+    return torch.stack([LOSSES[name](answers) for name in names]).sum()
 
 
 def _blocks(
@@ -135,7 +142,7 @@ def _blocks(
     names = dict(teacher.named_children()).keys() & dict(model.named_children()).keys()
     sides, answers = [], []
     for network in (model.eval(), teacher):
-        with torch.no_grad(), _made(network, sorted(names)) as made:
+        with torch.no_grad(), kept(network, sorted(names)) as made:
             answers.append(first(network(*inputs)))
         sides.append(made)
     found = {}
