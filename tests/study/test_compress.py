@@ -117,6 +117,33 @@ def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
+def test_the_teachers_classifier_is_taken_over_with_what_leads_to_it(source):
+    torch.manual_seed(0)
+    teacher, model = load_model(source), load_model(source)
+    model.load_state_dict(teacher.state_dict())
+    model.get_submodule("7").reset_parameters()  # type: ignore[operator]
+    (x,) = blobs().x_train
+    tune(model, teacher, blobs(), FitConfig(epochs=1, batch_size=16, losses=("simkd",)))
+    with torch.no_grad():
+        found, wanted = (m(torch.from_numpy(x)) for m in (model, teacher))
+    assert torch.allclose(found, wanted, atol=0.05 * wanted.abs().max().item())
+    other = torch.nn.Sequential(*list(model.children())[:5], torch.nn.Linear(32, 3))
+    with pytest.raises(InputError, match="found no linear layer that makes the outputs of both"):
+        tune(other, teacher, blobs(), FitConfig(epochs=1, losses=("simkd",)))
+    with pytest.raises(InputError, match="simkd beside others"):
+        FitConfig(losses=("task", "simkd"))
+
+
+def test_simkd_brings_a_pruned_network_nearer_to_what_its_teacher_reads(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    config = FitConfig(base_epochs=3, epochs=6, losses=("simkd",), batch_size=16)
+    facts = Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+    assert facts.after.macs < facts.before.macs / 2
+    assert facts.after.accuracy is not None
+    assert facts.before.accuracy is not None
+    assert facts.after.accuracy > facts.before.accuracy - 0.15
+
+
 @pytest.mark.slow
 def test_netadapt_tunes_each_try_on_samples_that_do_not_judge_it(source, tmp_path):
     pytest.importorskip("torch_pruning")

@@ -29,14 +29,22 @@ class Joint(nn.Module):
 
 
 @contextmanager
-def kept(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a mapping that holds, after a model was called, what some of its modules returned."""
+def kept(
+    model: nn.Module, paths: Sequence[str], *, read: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield a mapping that holds, after a model was called, what some of its modules returned.
+
+    Args:
+        model: The model.
+        paths: Of the modules.
+        read: Keep what they read first instead.
+    """
     made: dict[str, Any] = {}
 
     def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            del module, inputs
-            made[path] = output
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            del module
+            made[path] = inputs[0] if read else output
 
         return hook
 

@@ -22,6 +22,7 @@ from isthmus.train.losses import (
     Answers,
     hinton_loss,
 )
+from isthmus.train.reuse import Reuse
 from isthmus.train.views import augmented, innermost
 
 
@@ -63,22 +64,24 @@ def tune(
         )
     teacher = teacher.eval()
     joint = model if isinstance(model, Joint) else None
-    taught = not {*config.losses} <= {"task", "teacher-free"}
     blocks = _blocks(model, teacher, data, config)
     groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
     trained = model
+    reuse = Reuse(model, teacher, data.x_train) if "simkd" in config.losses else None
+    if reuse:
+        groups.append({"params": _trainable(reuse.projector), "lr": config.learning_rate})
+        trained = reuse
     mutual = "mutual" in config.losses
     if mutual:
         teacher = copy.deepcopy(teacher).train()
         groups.append({"params": _trainable(teacher), "lr": config.finetune_rate})
         trained = nn.ModuleDict({"model": model, "peer": teacher})
 
-    def loss(batch: Batch) -> Tensor:
-        inputs, labels_B, _ = batch
+    def losses(inputs: Inputs, labels_B: Tensor) -> list[Tensor]:
         with kept(model, blocks) as made:
             made_BK = joint.answers(*inputs) if joint else (first(model(*inputs)),)
         with torch.set_grad_enabled(mutual), kept(teacher, blocks) as there:
-            says = teacher.to(labels_B.device)(*inputs) if taught else made_BK[0]
+            says = teacher.to(labels_B.device)(*inputs) if _taught(config) else made_BK[0]
         answers = Answers(
             logits=made_BK[0],
             labels=labels_B,
@@ -87,26 +90,24 @@ def tune(
             teacher_features=tuple(there[path].detach() for path in blocks),
             temperature=config.temperature,
         )
-        losses = [LOSSES[name](answers) for name in config.losses]
-        losses += [
+        return [LOSSES[name](answers) for name in config.losses] + [
             joint.weight * _of_another(joint, replace(answers, logits=x_BK), made_BK[0], config)
             for x_BK in made_BK[1:]
             if joint
         ]
-        losses += [penalty()] if penalty else []
-        return sum(losses[1:], start=losses[0])
+
+    def loss(batch: Batch) -> Tensor:
+        inputs, labels_B, _ = batch
+        found = [reuse.loss(inputs)] if reuse else losses(inputs, labels_B)
+        found += [penalty()] if penalty else []
+        return sum(found[1:], start=found[0])
 
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if config.augmentation is not None:
             batch = augmented(batch, config.augmentation, generator)
         return tuple(innermost(x) for x in batch)
 
-    phase = Phase(
-        name=name,
-        epochs=config.epochs,
-        loss=loss,
-        groups=groups,
-    )
+    phase = Phase(name=name, epochs=config.epochs, loss=loss, groups=groups)
     labels = torch.from_numpy(data.y_train)
     batches = Batches(
         tuple(torch.from_numpy(x) for x in data.x_train),
@@ -119,8 +120,14 @@ def tune(
     model.train()
     record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
+    if reuse:
+        reuse.finish()
     model.eval()
     return record
+
+
+def _taught(config: FitConfig) -> bool:
+    return not {*config.losses} <= {"task", "teacher-free"}
 
 
 def _of_another(model: Joint, answers: Answers, best_BK: Tensor, config: FitConfig) -> Tensor:
@@ -135,7 +142,7 @@ def _blocks(
     model: nn.Module, teacher: nn.Module, data: Dataset, config: FitConfig
 ) -> tuple[str, ...]:
     """Return the outermost modules whose outputs losses compare; none where none does."""
-    matching = [loss for loss in config.losses if loss in MATCHING]
+    matching = [loss for loss in config.losses if loss in MATCHING and loss != "simkd"]
     if not matching:
         return ()
     inputs = [torch.from_numpy(x[:2]) for x in data.x_train]
