@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
+from isthmus.models import carries_weights, load_model
 from isthmus.models.compressed import ExitFigures
 from isthmus.models.joint import kept, pooled
 from isthmus.split import SplitModel
@@ -51,6 +52,52 @@ class EarlyExit(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor]:
         """Return the outputs, (B, K)."""
         return (self.head(pooled(self.stage(*inputs))),)
+
+
+class SmallerExit(nn.Module):
+    """A model of its own in the place of an early exit.
+
+    Args:
+        model: From the inputs to the outputs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        """Return the outputs, (B, K)."""
+        return (first(self.model(*inputs)),)
+
+
+def smaller_exit(text: str, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> SmallerExit:
+    """Load a compressed model that is to answer where a split one does not.
+
+    Args:
+        text: Its folder.
+        split_model: Whose inputs and outputs it has to have.
+        inputs: Samples, one array (N, ...) for each input.
+
+    Raises:
+        InputError: It is no such folder, or a model of other inputs or outputs.
+    """
+    if not carries_weights(text):
+        raise InputError(f"early model {text}: expected a folder that `isthmus compress` made")
+    found = SmallerExit(load_model(text)).eval()
+    few = tuple(torch.from_numpy(x[:2]) for x in inputs)
+    with torch.no_grad():
+        expected = split_model.eval()(*few)
+        try:
+            (scores,) = found(*few)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            line = str(error).splitlines()[0]
+            raise InputError(f"early model {text}: does not take the inputs ({line})") from error
+    if not isinstance(expected, Tensor) or scores.shape != expected.shape:
+        raise InputError(
+            f"early model {text}: found outputs {tuple(scores.shape[1:])}, expected the "
+            f"model's, {tuple(first(expected).shape[1:])}"
+        )
+    return found
 
 
 def fit_exit(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> EarlyExit:
@@ -131,7 +178,7 @@ def _descended(
 
 
 def calibrate_exit(
-    early_exit: EarlyExit,
+    early_exit: nn.Module,
     split_model: SplitModel,
     inputs: Sequence[np.ndarray],
     *,
