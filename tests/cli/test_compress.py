@@ -80,6 +80,25 @@ def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
     assert torch.equal(made(x), load_model(str(mine / "shared"))(x))
 
 
+def test_a_width_of_a_slimmable_model_is_cut_out_planned_and_compared(isthmus, mine):
+    pytest.importorskip("torch_pruning")
+    made = loads(
+        isthmus(
+            "compress", OURS[0], *OURS[3:], "--data", "npz:data.npz", "--epochs", "2",
+            "--with", "exits,only=stem+down", "--with", "prune:slimmable,widths=0.5,skip=mix",
+            "--out", "slim", "--json",
+        )
+    )  # fmt: skip
+    assert [each["path"] for each in made["exits"]] == ["stem", "down"]
+    assert all(0 <= each["share"] <= 1 for each in made["exits"])
+    cut = ("--with", "prune:width,width=0.5,skip=mix", "--data", "npz:data.npz", "--out", "half")
+    half = loads(isthmus("compress", "slim", *cut, "--json"))
+    assert half["before"]["accuracy"] == made["after"]["accuracy"]
+    assert half["after"]["macs"] < 0.7 * half["before"]["macs"]
+    plan = loads(isthmus("plan", "half", "two-mcu-spi", "--cut", "stem", "--json"))
+    assert sum(stage["macs"] for stage in plan["stages"]) == half["after"]["macs"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -90,6 +109,7 @@ def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
         (("--with", "share:kmeans", "--out", "."), ["current folder"]),
         (("--with", "share:kmeans,only=tail"), ["no module 'tail'", "stem"]),
         (("--with", "share:kmeans", "--with", "format"), ["leave one out"]),
+        (("--with", "prune:slimmable", "--with", "exits"), ["the widest alone; put it last"]),
         (
             ("--with", "format", "--data", "npz:data.npz", "--epochs", "1", "--loss", "fitnet"),
             ["found fitnet", "fitnets"],

@@ -13,7 +13,7 @@ from isthmus.compress import Samples, apply, parse_chain, settle
 from isthmus.compress.mixed import WIDTHS, Limit, cut_bits, least_loss
 from isthmus.errors import InputError
 from isthmus.export.export import export
-from isthmus.graph import capture, live_bytes
+from isthmus.graph import capture, find_cut, live_bytes
 from isthmus.links import make_codec
 from isthmus.models.layers import Integer
 from isthmus.plan import partition
@@ -129,6 +129,24 @@ def test_integers_of_four_bits_cross_two_a_byte_and_are_exported_equal(tmp_path)
     found = export(parts, plan, tmp_path / "bundle", samples=[images(8, seed=3).numpy()])
     assert found.payload_bytes == (len(payloads[0]),)
     assert found.equal_predictions == 1.0
+
+
+@pytest.mark.parametrize(
+    "name", ["quantize:memory", pytest.param("quantize:mixed", marks=pytest.mark.slow)]
+)
+def test_what_crosses_a_link_is_within_its_limit_and_the_rest_keeps_its_bits(name):
+    torch.manual_seed(0)
+    before, after = (
+        capture(made(chain(), f"{name},{limit}"), (images(),))
+        for limit in ("flash=1MiB", "link=70byte,cut=2")  # 8 x 4 x 4 values cross
+    )
+    assert find_cut(before, "2").num_bytes == 128
+    assert find_cut(after, "2").num_bytes == 64
+    assert after.weight_bytes == before.weight_bytes
+    with pytest.raises(InputError, match=r"link has room for 30 bytes of .*, expected 32 or more"):
+        made(chain(), f"{name},link=30byte,cut=2")
+    with pytest.raises(InputError, match="expected link= and cut= together"):
+        made(chain(), f"{name},link=30byte")
 
 
 def test_a_limit_is_needed_and_has_to_be_possible():

@@ -14,6 +14,7 @@ from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
 from isthmus.plan import partition
 from isthmus.platform import load_platform
+from tests.nets import NETS
 
 pytest.importorskip("torch_pruning")
 
@@ -217,3 +218,52 @@ class Reshaping(nn.Module):
 def test_a_forward_that_holds_channel_counts_is_refused():
     with pytest.raises(InputError, match=r"prune:l1: .*skip="):
         pruned(Reshaping(), "prune:l1")
+
+
+def test_group_lasso_trains_with_the_norms_of_all_that_leaves_together():
+    model: Any = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():  # channel 0: 3 makes it, 4 reads it; channel 1: 0 and 2
+        model[0].weight.copy_(torch.tensor([[3.0], [0.0]]))
+        model[2].weight.copy_(torch.tensor([[4.0, 2.0]]))
+    told = []
+
+    def whole(model, name, penalty):
+        told.append((name, penalty().item()))
+        model[0].weight.data[1], model[2].weight.data[0, 1] = 5.0, 5.0
+
+    training = Training(whole=whole, short=lambda *_: None, kept=lambda _, find: find())
+    (step,) = parse_chain(["prune:group-lasso,keep=0.5,strength=0.1"])
+    made: Any = apply(model, step, Samples(example=(torch.ones(2, 1),), training=training))
+    assert told == [("lasso", pytest.approx(0.1 * (5 + 2)))]
+    assert made[0].weight.tolist() == [[5.0]]
+    with pytest.raises(InputError, match="trains before it prunes; add --data, --epochs"):
+        apply(net(), step, samples())
+
+
+def test_least_squares_makes_the_next_layer_do_what_it_did_where_that_can_be():
+    # of the channels a, b, a + b and 0 any two of the first three are enough
+    model = net()
+    with torch.no_grad():
+        rows = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]
+        model[0].weight.copy_(torch.tensor(rows).reshape(4, 2, 1, 1))
+    made = pruned(model, "prune:least-squares,keep=0.5,only=0")
+    assert made[0].out_channels == 2
+    (x,) = samples().inputs
+    assert torch.allclose(made(x), model(x), atol=1e-3)
+    plain = pruned(model, "prune:l1,keep=0.5,only=0")
+    assert not torch.allclose(plain(x), model(x), atol=1e-2)
+    with pytest.raises(InputError, match="found no channels that only convolutions"):
+        pruned(net(groups=2), "prune:least-squares,keep=0.5,only=0")
+
+
+def test_least_squares_loses_less_than_any_choice_by_size_also_through_sums():
+    torch.manual_seed(0)
+    model, inputs = NETS["residual"].make().eval(), NETS["residual"].inputs(32)
+    given = Samples(example=(inputs[0][:2],), inputs=inputs, labels=torch.arange(32) % 10)
+    errors = []
+    for text in ("prune:least-squares,keep=0.5", "prune:l2,keep=0.5"):
+        (step,) = parse_chain([text])
+        made = apply(copy.deepcopy(model), step, given)
+        with torch.no_grad():
+            errors.append((made(*inputs) - model(*inputs)).square().mean().item())
+    assert errors[0] < errors[1] / 10

@@ -6,22 +6,30 @@ import torch
 from torch import nn
 
 from isthmus.bundle import read_bundle
+from isthmus.compress import parse_chain
 from isthmus.errors import InputError
 from isthmus.export import export
 from isthmus.graph import capture
+from isthmus.models import load_model, reference
 from isthmus.plan import partition
 from isthmus.platform import load_platform
+from isthmus.run.early import load_exit
 from isthmus.split import split
+from isthmus.study import compress_model
 from isthmus.train import calibrate, calibrate_exit, fit_exit, split_with_codecs
-from isthmus.train.exits import exit_threshold
+from isthmus.train.exits import exit_threshold, smaller_exit
 from tests.nets import NETS
 from tests.run.services import devices
 
 
-def network():
+def network(channels=3):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        nn.Conv2d(channels, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
     ).eval()
 
 
@@ -62,6 +70,50 @@ def test_it_is_written_verified_and_answers_in_the_place_of_a_device_that_is_awa
         with torch.no_grad():
             (expected,) = early_exit(example[0][:1])
         np.testing.assert_allclose(outputs[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+NET = """
+import torch
+from torch import nn
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+"""
+
+
+def test_a_smaller_model_may_answer_in_its_place(tmp_path):
+    model, example = network(), (torch.rand(40, 3, 8, 8),)
+    split_model, plan = fitted(model, example)
+    (tmp_path / "net.py").write_text(NET)
+    source = reference(f"{tmp_path / 'net.py'}:make")
+    steps = parse_chain(["sparse:magnitude,keep=0.9"])
+    compress_model(
+        model, source, steps, (example[0][:2],), tmp_path / "small", inputs=("1x3x8x8",)
+    )
+    samples = [example[0].numpy()]
+    smaller = smaller_exit(str(tmp_path / "small"), split_model, samples)
+    found = export(
+        split_model, plan, tmp_path / "bundle", samples=samples, early_exit=smaller,
+        exit_confidence=calibrate_exit(smaller, split_model, samples, share=0.5),
+    )  # fmt: skip
+    assert found.early_exit_share == pytest.approx(0.5, abs=0.1)
+    bundle = read_bundle(tmp_path / "bundle")
+    early_exit = load_exit(tmp_path / "bundle", bundle)
+    assert early_exit is not None
+    (scores,) = early_exit.program(samples)
+    with torch.no_grad():
+        expected = load_model(str(tmp_path / "small"))(*example).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    few = example[0][:, :2]
+    other, _ = fitted(network(channels=2), (few,))
+    with pytest.raises(InputError, match="does not take the inputs"):
+        smaller_exit(str(tmp_path / "small"), other, [few.numpy()])
+    with pytest.raises(InputError, match="expected a folder that `isthmus compress` made"):
+        smaller_exit(str(tmp_path), split_model, samples)
 
 
 def test_a_bundle_without_one_says_so(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from isthmus.bundle import confidence, read_bundle, write_bundle
 from isthmus.errors import BundleError, RequestError, RunError
 from isthmus.run.early import load_exit
+from isthmus.run.messages import in_flight
 from tests.run.bundles import FAST, early_logits, logits, samples, write_chain
 from tests.run.services import LONG_S, devices
 
@@ -95,6 +97,35 @@ def test_what_the_exit_is_sure_of_does_not_cross(tmp_path):
             assert outputs.early_exit == ("near" if leaves else "")
             assert np.array_equal(outputs[0], early if leaves else whole)
     assert 0 < sum(each >= least for each in sure) < len(X)
+
+
+def test_the_newest_of_a_crowd_are_answered_by_the_exit_and_the_others_by_the_network(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near", "--switch-at", "1")
+        client.about()
+        futures = [client.submit(x) for x in X]
+        depth = in_flight(read_bundle(folder))
+        end_s = time.monotonic() + LONG_S
+        while sum(each.done() for each in futures) < len(X) - depth - 1:
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+        about = client.about()
+        assert (about.waiting, about.in_flight) == (1, depth)
+        hosts.start("far")
+        early = 0
+        for future, y, whole in zip(futures, EARLY, WHOLE, strict=True):
+            outputs = future.result(LONG_S)
+            assert np.array_equal(outputs[0], y if outputs.early_exit else whole)
+            early += bool(outputs.early_exit)
+        assert early == len(X) - depth - 1
+
+
+def test_there_has_to_be_an_exit_to_switch_to(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    with devices(tmp_path / "bundle", TWO) as hosts:
+        hosts.start("near", "--switch-at", "1")
+        assert hosts.processes["near"].wait(LONG_S) == 1
+        assert "found no early exit to switch to; export it with" in hosts.log("near")
 
 
 def test_an_exit_that_is_not_there_or_does_not_fit_is_refused(folder):

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,11 +143,11 @@ def test_agreement_is_the_share_of_samples_with_the_same_label():
 
 def test_norms_are_kept_where_a_chain_changes_nothing_and_learned_where_all_is_lost():
     torch.manual_seed(0)
-    net = torch.nn.Sequential(
+    net: Any = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
         torch.nn.Linear(64, 3),
     )  # fmt: skip
-    other = copy.deepcopy(net)
+    other: Any = copy.deepcopy(net)
     with torch.no_grad():  # says another label than the first, whatever it sees
         other[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
         net[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
@@ -168,6 +169,33 @@ def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):
     tune(wanted, model, data, replace(config, finetune_rate=1e-3))
     for key, value in wanted.state_dict().items():
         torch.testing.assert_close(made[key], value)
+
+
+def test_the_teachers_classifier_is_taken_over_with_what_leads_to_it(source):
+    torch.manual_seed(0)
+    teacher, model = load_model(source), load_model(source)
+    model.load_state_dict(teacher.state_dict())
+    model.get_submodule("7").reset_parameters()  # type: ignore[operator]
+    (x,) = blobs().x_train
+    tune(model, teacher, blobs(), FitConfig(epochs=1, batch_size=16, losses=("simkd",)))
+    with torch.no_grad():
+        found, wanted = (m(torch.from_numpy(x)) for m in (model, teacher))
+    assert torch.allclose(found, wanted, atol=0.05 * wanted.abs().max().item())
+    other = torch.nn.Sequential(*list(model.children())[:5], torch.nn.Linear(32, 3))
+    with pytest.raises(InputError, match="found no linear layer that makes the outputs of both"):
+        tune(other, teacher, blobs(), FitConfig(epochs=1, losses=("simkd",)))
+    with pytest.raises(InputError, match="simkd beside others"):
+        FitConfig(losses=("task", "simkd"))
+
+
+def test_simkd_brings_a_pruned_network_nearer_to_what_its_teacher_reads(source, tmp_path):
+    pytest.importorskip("torch_pruning")
+    config = FitConfig(base_epochs=3, epochs=6, losses=("simkd",), batch_size=16)
+    facts = Asking(source, tmp_path, "prune:l1,keep=0.5", config=config)("made")
+    assert facts.after.macs < facts.before.macs / 2
+    assert facts.after.accuracy is not None
+    assert facts.before.accuracy is not None
+    assert facts.after.accuracy > facts.before.accuracy - 0.15
 
 
 @pytest.mark.slow

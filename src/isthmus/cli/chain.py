@@ -307,6 +307,14 @@ def export(
             "DATA as in `isthmus fit`.",
         ),
     ] = None,
+    early_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Or let this one answer, a folder that `isthmus compress` made, such as a narrow "
+            "width of the network.",
+        ),
+    ] = None,
     exit_share: Annotated[
         float | None,
         typer.Option(
@@ -343,7 +351,12 @@ def export(
 
         exit_data = load_data(early_exit, data_dir=data_dir, download=download)
     verification = export_fitted(
-        fitted, out, exit_data=exit_data, exit_share=exit_share, exit_agreement=exit_agreement
+        fitted,
+        out,
+        exit_data=exit_data,
+        exit_share=exit_share,
+        exit_agreement=exit_agreement,
+        exit_model=early_model,
     )
     if json_:
         print_json({"bundle": str(out), **asdict(verification)})

@@ -70,7 +70,7 @@ def compress(
         typer.Option(
             help="What is minimised, summed: task, hinton, decoupled, teacher-free, mutual; and "
             "of what the outermost blocks make: feature, attention, relational, fitnets, nst, "
-            "boundary, flow."
+            "boundary, flow; or simkd, alone."
         ),
     ] = "task,hinton",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,

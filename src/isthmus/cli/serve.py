@@ -48,6 +48,14 @@ def serve(
             "that its answer is in time while the links are as slow as they are.",
         ),
     ] = None,
+    switch_at: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="With more requests than this waiting, let the first device's early exit answer "
+            "the newest of them.",
+        ),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +100,14 @@ def serve(
     def say(words: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
-    site = Site(addresses=addresses, service=service, keys=keys, config=config, target_s=target_s)
+    site = Site(
+        addresses=addresses,
+        service=service,
+        keys=keys,
+        config=config,
+        target_s=target_s,
+        switch_at=switch_at,
+    )
     keep_freed_memory()
     with ExitStack() as stack:
         if keys is not None:

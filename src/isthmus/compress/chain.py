@@ -7,23 +7,29 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from isthmus.compress.exits import EXITING
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
 from isthmus.compress.integer import INTEGERS, settled
+from isthmus.compress.lasso import LASSO
 from isthmus.compress.mixed import MIXED
 from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.replace import REPLACEMENTS
 from isthmus.compress.share import SHARING
+from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH
 from isthmus.compress.sparse import SPARSITY
 from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
 from isthmus.errors import InputError
+from isthmus.models.joint import Joint
 
 TECHNIQUES: Mapping[str, Technique] = {
     technique.name: technique
     for technique in (
         *PRUNING,
+        *LASSO,
         NETADAPT,
+        *SLIMMING,
         *FACTORS,
         *REPLACEMENTS,
         *SPARSITY,
@@ -31,6 +37,7 @@ TECHNIQUES: Mapping[str, Technique] = {
         *INTEGERS,
         *MIXED,
         *FORMATTING,
+        EXITING,
     )
 }
 
@@ -76,6 +83,11 @@ def parse_chain(texts: Sequence[str]) -> tuple[Step, ...]:
         technique = TECHNIQUES[name]
         for before in steps:
             _check_order(before.technique, technique)
+        if steps and steps[-1].technique.name == SLIMMABLE and name != WIDTH:
+            raise InputError(
+                f"{name} after {SLIMMABLE}: would go on with the widest alone; put it last, or "
+                f"{WIDTH} between them"
+            )
         step = Step(text=text, technique=technique, options=parse_options(technique, options))
         steps.append(step)
     return tuple(steps)
@@ -118,7 +130,7 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
 
 def settle(model: nn.Module) -> nn.Module:
     """Make what a technique asks of the weights their values; return the model."""
-    model = settled(model)
+    model = settled(model.settled() if isinstance(model, Joint) else model)
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             with torch.no_grad():

@@ -2,7 +2,7 @@
 
 Weights lie in one memory (flash), packed; tensors that layers of integers hand on lie in another
 (RAM), as many at once as the graph keeps alive. What crosses a link between two stages is such a
-tensor, and crosses in its bits.
+tensor, and crosses in its bits: a third limit is what may cross after a module.
 
 References:
     Rusci, Capotondi, Benini, "Memory-Driven Mixed Low Precision Quantization for Enabling Deep
@@ -13,7 +13,7 @@ References:
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import ceil, inf
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress.integer import GRID, RANGE, SMALLER, Rounded, rounded_to_8, settled
-from isthmus.compress.technique import Options, Samples, Size, Technique
+from isthmus.compress.technique import Names, Option, Options, Samples, Size, Technique
 from isthmus.errors import InputError
-from isthmus.graph import Graph, capture
+from isthmus.graph import Graph, capture, find_cut
 from isthmus.graph.cuts import live_tensors
 from isthmus.graph.integers import CHOOSING, ROUND
 
@@ -40,7 +40,7 @@ class Limit:
     """A sum of integers that has to find room.
 
     Attributes:
-        what: ``"flash"`` or ``"ram"``.
+        what: ``"flash"``, ``"ram"`` or ``"link"``.
         room: Bytes, less those of what is no integer.
         sizes: How many integers of each part it holds, (P,).
     """
@@ -58,8 +58,8 @@ def cut_bits(limits: Sequence[Limit]) -> tuple[int, ...]:
     """Cut bits where a limit is broken until none is: Rusci et al., algorithms 1 and 2.
 
     In flash it is the first of those whose share of the weights is the largest but for 5 %. In RAM
-    limits come in the order of the network, and the tensor of most bits is cut, of equals the
-    largest.
+    and on links limits come in the order of the network, and the tensor of most bits is cut, of
+    equals the largest.
 
     Args:
         limits: In order; one or more.
@@ -138,8 +138,12 @@ def _with_bits(
     name: str, choose: Callable[[Sequence[Limit], Callable[[], list[list[float]]]], Sequence[int]]
 ) -> Callable[[nn.Module, Options, Samples], nn.Module]:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-        if options["flash"] == options["ram"] == inf:
+        if options["flash"] == options["ram"] == options["link"] == inf:
             raise InputError(f"technique {name}: found no limit; give flash=64KiB or ram=16KiB")
+        if (options["link"] < inf) != bool(options["cut"]):
+            raise InputError(
+                f"technique {name}: expected link= and cut= together, such as link=2KiB,cut=layer1"
+            )
         inputs = tuple(x[:_JUDGED] for x in samples.inputs)
         with torch.no_grad():
             wanted = _first(model(*inputs)) if inputs else torch.empty(0)
@@ -179,22 +183,23 @@ def _limits(
     graph: Graph, made: dict[str, Rounded], options: Options
 ) -> tuple[list[tuple[Place, ...]], list[Limit]]:
     """Return what has bits of its own, weights first, and the limits on all of it."""
-    groups, places = _groups(graph)
+    groups, rounding = _groups(graph)
     tied = list(dict.fromkeys(groups.values()))
     parts: list[tuple[Place, ...]] = [((path, "grid"),) for path in made]
-    parts += [tuple(p for p in places if groups[places[p]] == group) for group in tied]
+    parts += [tuple(p for p in rounding if groups[rounding[p]] == group) for group in tied]
     counts = [layer.layer.get_parameter("weight").numel() for layer in made.values()]
     limits = []
     if options["flash"] < inf:
         room = options["flash"] - (graph.weight_bytes - sum(counts))
         limits.append(Limit(what="flash", room=room, sizes=(*counts, *[0] * len(tied))))
-    for alive in live_tensors(graph) if options["ram"] < inf else ():
+    crossings = [find_cut(graph, after).tensors for after in options["cut"]]
+    places = {"ram": live_tensors(graph) if options["ram"] < inf else (), "link": crossings}
+    for what, alive in ((what, alive) for what, found in places.items() for alive in found):
         floats = sum(tensor.num_bytes for tensor in alive if tensor.name not in groups)
         held = [[t for t in alive if groups.get(t.name) == group] for group in tied]
         sizes = [sum(tensor.num_elements for tensor in each) for each in held]
-        limits.append(
-            Limit(what="ram", room=options["ram"] - floats, sizes=(*[0] * len(counts), *sizes))
-        )
+        room = options[what] - floats
+        limits.append(Limit(what=what, room=room, sizes=(*[0] * len(counts), *sizes)))
     return parts, list(dict.fromkeys(limits))
 
 
@@ -234,6 +239,14 @@ def _ties(graph: Graph) -> Iterator[tuple[str, str]]:
                 yield tensor.name, rounded.get(tensor.name, node.inputs[0])
 
 
+_OPTIONS: Mapping[str, Option] = {
+    "flash": Size(),
+    "ram": Size(),
+    "link": Size(),
+    "cut": Names(),
+    "range": RANGE,
+    **GRID,
+}
 MIXED = (
     Technique(
         name="quantize:memory",
@@ -244,7 +257,7 @@ MIXED = (
         improves=(*SMALLER, "time", "energy"),
         stage="values",
         apply=_with_bits("quantize:memory", lambda limits, losses: cut_bits(limits)),
-        options={"flash": Size(), "ram": Size(), "range": RANGE, **GRID},
+        options=_OPTIONS,
     ),
     Technique(
         name="quantize:mixed",
@@ -255,6 +268,6 @@ MIXED = (
         improves=(*SMALLER, "time", "energy"),
         stage="values",
         apply=_with_bits("quantize:mixed", lambda limits, losses: least_loss(limits, losses())),
-        options={"flash": Size(), "ram": Size(), "range": RANGE, **GRID},
+        options=_OPTIONS,
     ),
 )

@@ -30,7 +30,7 @@ from isthmus.graph import capture
 LEAST_SAMPLES = 16
 _TIE = 1e-6
 _MOST_OF_ONE = 15 / 16  # of the channels of a layer, where all compete
-_CHANNELLED = (
+CHANNELLED = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -39,21 +39,21 @@ _CHANNELLED = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
-_OPTIONS: Mapping[str, Option] = {
+SMALLER = ("parameters", "macs", "weight bytes", "stored bytes", "activation bytes")
+OPTIONS: Mapping[str, Option] = {
     "keep": Number(low=0.001, high=1, default=0.5),
     "round_to": Number(low=1, high=1024, default=1, whole=True),
     "scope": Word(words=("layer", "model"), default="layer"),
 }
 
 
-def _prune(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> Any:
+def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> Any:
     """Return a technique's function for one measure of importance."""
 
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         import torch_pruning  # noqa: PLC0415  (extra "compress")
 
-        ignored = _ignored(name, model, samples, options)
-        _check_keep(name, {m for m in _channelled(model) if m not in ignored}, options)
+        ignored = ignored_layers(name, model, samples, options, keep=options["keep"])
         before = _sizes(model)
         remove(
             name,
@@ -78,23 +78,34 @@ def _prune(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> A
     return apply
 
 
-def remove(name: str, model: nn.Module, samples: Samples, **how: Any) -> None:
+def remove(
+    name: str,
+    model: nn.Module,
+    samples: Samples,
+    *,
+    mark: Callable[[nn.Module], None] = lambda model: None,
+    **how: Any,
+) -> None:
     """Let torch-pruning remove channels, and whatever depends on them.
 
     Args:
         name: Of the technique, for error messages.
         model: Changed.
         samples: Its example is traced.
+        mark: May put other weights in the model, before any is removed.
         how: What the library's pruner takes.
 
     Raises:
         InputError: The library cannot tell what depends on what.
     """
-    with _traced(name):
-        _pruner(model, samples, **how).step()
+    with tracing(name):
+        pruner = make_pruner(model, samples, **how)
+        mark(model)
+        pruner.step()
 
 
-def _pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
+def make_pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
+    """Return torch-pruning's pruner, with what it found of dependencies."""
     import torch_pruning  # noqa: PLC0415  (extra "compress")
 
     how.setdefault("importance", torch_pruning.importance.GroupMagnitudeImportance(p=2))
@@ -102,11 +113,14 @@ def _pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
 
 
 @contextmanager
-def _traced(name: str) -> Iterator[None]:
+def tracing(name: str) -> Iterator[None]:
+    """Turn whatever the library raises into an `InputError` of a technique."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except InputError:
+        raise
     except Exception as error:  # the library raises many types
         raise InputError(
             f"technique {name}: cannot tell which channels depend on each other "
@@ -121,38 +135,56 @@ def removable(name: str, model: nn.Module, samples: Samples, options: Options) -
     Raises:
         InputError: There are none, or the library cannot tell what depends on what.
     """
-    ignored = _ignored(name, model, samples, options)
-    with _traced(name):
-        found = _pruner(model, samples, ignored_layers=list(ignored))
-        groups = list(found.DG.get_all_groups(found.ignored_layers, found.root_module_types))
+    ignored = ignored_layers(name, model, samples, options)
     paths = {module: path for path, module in model.named_modules()}
-    roots = [group[0].dep.target.module for group in groups]
-    return {paths[module]: _channels(module) for module in roots}
+    groups = groups_of(name, model, samples, ignored)
+    return {paths[m]: _channels(m) for m in (group[0].dep.target.module for group in groups)}
+
+
+def groups_of(name: str, model: nn.Module, samples: Samples, ignored: set[nn.Module]) -> list[Any]:
+    """Return the groups of layers that lose channels together, as the library has them.
+
+    Raises:
+        InputError: The library cannot tell what depends on what.
+    """
+    with tracing(name):
+        found = make_pruner(model, samples, ignored_layers=list(ignored))
+        return list(found.DG.get_all_groups(found.ignored_layers, found.root_module_types))
 
 
 def _channelled(model: nn.Module) -> set[nn.Module]:
-    return {module for module in model.modules() if type(module) in _CHANNELLED}
+    return {module for module in model.modules() if type(module) in CHANNELLED}
 
 
-def _ignored(name: str, model: nn.Module, samples: Samples, options: Options) -> set[nn.Module]:
-    """Return the layers that must lose no channel."""
-    chosen = set(layers(model, _CHANNELLED, options, technique=name).values())
+def ignored_layers(
+    name: str, model: nn.Module, samples: Samples, options: Options, *, keep: float = 1
+) -> set[nn.Module]:
+    """Return the layers that must lose no channel.
+
+    Args:
+        name: Of the technique, for error messages.
+        model: The model.
+        samples: Its example is traced.
+        options: ``only`` and ``skip``.
+        keep: Share of the channels that the others are to keep.
+
+    Raises:
+        InputError: No other is left, or one would go whole.
+    """
+    chosen = set(layers(model, CHANNELLED, options, technique=name).values())
     ignored = _answering(model, samples) | (_channelled(model) - chosen)
     if chosen <= ignored:
         raise InputError(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
             "name other modules with only="
         )
-    return ignored
-
-
-def _check_keep(name: str, chosen: set[nn.Module], options: Options) -> None:
-    fewest = min(_channels(module) for module in chosen)
-    if int(fewest * options["keep"]) < 1:
+    fewest = min(_channels(module) for module in chosen - ignored)
+    if int(fewest * keep) < 1:
         raise InputError(
-            f"technique {name}: keep={options['keep']:g} of {fewest} channels would remove a "
+            f"technique {name}: keep={keep:g} of {fewest} channels would remove a "
             f"layer whole; expected keep={ceil(1e3 / fewest) / 1e3:g} or more"
         )
+    return ignored
 
 
 def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
@@ -195,7 +227,7 @@ def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
         seen.add(tensor)
         node = made_by[tensor]
         module = modules.get(node.module)
-        if module is not None and type(module) in _CHANNELLED:
+        if module is not None and type(module) in CHANNELLED:
             found.add(module)
         else:
             waiting.extend(node.inputs)
@@ -249,7 +281,7 @@ def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
         rest = [dim for dim in range(x.ndim) if dim != along % x.ndim]
         counts.setdefault(module, []).append((x != 0).float().mean(dim=rest))
 
-    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if type(m) in _CHANNELLED]
+    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if type(m) in CHANNELLED]
     with torch.no_grad():
         for start in range(0, len(samples.inputs[0]), 128):
             model.eval()(*(x[start : start + 128] for x in samples.inputs))
@@ -266,10 +298,10 @@ def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool)
         paper=paper,
         level="model",
         needs="data" if data else "nothing",
-        improves=("parameters", "macs", "weight bytes", "stored bytes", "activation bytes"),
+        improves=SMALLER,
         stage="structure",
-        apply=_prune(name, importance),
-        options=_OPTIONS,
+        apply=pruning(name, importance),
+        options=OPTIONS,
     )
 
 

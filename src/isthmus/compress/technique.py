@@ -26,12 +26,13 @@ class Training:
     """How a technique that goes step by step may train a model between its steps, in place.
 
     Attributes:
-        whole: Trains it as after a technique, under a name.
+        whole: Trains it as after a technique, under a name. What a function returns, given after
+            the name, is added to what is minimised.
         short: Trains it on so many samples, none of them among those that it is judged by.
         kept: Returns what an interrupted sitting found under a name, or finds and keeps it.
     """
 
-    whole: Callable[[nn.Module, str], None]
+    whole: Callable[..., None]
     short: Callable[[nn.Module, int], None]
     kept: Callable[[str, Callable[[], str]], str]
 
@@ -154,6 +155,28 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """An option that is several shares, with ``+`` between them.
+
+    Attributes:
+        default: What they are where the text is silent.
+    """
+
+    default: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return "shares between 0 and 1 with + between them"
+
+    def read(self, text: str) -> tuple[float, ...] | None:
+        """Return the shares, the smallest first, or None where one is none."""
+        try:
+            shares = {float(each) for each in text.split("+")}
+        except ValueError:
+            return None
+        return tuple(sorted(shares)) if all(0 < share < 1 for share in shares) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """An option that is a number of bytes; without limit where the text is silent."""
 
@@ -171,7 +194,7 @@ class Size:
         return size if size > 0 else None
 
 
-Option = Number | Word | Names | FormatName | Text | Size
+Option = Number | Word | Names | FormatName | Text | Shares | Size
 ENDS: Mapping[str, Option] = {"ends": Word(words=("keep", "round"), default="keep")}
 _WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
 
@@ -253,16 +276,10 @@ def layers(
     Raises:
         InputError: There are none, or a path is of no module.
     """
-    modules = dict(model.named_modules())
-    for name in (*options["only"], *options["skip"]):
-        if name not in modules:
-            raise InputError(
-                f"technique {technique}: found no module {name!r}; "
-                f"there are {', '.join(_few(modules))}"
-            )
+    check_names(model, options, technique=technique)
     found = {
         path: module
-        for path, module in modules.items()
+        for path, module in model.named_modules()
         if type(module) in kinds
         and (not options["only"] or _inside(path, options["only"]))
         and not _inside(path, options["skip"])
@@ -274,6 +291,21 @@ def layers(
             "or name other modules with only="
         )
     return found
+
+
+def check_names(model: nn.Module, options: Options, *, technique: str) -> None:
+    """Raise unless what ``only`` and ``skip`` name are modules.
+
+    Raises:
+        InputError: One is none.
+    """
+    modules = dict(model.named_modules())
+    for name in (*options["only"], *options["skip"]):
+        if name not in modules:
+            raise InputError(
+                f"technique {technique}: found no module {name!r}; "
+                f"there are {', '.join(_few(modules))}"
+            )
 
 
 def without_ends(chosen: dict[str, nn.Module], options: Options) -> dict[str, nn.Module]:

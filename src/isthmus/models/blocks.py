@@ -35,6 +35,30 @@ class Concat(nn.Sequential):
         return torch.cat([layer(x) for layer in self], dim=1)
 
 
+class Switchable(nn.Sequential):
+    """Norms of a layer of several widths, one for each; what passes is as wide as the last takes.
+
+    Args:
+        norms: Of each width, the narrowest first.
+        widths: Shares of the channels, the last of them 1.
+
+    References:
+        Yu, Yang, Xu, Yang, Huang, "Slimmable Neural Networks", ICLR 2019,
+        https://arxiv.org/abs/1812.08928 (switchable batch normalization).
+    """
+
+    def __init__(self, *norms: nn.Module, widths: tuple[float, ...]) -> None:
+        super().__init__(*norms)
+        if len(widths) != len(norms):
+            raise ValueError(f"found {len(norms)} norms for {len(widths)} widths")
+        self.widths = tuple(widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape of x."""
+        y: Tensor = self[-1](x)
+        return y
+
+
 class Sum(nn.Sequential):
     """Gives what passes to each layer, and adds what they make."""
 

@@ -70,6 +70,27 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExitFigures:
+    """What one early exit is worth, without any other.
+
+    Attributes:
+        path: Of the module behind which it is.
+        accuracy: On the test set, 0..1, if all samples left here.
+        confidence: The largest softmax from which on a sample leaves.
+        share: Of the test set's samples, that leave.
+        accuracy_with: On the test set, where these leave and the others do not.
+        macs: Multiply-accumulates of a sample, in the mean.
+    """
+
+    path: str
+    accuracy: float
+    confidence: float
+    share: float
+    accuracy_with: float
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A layer that stands in place of another.
 
@@ -96,6 +117,7 @@ class Compressed:
         weights_sha256: Of the file of weights.
         before: What the source costs.
         after: What this costs.
+        exits: What early exits are worth, where the network was trained with some.
         data: Name of the data set; empty where none was given.
         machine: What it was made on.
         versions: Of the libraries that matter.
@@ -108,6 +130,7 @@ class Compressed:
     weights_sha256: str
     before: Figures
     after: Figures
+    exits: tuple[ExitFigures, ...] = ()
     data: str = ""
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from isthmus.errors import InputError
 from isthmus.graph.integers import NAMESPACE
-from isthmus.models.blocks import Adder, Concat, Octave, Shift
+from isthmus.models.blocks import Adder, Concat, Octave, Shift, Switchable
 from isthmus.models.rounding import RoundTo
 
-Option = int | float | str | bool | tuple[int, ...] | None
+Option = int | float | str | bool | tuple[int | float, ...] | None
 
 BITS, LOWEST, HIGHEST = 8, -128, 127
 
@@ -242,6 +242,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "relu6": (nn.ReLU6, ("inplace",)),
     "channel_shuffle": (nn.ChannelShuffle, ("groups",)),
     "concat": (Concat, ()),
+    "switchable": (Switchable, ("widths",)),
     "shift": (Shift, ()),
     "octave": (Octave, ()),
     "adder": (Adder, ("in_channels", "out_channels", "stride")),

@@ -83,7 +83,21 @@ def compressed_tables(facts: Compressed, out: Path) -> tuple[Table | Text, ...]:
         times = f"{old / new:.2f} x" if new else ""
         add_row(table, name, num_bytes(old), num_bytes(new), times)
     line = f"{out} stands for the model wherever one is asked for: isthmus plan {out} camera-hub"
-    return table, Text(line)
+    return table, *_exits_tables(facts), Text(line)
+
+
+def _exits_tables(facts: Compressed) -> list[Table]:
+    if not facts.exits:
+        return []
+    table = new_table(
+        f"Early exits, each for itself, on the test set of {facts.data}",
+        ("behind", "l"), ("accuracy, all leave", "r"), ("leaves if as sure as", "r"),
+        ("leave", "r"), ("accuracy, these leave", "r"), ("mean MACs", "r"),
+    )  # fmt: skip
+    for exit_ in facts.exits:
+        shares = (exit_.accuracy, exit_.confidence, exit_.share, exit_.accuracy_with)
+        add_row(table, exit_.path, *map(percent, shares), num_bytes(exit_.macs))
+    return [table]
 
 
 _IDEAS = {

@@ -84,6 +84,9 @@ class Ingress:
         session: Of this process.
         run: Id of the service, part of every key.
         early_exit: What answers shortly before a deadline; None: nobody.
+        switch_at: How many requests may wait before the early exit answers the newest of them, as
+            long as no more may be in flight (model switching, Zhang et al., HotCloud 2020); None:
+            all.
         depth: How many requests may be in flight; None is what `in_flight` says.
         max_waiting: How many more may wait.
         adapter: Chooses the width of nested crossings; None leaves it to their senders.
@@ -97,6 +100,7 @@ class Ingress:
         run: str,
         *,
         early_exit: EarlyExit | None = None,
+        switch_at: int | None = None,
         depth: int | None = None,
         max_waiting: int = MAX_WAITING,
         adapter: Adapter | None = None,
@@ -108,6 +112,7 @@ class Ingress:
         last = len(bundle.devices)
         self._bundle = bundle
         self._early_exit = early_exit
+        self._switch_at = switch_at
         self._depth = in_flight(bundle) if depth is None else min(depth, WINDOW)
         self._max_waiting = max_waiting
         self._adapter = adapter
@@ -276,10 +281,11 @@ class Ingress:
         """Send what waits, as long as there is room, and end what is late."""
         while not self._closed:
             self._end_late()
+            self._end_crowding()
             with self._changed:
                 found = self._take()
                 if found is None:
-                    self._changed.wait(self._left_s())
+                    self._changed.wait(0.0 if self._crowded() else self._left_s())
                     continue
             number, request = found
             if self._leaves_early(request):
@@ -292,6 +298,27 @@ class Ingress:
                 request.sent_s = time.monotonic()
                 width = 0 if self._adapter is None else self._adapter.choose().byte
                 self._sender.send(number, request.payload, width)
+
+    def _crowded(self) -> bool:
+        """Whether so many wait, and none may go, that the early exit is to answer one."""
+        return (
+            self._early_exit is not None
+            and self._switch_at is not None
+            and len(self._waiting) > self._switch_at
+            and len(self._known) - len(self._waiting) >= self._depth
+        )
+
+    def _end_crowding(self) -> None:
+        """Let the early exit answer the newest of those that wait, until few do."""
+        while self._early_exit is not None and not self._closed:
+            with self._changed:
+                if not self._crowded():
+                    return
+                newest = max(self._waiting)
+                self._waiting.remove(newest)
+                heapq.heapify(self._waiting)
+                newest[2].waits = False
+            self._end(newest[2], _answered(self._early_exit, newest[2].payload))
 
     def _leaves_early(self, request: _Request) -> bool:
         """End a request that the early exit is sure of; one that was sent before goes on."""

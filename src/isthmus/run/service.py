@@ -34,7 +34,7 @@ from isthmus.files import from_json, to_json
 from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
-from isthmus.run.early import Result, load_exit
+from isthmus.run.early import EarlyExit, Result, load_exit
 from isthmus.run.hop import PROTOCOL, Arrival, Receiver, Sender, Terms
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
@@ -85,6 +85,8 @@ class Site:
         config: A file of zenoh's settings that are taken as they are, in place of all these.
         target_s: How long a request may take, in seconds, of which the first device chooses the
             width of nested crossings; None leaves them at the widest.
+        switch_at: How many requests may wait on the first device before its early exit answers the
+            newest of them; None: all.
     """
 
     addresses: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -92,6 +94,7 @@ class Site:
     keys: Path | None = None
     config: Path | None = None
     target_s: float | None = None
+    switch_at: int | None = None
 
 
 class Service:
@@ -250,7 +253,7 @@ def open_service(
     check_service(site.service)
     index = names.index(device)
     stage = load_stage(path, bundle, index)
-    early_exit = load_exit(path, bundle) if index == 0 else None
+    early_exit = _exit_of(path, bundle, site) if index == 0 else None
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
         session = stack.enter_context(closing(_session(site, bundle, index)))
@@ -267,7 +270,13 @@ def open_service(
                 rest_s = sum(map(empty_s, links))
                 adapter = Adapter(rungs(bundle, links), site.target_s, rest_s=rest_s)
             ingress = Ingress(
-                bundle, identity, session, run, early_exit=early_exit, adapter=adapter
+                bundle,
+                identity,
+                session,
+                run,
+                early_exit=early_exit,
+                switch_at=site.switch_at,
+                adapter=adapter,
             )
             stack.enter_context(ingress)
 
@@ -301,6 +310,16 @@ def open_service(
             ):
                 stack.callback(session.declare_queryable(key, answer).undeclare)
         yield service
+
+
+def _exit_of(path: Path, bundle: Bundle, site: Site) -> EarlyExit | None:
+    found = load_exit(path, bundle)
+    if site.switch_at is not None and found is None:
+        raise InputError(
+            f"{path}: found no early exit to switch to; export it with --early-exit or "
+            "--early-model"
+        )
+    return found
 
 
 def check_service(name: str) -> None:

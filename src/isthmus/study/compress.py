@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress import Samples, Step, Training, apply, figures, settle
+from isthmus.compress.exits import EXITS, exit_paths
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import Compressed, ModelReference, load_model
-from isthmus.models.compressed import FILES, changes, pack_weights, write_compressed
+from isthmus.models.compressed import FILES, ExitFigures, changes, pack_weights, write_compressed
+from isthmus.models.joint import Joint
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -33,6 +35,7 @@ from isthmus.train import (
     agreement,
     check_fits,
     fit_base,
+    measure_exits,
     predict,
     tune,
     with_answers,
@@ -127,12 +130,26 @@ def _write(
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         before=before,
         after=after,
+        exits=_exits(compressed, steps, example, data),
         data="" if data is None else data.name,
         machine=describe_machine(),
         versions=library_versions(),
     )
     write_compressed(out, facts, weights)
     return facts
+
+
+def _exits(
+    compressed: nn.Module, steps: Sequence[Step], example: tuple[Tensor, ...], data: Dataset | None
+) -> tuple[ExitFigures, ...]:
+    """Return what the exits are worth in the end that a step trained the model for."""
+    asked = [step for step in steps if step.technique.name == EXITS]
+    if not asked or data is None:
+        return ()
+    options = asked[-1].options
+    paths = exit_paths(compressed, options, Samples(example=example))
+    how = {"agreement": options["agreement"]} if options["agreement"] else {}
+    return measure_exits(compressed, paths, data, **(how or {"share": options["share"]}))
 
 
 def run_steps(
@@ -174,13 +191,13 @@ def _training(
         others = _order(data)
 
     def trained(model: nn.Module, data: Dataset, config: FitConfig, **how: Any) -> None:
-        same = agreement(model, teacher, data)
+        same = 0.0 if isinstance(model, Joint) else agreement(model, teacher, data)
         paced = replace(config, finetune_rate=config.finetune_rate * 10**-same)
         tune(model, teacher, data, paced, keep_norms=same >= _ALIKE, **how)
 
-    def whole(model: nn.Module, name: str) -> None:
+    def whole(model: nn.Module, name: str, penalty: Callable[[], Tensor] | None = None) -> None:
         name = f"{prefix} {name}".strip()
-        trained(model, data, config, name=name, progress=progress)
+        trained(model, data, config, name=name, penalty=penalty, progress=progress)
 
     def short(model: nn.Module, num: int) -> None:
         few = others[:num]

@@ -60,11 +60,11 @@ from isthmus.train import (
     with_answers,
     write_fitted,
 )
+from isthmus.train.exits import CALIBRATED, smaller_exit
 from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
-_CALIBRATED = 5  # one training sample of so many says how sure an early exit has to be
 _EXIT_SAMPLES = 1000  # test inputs on which an early exit is compared with the whole network
 
 
@@ -199,6 +199,7 @@ def export_fitted(
     exit_data: Dataset | None = None,
     exit_share: float | None = None,
     exit_agreement: float | None = None,
+    exit_model: str | None = None,
 ) -> Verification:
     """Export what `fit_plan` wrote; see `isthmus.export.export`.
 
@@ -210,6 +211,7 @@ def export_fitted(
         exit_share: Of all requests, that it is to answer though the others are not silent.
         exit_agreement: Or, of those that it answers, that are to be answered as the model does. A
             fifth of the training half is then kept to calibrate how sure it has to be.
+        exit_model: What answers in place of a fitted exit: a folder of a compressed model.
 
     Returns:
         How far the bundle is from the model.
@@ -225,16 +227,19 @@ def export_fitted(
         )
         for found in fitted.record.widths
     )
+    own = None if exit_model is None else smaller_exit(exit_model, model, fitted.samples)
     if exit_data is None:
-        return export(model, plan, out, samples=fitted.samples, widths=widths)
+        return export(model, plan, out, samples=fitted.samples, widths=widths, early_exit=own)
     _check_inputs(plan, exit_data)
     samples = [x[:_EXIT_SAMPLES] for x in exit_data.x_test]
     options: dict[str, Any] = {"samples": samples, "widths": widths}
     if exit_share is None and exit_agreement is None:
-        return export(model, plan, out, early_exit=fit_exit(model, exit_data.x_train), **options)
+        return export(
+            model, plan, out, early_exit=own or fit_exit(model, exit_data.x_train), **options
+        )
     order = np.random.default_rng(0).permutation(len(exit_data.x_train[0]))
-    few = max(1, len(order) // _CALIBRATED)
-    early_exit = fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
+    few = max(1, len(order) // CALIBRATED)
+    early_exit = own or fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
     kept = [x[order[:few]] for x in exit_data.x_train]
     least = calibrate_exit(early_exit, model, kept, share=exit_share, agreement=exit_agreement)
     return export(model, plan, out, early_exit=early_exit, exit_confidence=least, **options)

@@ -7,7 +7,7 @@ from isthmus.train.augment import (
     normalization_of,
 )
 from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
-from isthmus.train.exits import EarlyExit, calibrate_exit, fit_exit
+from isthmus.train.exits import EarlyExit, calibrate_exit, fit_exit, measure_exits
 from isthmus.train.fit import (
     FitConfig,
     accuracy,
@@ -71,6 +71,7 @@ __all__ = [
     "fit_base",
     "fit_crossings",
     "fit_exit",
+    "measure_exits",
     "measure_widths",
     "normalization_of",
     "payload_bytes",

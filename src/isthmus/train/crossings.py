@@ -137,11 +137,12 @@ def begin(
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
     shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
-    if "mutual" in config.losses:
-        raise InputError(
-            "loss mutual: two networks learn together, but in a fit the whole model stays as it "
-            "is; expected hinton, or `isthmus compress`"
-        )
+    for name in ("mutual", "simkd"):
+        if name in config.losses:
+            raise InputError(
+                f"loss {name}: a network learns beside another one, but in a fit the whole model "
+                "stays as it is; expected hinton, or `isthmus compress`"
+            )
     placed = [loss for loss in config.losses if loss in PLACED]
     if placed and all(len(shape) < 2 for shape in shapes):
         raise InputError(

@@ -6,7 +6,8 @@
 
 The head is fitted to the model's own outputs, without labels: matching them is distillation at a
 high temperature (Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015,
-section 2.1). Least squares with a small ridge has a closed form, so nothing is trained in epochs.
+section 2.1), and one linear layer has one best fit, so nothing is trained in epochs. How much
+such a head can know is up to the layers before it: `isthmus compress --with exits` trains them.
 
 It may also answer where the others are not silent but its answer is sure enough: where the largest
 softmax is at least a threshold, which is calibrated on samples that the head was not fitted to
@@ -18,12 +19,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from isthmus.data import Dataset
 from isthmus.errors import InputError
+from isthmus.graph import capture, find_cut
+from isthmus.models import carries_weights, load_model
+from isthmus.models.compressed import ExitFigures
+from isthmus.models.joint import kept, pooled
 from isthmus.split import SplitModel
-from isthmus.train.fit import predict
+from isthmus.train.fit import first, predict
 
+CALIBRATED = 5  # a threshold is calibrated on one in so many training samples
 _RIDGE = 1e-3  # of a feature's variance
+_DECAY = 1e-4
+_STEPS = 100
 
 
 class EarlyExit(nn.Module):
@@ -44,17 +54,50 @@ class EarlyExit(nn.Module):
         return (self.head(pooled(self.stage(*inputs))),)
 
 
-def pooled(tensors: Sequence[Tensor]) -> Tensor:
-    """Return a crossing's features: each channel's mean over its positions, (B, F).
+class SmallerExit(nn.Module):
+    """A model of its own in the place of an early exit.
 
-    Tensors of three axes are (B, positions, channels), those of more (B, channels, ...).
+    Args:
+        model: From the inputs to the outputs.
     """
-    parts = []
-    for x in tensors:
-        axes = [1] if x.ndim == 3 else list(range(2, x.ndim))
-        features = x.float().mean(axes) if axes else x.float()
-        parts.append(features.flatten(1))
-    return torch.cat(parts, 1)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor]:
+        """Return the outputs, (B, K)."""
+        return (first(self.model(*inputs)),)
+
+
+def smaller_exit(text: str, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> SmallerExit:
+    """Load a compressed model that is to answer where a split one does not.
+
+    Args:
+        text: Its folder.
+        split_model: Whose inputs and outputs it has to have.
+        inputs: Samples, one array (N, ...) for each input.
+
+    Raises:
+        InputError: It is no such folder, or a model of other inputs or outputs.
+    """
+    if not carries_weights(text):
+        raise InputError(f"early model {text}: expected a folder that `isthmus compress` made")
+    found = SmallerExit(load_model(text)).eval()
+    few = tuple(torch.from_numpy(x[:2]) for x in inputs)
+    with torch.no_grad():
+        expected = split_model.eval()(*few)
+        try:
+            (scores,) = found(*few)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            line = str(error).splitlines()[0]
+            raise InputError(f"early model {text}: does not take the inputs ({line})") from error
+    if not isinstance(expected, Tensor) or scores.shape != expected.shape:
+        raise InputError(
+            f"early model {text}: found outputs {tuple(scores.shape[1:])}, expected the "
+            f"model's, {tuple(first(expected).shape[1:])}"
+        )
+    return found
 
 
 def fit_exit(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> EarlyExit:
@@ -76,8 +119,28 @@ def fit_exit(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> EarlyExit
         outputs = split_model(*(torch.from_numpy(x[:2]) for x in inputs))
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.dtype != torch.float32:
         raise InputError("early exit: expected a model of one fp32 output, a score for each class")
-    features_NF = predict(lambda *x: pooled(stage(*x)), inputs).double()
-    outputs_NK = predict(split_model, inputs).double()
+    features_NF = predict(lambda *x: pooled(stage(*x)), inputs)
+    outputs_NK = predict(split_model, inputs)
+    return EarlyExit(stage, fit_head(features_NF, outputs_NK)).eval()
+
+
+def fit_head(features_NF: Tensor, outputs_NK: Tensor) -> nn.Linear:
+    r"""Return the linear layer whose softmax is nearest to a model's.
+
+    .. math:: \min_{W, b} \; \frac{1}{N} \sum_n KL(softmax(t_n) \| softmax(W f_n + b))
+              + \frac{\lambda}{2} \|W \sigma\|^2
+
+    It begins at the least squares between the outputs themselves, which is the same at a high
+    temperature, and descends by L-BFGS; there is one least value.
+
+    Args:
+        features_NF: f, of standard deviations sigma.
+        outputs_NK: t.
+
+    References:
+        Liu, Nocedal, "On the limited memory BFGS method", Mathematical Programming 45, 1989.
+    """
+    features_NF, outputs_NK = features_NF.double(), outputs_NK.double()
     mean_F, mean_K = features_NF.mean(0), outputs_NK.mean(0)
     spread_F = features_NF.std(0, correction=0).clamp_min(1e-9)
     scaled_NF = (features_NF - mean_F) / spread_F
@@ -85,16 +148,37 @@ def fit_exit(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> EarlyExit
     weight_FK = torch.linalg.solve(
         scaled_NF.T @ scaled_NF + ridge_FF, scaled_NF.T @ (outputs_NK - mean_K)
     )
-    weight_KF = (weight_FK / spread_F[:, None]).T
+    weight_KF, mean_K = _descended(scaled_NF.float(), outputs_NK.float(), weight_FK.T, mean_K)
     head = nn.Linear(len(mean_F), len(mean_K))
     with torch.no_grad():
-        head.weight.copy_(weight_KF)
-        head.bias.copy_(mean_K - weight_KF @ mean_F)
-    return EarlyExit(stage, head).eval()
+        head.weight.copy_(weight_KF / spread_F)
+        head.bias.copy_(mean_K - weight_KF / spread_F @ mean_F)
+    return head
+
+
+def _descended(
+    features_NF: Tensor, outputs_NK: Tensor, weight_KF: Tensor, bias_K: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias that `fit_head` looks for, from those that it begins at."""
+    weight_KF, bias_K = (x.float().clone().requires_grad_() for x in (weight_KF, bias_K))
+    target_NK = outputs_NK.softmax(1)
+    optimizer = torch.optim.LBFGS(
+        [weight_KF, bias_K], max_iter=_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        scores_NK = F.linear(features_NF, weight_KF, bias_K)
+        found = F.cross_entropy(scores_NK, target_NK) + _DECAY / 2 * weight_KF.square().sum()
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    return weight_KF.detach().double(), bias_K.detach().double()
 
 
 def calibrate_exit(
-    early_exit: EarlyExit,
+    early_exit: nn.Module,
     split_model: SplitModel,
     inputs: Sequence[np.ndarray],
     *,
@@ -157,3 +241,86 @@ def exit_threshold(
             "are surest; ask for less, or cut later"
         )
     return float(sure_N[found][-1])
+
+
+def measure_exits(
+    model: nn.Module,
+    paths: Sequence[str],
+    data: Dataset,
+    *,
+    share: float | None = None,
+    agreement: float | None = None,
+) -> tuple[ExitFigures, ...]:
+    """Say what an exit behind each of some modules is worth, each for itself.
+
+    Args:
+        model: In evaluation.
+        paths: Of modules that make one tensor, in the order in which they run.
+        data: Heads are fitted to four fifths of its training half, thresholds calibrated on the
+            rest, and both judged by its test half.
+        share: Of all samples, that are to leave; see `exit_threshold`.
+        agreement: Of those that leave, that are to be answered as the model does.
+
+    Raises:
+        InputError: No sample is so sure that so many are right.
+    """
+    order = np.random.default_rng(0).permutation(len(data.y_train))
+    few = max(1, len(order) // CALIBRATED)
+    halves = [
+        _seen(model, paths, inputs)
+        for inputs in (
+            [x[order[few:]] for x in data.x_train],
+            [x[order[:few]] for x in data.x_train],
+            data.x_test,
+        )
+    ]
+    graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
+    labels_N = torch.from_numpy(data.y_test)
+    (_, test_NK) = halves[2]
+    right_N = test_NK.argmax(1) == labels_N
+    found = []
+    for k, path in enumerate(paths):
+        head = fit_head(halves[0][0][k], halves[0][1])
+        with torch.no_grad():
+            kept_NK, scores_NK = (head(features[k]) for features, _ in halves[1:])
+        least = exit_threshold(
+            kept_NK.softmax(1).amax(1),
+            kept_NK.argmax(1) == halves[1][1].argmax(1),
+            share=share,
+            agreement=agreement,
+        )
+        leaves_N = scores_NK.softmax(1).amax(1) >= least
+        early_N = scores_NK.argmax(1) == labels_N
+        leaving = leaves_N.float().mean().item()
+        early = graph.nodes[: find_cut(graph, path).index]
+        early_macs = sum(node.macs or 0 for node in early)
+        found.append(
+            ExitFigures(
+                path=path,
+                accuracy=early_N.double().mean().item(),
+                confidence=least,
+                share=leaving,
+                accuracy_with=torch.where(leaves_N, early_N, right_N).double().mean().item(),
+                macs=round(
+                    leaving * early_macs + (1 - leaving) * graph.macs + head.weight.numel()
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def _seen(
+    model: nn.Module, paths: Sequence[str], inputs: Sequence[np.ndarray]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the features (N, F) behind each module, and the model's outputs (N, K)."""
+    widths: list[int] = []
+
+    def joined(*batch: Tensor) -> Tensor:
+        with kept(model, paths) as made:
+            output = first(model(*batch))
+        features = [pooled((made[path],)) for path in paths]
+        widths[:] = [x.shape[1] for x in features]
+        return torch.cat([*features, output.float()], 1)
+
+    *features, outputs_NK = predict(joined, inputs).tensor_split(np.cumsum(widths).tolist(), 1)
+    return tuple(features), outputs_NK

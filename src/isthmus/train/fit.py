@@ -75,6 +75,11 @@ class FitConfig:
                 f"losses: found {','.join(self.losses) or 'none'}, expected one or more of "
                 f"{', '.join(LOSSES)}, each once"
             )
+        if "simkd" in self.losses and len(self.losses) > 1:
+            raise InputError(
+                "losses: found simkd beside others, which the classifier that it takes over "
+                "would not see; expected simkd alone"
+            )
 
 
 def fit_base(

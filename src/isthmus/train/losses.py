@@ -341,10 +341,11 @@ LOSSES: dict[str, Callable[[Answers], Tensor]] = {
     "flow": lambda a: flow_loss(a.features, a.teacher_features),
     "teacher-free": lambda a: teacher_free_loss(a.logits, a.labels),
     "mutual": lambda a: mutual_loss(a.logits, a.teacher, a.labels),
+    "simkd": lambda a: feature_loss(a.features, a.teacher_features),
 }
 LABELLED = ("task", "decoupled", "teacher-free", "mutual")  # those that read labels
-MATCHING = ("feature", "attention", "relational", "fitnets", "nst", "boundary", "flow")
-"""Those that read features."""
+MATCHING = ("feature", "attention", "relational", "fitnets", "nst", "boundary", "flow", "simkd")
+"""Those that read features; of ``simkd`` see `isthmus.train.reuse`."""
 EQUAL = ("feature", "boundary", "flow")  # of these, those that need the teacher's channels
 PLACED = ("attention", "nst", "flow")  # of these, those that need positions
 

@@ -1,8 +1,8 @@
 """Train a whole model that was changed, with the one that it came from as its teacher."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +10,19 @@ from torch import Tensor, nn
 
 from isthmus.data import Dataset
 from isthmus.errors import InputError
+from isthmus.models.joint import Joint, kept
 from isthmus.train.fit import FitConfig, first
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import EQUAL, LABELLED, LOSSES, MATCHING, PLACED, Answers
+from isthmus.train.losses import (
+    EQUAL,
+    LABELLED,
+    LOSSES,
+    MATCHING,
+    PLACED,
+    Answers,
+    hinton_loss,
+)
+from isthmus.train.reuse import Reuse
 from isthmus.train.views import augmented, innermost
 
 _COMPARED = 512
@@ -26,18 +36,21 @@ def tune(
     *,
     name: str = "tune",
     keep_norms: bool = False,
+    penalty: Callable[[], Tensor] | None = None,
     progress: Progress | None = None,
 ) -> PhaseRecord:
     """Train all weights of a model, in place.
 
     Args:
-        model: Any classifier; left in evaluation.
+        model: Any classifier; left in evaluation. Of one that gives several answers all are
+            trained, the sum of their losses being what is minimised.
         teacher: What it came from; frozen, and shown what the model is shown. With the loss
             ``mutual`` a copy of it learns too.
         data: Only its training half is read.
         config: ``epochs``, ``finetune_rate``, ``losses`` and what goes with them.
         name: Of the phase.
         keep_norms: Leave batch norms the means and deviations that they came with.
+        penalty: Returns what is added to the loss of every batch.
         progress: Where to report.
 
     Returns:
@@ -54,44 +67,51 @@ def tune(
             "them; expected hinton"
         )
     teacher = teacher.eval()
-    taught = not {*config.losses} <= {"task", "teacher-free"}
+    joint = model if isinstance(model, Joint) else None
     blocks = _blocks(model, teacher, data, config)
     groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
     trained = model
+    reuse = Reuse(model, teacher, data.x_train) if "simkd" in config.losses else None
+    if reuse:
+        groups.append({"params": _trainable(reuse.projector), "lr": config.learning_rate})
+        trained = reuse
     mutual = "mutual" in config.losses
     if mutual:
         teacher = copy.deepcopy(teacher).train()
         groups.append({"params": _trainable(teacher), "lr": config.finetune_rate})
         trained = nn.ModuleDict({"model": model, "peer": teacher})
 
-    def loss(batch: Batch) -> Tensor:
-        inputs, labels_B, _ = batch
-        with _made(model, blocks) as made:
-            logits_BK = first(model(*inputs))
-        with torch.set_grad_enabled(mutual), _made(teacher, blocks) as there:
-            says = teacher.to(labels_B.device)(*inputs) if taught else logits_BK
+    def losses(inputs: Inputs, labels_B: Tensor) -> list[Tensor]:
+        with kept(model, blocks) as made:
+            made_BK = joint.answers(*inputs) if joint else (first(model(*inputs)),)
+        with torch.set_grad_enabled(mutual), kept(teacher, blocks) as there:
+            says = teacher.to(labels_B.device)(*inputs) if _taught(config) else made_BK[0]
         answers = Answers(
-            logits=logits_BK,
+            logits=made_BK[0],
             labels=labels_B,
             teacher=first(says),
             features=tuple(made[path] for path in blocks),
             teacher_features=tuple(there[path].detach() for path in blocks),
             temperature=config.temperature,
         )
-        losses = [LOSSES[name](answers) for name in config.losses]
-        return sum(losses[1:], start=losses[0])
+        return [LOSSES[name](answers) for name in config.losses] + [
+            joint.weight * _of_another(joint, replace(answers, logits=x_BK), made_BK[0], config)
+            for x_BK in made_BK[1:]
+            if joint
+        ]
+
+    def loss(batch: Batch) -> Tensor:
+        inputs, labels_B, _ = batch
+        found = [reuse.loss(inputs)] if reuse else losses(inputs, labels_B)
+        found += [penalty()] if penalty else []
+        return sum(found[1:], start=found[0])
 
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if config.augmentation is not None:
             batch = augmented(batch, config.augmentation, generator)
         return tuple(innermost(x) for x in batch)
 
-    phase = Phase(
-        name=name,
-        epochs=config.epochs,
-        loss=loss,
-        groups=groups,
-    )
+    phase = Phase(name=name, epochs=config.epochs, loss=loss, groups=groups)
     labels = torch.from_numpy(data.y_train)
     batches = Batches(
         tuple(torch.from_numpy(x) for x in data.x_train),
@@ -101,12 +121,11 @@ def tune(
         seed=config.seed,
         prepare=prepare,
     )
-    model.train()
-    for module in model.modules() if keep_norms else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    _start(model, keep_norms=keep_norms)
     record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
+    if reuse:
+        reuse.finish()
     model.eval()
     return record
 
@@ -125,38 +144,37 @@ def agreement(model: nn.Module, teacher: nn.Module, data: Dataset) -> float:
     return float((answers[0] == answers[1]).double().mean())
 
 
-@contextmanager
-def _made(model: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a mapping that holds, after a model was called, what some of its modules returned."""
-    made: dict[str, Any] = {}
+def _start(model: nn.Module, *, keep_norms: bool) -> None:
+    model.train()
+    for module in model.modules() if keep_norms else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
-    def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            del module, inputs
-            made[path] = output
 
-        return hook
+def _taught(config: FitConfig) -> bool:
+    return not {*config.losses} <= {"task", "teacher-free"}
 
-    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in blocks]
-    try:
-        yield made
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+def _of_another(model: Joint, answers: Answers, best_BK: Tensor, config: FitConfig) -> Tensor:
+    """Return the loss of an answer that is not the best: its own, or its distance to the best."""
+    if model.teaching:
+        return hinton_loss(answers.logits, best_BK.detach(), temperature=1)
+    names = [name for name in config.losses if name not in (*MATCHING, "mutual")] or ["hinton"]
+    return torch.stack([LOSSES[name](answers) for name in names]).sum()
 
 
 def _blocks(
     model: nn.Module, teacher: nn.Module, data: Dataset, config: FitConfig
 ) -> tuple[str, ...]:
     """Return the outermost modules whose outputs losses compare; none where none does."""
-    matching = [loss for loss in config.losses if loss in MATCHING]
+    matching = [loss for loss in config.losses if loss in MATCHING and loss != "simkd"]
     if not matching:
         return ()
     inputs = [torch.from_numpy(x[:2]) for x in data.x_train]
     names = dict(teacher.named_children()).keys() & dict(model.named_children()).keys()
     sides, answers = [], []
     for network in (model.eval(), teacher):
-        with torch.no_grad(), _made(network, sorted(names)) as made:
+        with torch.no_grad(), kept(network, sorted(names)) as made:
             answers.append(first(network(*inputs)))
         sides.append(made)
     found = {}

@@ -1,0 +1,257 @@
+r"""Slimmable networks: one set of weights that is a network at each of several widths.
+
+The network of width w has of every layer the first :math:`\lfloor w c \rfloor` of its c channels,
+and the weights between those. Only batch norms are not shared, as the statistics of each width are
+its own: a layer has as many as there are widths. Which channels have to be the same, through sums
+and concatenations, is torch-pruning's work, as in `isthmus.compress.prune`.
+
+.. code-block:: none
+
+    width 1    conv (8, 8)       --> norm of 8 --> ...  learns the labels
+    width 0.5  conv (8, 8)[:4, :4] --> norm of 4 --> ...  learns what width 1 says
+
+In each step of training the widest and the narrowest take part, and at most two others, drawn
+anew (the sandwich rule).
+
+References:
+    Yu, Yang, Xu, Yang, Huang, "Slimmable Neural Networks", ICLR 2019,
+    https://arxiv.org/abs/1812.08928.
+    Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV 2019,
+    https://arxiv.org/abs/1903.05134 (sandwich rule, inplace distillation).
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isthmus.compress.prune import SMALLER, check_runs, ignored_layers, remove
+from isthmus.compress.technique import Number, Options, Samples, Shares, Technique
+from isthmus.errors import InputError
+from isthmus.models.blocks import Switchable
+from isthmus.models.compressed import replaced
+from isthmus.models.joint import Joint
+
+SLIMMABLE, WIDTH = "prune:slimmable", "prune:width"
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OTHERS = 2  # widths of a step beside the widest and the narrowest
+
+Places = tuple[Tensor | None, ...]  # along each axis which entries; None: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Narrow:
+    """A network of one width.
+
+    Attributes:
+        template: Its layers, whose weights have no memory.
+        places: Where its weights lie in those of the whole network, by name.
+    """
+
+    template: nn.Module
+    places: Mapping[str, Places]
+
+
+class Slimmable(Joint):
+    """A network that runs at several widths, the widest where nothing else is said.
+
+    Args:
+        model: With `Switchable` norms.
+        narrow: The narrower networks, by width, the narrowest first.
+    """
+
+    teaching, weight = True, 1.0
+
+    def __init__(self, model: nn.Module, narrow: Mapping[float, _Narrow]) -> None:
+        super().__init__()
+        self.model = model
+        self._narrow = dict(narrow)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the whole network says."""
+        return self.model(*inputs)
+
+    def answers(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what the whole network says (B, K), then the narrowest and some others."""
+        narrowest, *others = self._narrow
+        drawn = [others[k] for k in torch.randperm(len(others))[:_OTHERS].tolist()]
+        made = (self(*inputs), *(self.at(width, *inputs) for width in (narrowest, *drawn)))
+        return tuple(x[0] if isinstance(x, tuple | list) else x for x in made)
+
+    def at(self, width: float, *inputs: Tensor) -> Any:
+        """Return what the network of one width says."""
+        template = self._narrow[width].template.train(self.training)
+        return torch.func.functional_call(template, self._state(width), inputs)
+
+    def cut(self, width: float) -> nn.Module:
+        """Return the network of one width, with weights of its own."""
+        made = copy.deepcopy(self._narrow[width].template).to_empty(device="cpu")
+        state = self._state(width)
+        for name, tensor in _tensors(made):
+            tensor.data = state[name].detach().clone()
+        return made.train(self.training)
+
+    def settled(self) -> nn.Module:
+        """Return the whole network, with the norms of all widths."""
+        return self.model
+
+    def _state(self, width: float) -> dict[str, Tensor]:
+        """Return the parameters and buffers of one width; those of norms are the model's own."""
+        narrow, modules = self._narrow[width], dict(self.model.named_modules())
+        own = dict(_tensors(self.model))
+        state = {}
+        for name in narrow.places:
+            path, _, leaf = name.rpartition(".")
+            norms = modules[path]
+            if isinstance(norms, Switchable):
+                name_there = f"{path}.{norms.widths.index(width)}.{leaf}"
+                state[name] = own[name_there]
+            else:
+                state[name] = _taken(own[name], narrow.places[name])
+        return state
+
+
+def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Give batch norms of their own to each of several widths; see `isthmus.compress.slim`."""
+    norms = [(path, module) for path, module in model.named_modules() if type(module) in _NORMS]
+    if any(isinstance(module, Switchable) for module in model.modules()):
+        raise InputError(f"technique {SLIMMABLE}: the model is slimmable already; leave it out")
+    if not norms:
+        raise InputError(
+            f"technique {SLIMMABLE}: found no batch norm, of which each width has its own; "
+            "use prune:l1 for each width by itself"
+        )
+    widths = options["widths"]
+    narrow = _narrowed(SLIMMABLE, model, options, samples, widths)
+    for path, norm in norms:
+        each = [_norm(norm, path, narrow[width]) for width in widths]
+        made = Switchable(*each, norm, widths=(*widths, 1.0))
+        model = replaced(model, path, made, where=SLIMMABLE)
+    return Slimmable(model, narrow)
+
+
+def width(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Cut the network of one width out of a slimmable one."""
+    norms = {path: each for path, each in model.named_modules() if isinstance(each, Switchable)}
+    widths = next(iter(norms.values())).widths if norms else ()
+    wanted = options["width"]
+    if wanted not in widths:
+        known = " or ".join(f"width={each:g}" for each in widths)
+        raise InputError(
+            f"technique {WIDTH}: found width={wanted:g}, expected "
+            f"{known or f'a model of {SLIMMABLE}, which has several'}"
+        )
+    narrow = _narrowed(WIDTH, model, options, samples, (wanted,))
+    found = {
+        path: (norms[path][widths.index(wanted)].num_features, each.num_features)
+        for path, each in narrow[wanted].template.named_modules()
+        if path in norms
+    }
+    for path, (there, here) in found.items():
+        if there != here:
+            raise InputError(
+                f"technique {WIDTH}: {path} has {there} channels, where this cuts to {here}; "
+                "give the only= and skip= with which it was made slimmable"
+            )
+    made = Slimmable(model, narrow).cut(wanted).eval()
+    check_runs(WIDTH, made, samples)
+    return made
+
+
+def _narrowed(
+    name: str, model: nn.Module, options: Options, samples: Samples, widths: Sequence[float]
+) -> dict[float, _Narrow]:
+    """Return the network of each width, without changing the model.
+
+    Where a weight came from shows when the library removes channels of a network whose weights
+    are their own numbers.
+    """
+    plain = copy.deepcopy(model)
+    for path, module in list(plain.named_modules()):
+        if isinstance(module, Switchable):
+            plain = replaced(plain, path, module[-1], where=name)
+    found = {}
+    for share in widths:
+        made = copy.deepcopy(plain).eval()
+        ignored = ignored_layers(name, made, samples, options, keep=min(share, 1))
+        remove(
+            name,
+            made,
+            samples,
+            mark=_number,
+            importance=lambda group: -torch.arange(len(group[0].idxs), dtype=torch.float64),
+            pruning_ratio=1 - share,
+            ignored_layers=list(ignored),
+        )
+        shapes = {key: tensor.shape for key, tensor in _tensors(plain)}
+        places = {key: _places(tensor, shapes[key]) for key, tensor in _tensors(made)}
+        found[share] = _Narrow(template=made.to("meta"), places=places)
+    return found
+
+
+def _number(model: nn.Module) -> None:
+    for _, tensor in _tensors(model):
+        numbers = torch.arange(tensor.numel(), dtype=torch.float64)
+        tensor.data = numbers.reshape(tensor.shape)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer by name, what is tied under each of its names."""
+    for each in (model.named_parameters, model.named_buffers):
+        yield from each(remove_duplicate=False)
+
+
+def _places(numbers: Tensor, shape: torch.Size) -> Places:
+    """Return of each axis which entries are left of a tensor that held its numbers."""
+    found: list[Tensor | None] = []
+    for axis, (size, left) in enumerate(zip(shape, numbers.shape, strict=True)):
+        line = numbers.movedim(axis, 0).reshape(left, -1)[:, 0].long()
+        index = line // shape[axis + 1 :].numel() % size
+        found.append(None if left == size else index)
+    return tuple(found)
+
+
+def _taken(tensor: Tensor, places: Places) -> Tensor:
+    for axis, index in enumerate(places):
+        if index is not None:
+            tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor
+
+
+def _norm(norm: nn.Module, path: str, narrow: _Narrow) -> nn.Module:
+    """Return the norm of a narrower network, as a norm of the whole one begins it."""
+    made = copy.deepcopy(narrow.template.get_submodule(path)).to_empty(device="cpu")
+    state = dict(_tensors(norm))
+    for name, tensor in _tensors(made):
+        tensor.data = _taken(state[name].detach(), narrow.places[f"{path}.{name}"]).clone()
+    return made.train(norm.training)
+
+
+SLIMMING = (
+    Technique(
+        name=SLIMMABLE,
+        does="trains one set of weights for several widths; prune:width cuts one of them out",
+        paper="Yu, Yang, Xu, Yang, Huang, ICLR 2019, https://arxiv.org/abs/1812.08928; "
+        "Yu, Huang, ICCV 2019, https://arxiv.org/abs/1903.05134",
+        level="model",
+        needs="training",
+        improves=("time", "energy"),
+        stage="structure",
+        apply=slimmable,
+        options={"widths": Shares(default=(0.25, 0.5, 0.75))},
+    ),
+    Technique(
+        name=WIDTH,
+        does="cuts the network of one width out of one of prune:slimmable",
+        paper="Yu, Yang, Xu, Yang, Huang, ICLR 2019, https://arxiv.org/abs/1812.08928",
+        level="model",
+        needs="nothing",
+        improves=SMALLER,
+        stage="structure",
+        apply=width,
+        options={"width": Number(low=0.001, high=1, default=0.5)},
+    ),
+)

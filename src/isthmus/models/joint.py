@@ -1,0 +1,69 @@
+"""Networks of several answers that are trained all at once; shapes: B batch, K classes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Joint(nn.Module):
+    """A network that gives several answers while it is trained, and its best one otherwise.
+
+    Attributes:
+        teaching: Whether the others learn what the best answer says, in place of what it learns.
+        weight: How much the loss of each of the others counts.
+    """
+
+    teaching: bool
+    weight: float
+
+    def answers(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return answers (B, K), the best one first."""
+        raise NotImplementedError
+
+    def settled(self) -> nn.Module:
+        """Return the network without what only training needs."""
+        raise NotImplementedError
+
+
+@contextmanager
+def kept(
+    model: nn.Module, paths: Sequence[str], *, read: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield a mapping that holds, after a model was called, what some of its modules returned.
+
+    Args:
+        model: The model.
+        paths: Of the modules.
+        read: Keep what they read first instead.
+    """
+    made: dict[str, Any] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            del module
+            made[path] = inputs[0] if read else output
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def pooled(tensors: Sequence[Tensor]) -> Tensor:
+    """Return features of tensors: each channel's mean over its positions, (B, F).
+
+    Tensors of three axes are (B, positions, channels), those of more (B, channels, ...).
+    """
+    parts = []
+    for x in tensors:
+        axes = [1] if x.ndim == 3 else list(range(2, x.ndim))
+        features = x.float().mean(axes) if axes else x.float()
+        parts.append(features.flatten(1))
+    return torch.cat(parts, 1)
