@@ -142,19 +142,18 @@ def test_agreement_is_the_share_of_samples_with_the_same_label():
 
 def test_norms_are_kept_where_a_chain_changes_nothing_and_learned_where_all_is_lost():
     torch.manual_seed(0)
+    norm, last = torch.nn.BatchNorm2d(4), torch.nn.Linear(64, 3)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
-        torch.nn.Linear(64, 3),
-    )  # fmt: skip
-    other = copy.deepcopy(net)
-    with torch.no_grad():  # says another label than the first, whatever it sees
-        other[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
-        net[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+        torch.nn.Conv2d(1, 4, 3), norm, torch.nn.ReLU(), torch.nn.Flatten(), last
+    )
     config = FitConfig(epochs=1, batch_size=16, losses=("hinton",))
-    for model, kept in ((net, True), (other, False)):
-        training = _training("", net, blobs(), config, Progress())
-        training.whole(model, "now")
-        assert torch.equal(model[1].running_mean, torch.zeros(4)) == kept
+    for label, kept in ((0, True), (1, False)):
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = 9.0 * torch.eye(3)[0]
+        teacher = copy.deepcopy(net)
+        last.bias.data = 9.0 * torch.eye(3)[label]
+        _training("", teacher, blobs(), config, Progress()).whole(net, "now")
+        assert torch.equal(norm.get_buffer("running_mean"), torch.zeros(4)) == kept
 
 
 def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):
