@@ -152,10 +152,13 @@ def test_norms_are_kept_where_a_chain_changes_nothing_and_learned_where_all_is_l
         other[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
         net[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
     config = FitConfig(epochs=1, batch_size=16, losses=("hinton",))
-    for model, kept in ((net, True), (other, False)):
-        training = _training("", net, blobs(), config, Progress())
-        training.whole(model, "now")
-        assert torch.equal(model[1].running_mean, torch.zeros(4)) == kept
+    for label, kept in ((0, True), (1, False)):
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = 9.0 * torch.eye(3)[0]
+        teacher = copy.deepcopy(net)
+        last.bias.data = 9.0 * torch.eye(3)[label]
+        _training("", teacher, blobs(), config, Progress()).whole(net, "now")
+        assert torch.equal(norm.get_buffer("running_mean"), torch.zeros(4)) == kept
 
 
 def test_a_chain_that_changes_nothing_is_tuned_at_a_tenth_of_the_rate(source):
