@@ -184,14 +184,16 @@ def _training(
 
     What was changed little has more to lose than to learn: where a share a of samples is still
     labelled as the teacher labels it, the learning rate is :math:`r \; 10^{-a}`, and from a half
-    on batch norms keep what they came with, as few samples tell it worse.
+    on batch norms keep what they came with, as few samples tell it worse. A model that is trained
+    from nothing here has all to learn, and so have new exits and widths.
     """
     others = _order(data)[_MOST_SAMPLES:]
     if len(others) < _LEAST_OTHERS:
         others = _order(data)
 
     def trained(model: nn.Module, data: Dataset, config: FitConfig, **how: Any) -> None:
-        same = 0.0 if isinstance(model, Joint) else agreement(model, teacher, data)
+        young = config.base_epochs > 0 or isinstance(model, Joint)  # has all to learn
+        same = 0.0 if young else agreement(model, teacher, data)
         paced = replace(config, finetune_rate=config.finetune_rate * 10**-same)
         tune(model, teacher, data, paced, keep_norms=same >= _ALIKE, **how)
 
