@@ -89,9 +89,19 @@ def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path
 
 def test_what_cannot_be_leaves_no_state(source, tmp_path):
     config = FitConfig(base_epochs=1, epochs=1)
+    asking = Asking(source, tmp_path, "fold", "sparse:magnitude,only=tail", config=config)
     with pytest.raises(InputError, match="no module 'tail'"):
-        Asking(source, tmp_path, "sparse:magnitude,only=tail", config=config)("made")
+        asking("made")
+    assert asking.lines
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_module_that_the_model_lacks_is_refused_before_anything_is_trained(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1)
+    asking = Asking(source, tmp_path, "sparse:magnitude,only=tail", config=config)
+    with pytest.raises(InputError, match="no module 'tail'"):
+        asking("made")
+    assert asking.lines == []
 
 
 def test_blocks_are_compared_with_those_of_a_wider_teacher(source, tmp_path):

@@ -1,5 +1,6 @@
 """Networks of several answers that are trained all at once; shapes: B batch, K classes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Joint(nn.Module):
+class Joint(nn.Module, ABC):
     """A network that gives several answers while it is trained, and its best one otherwise.
 
     Attributes:
@@ -19,13 +20,13 @@ class Joint(nn.Module):
     teaching: bool
     weight: float
 
+    @abstractmethod
     def answers(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return answers (B, K), the best one first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settled(self) -> nn.Module:
         """Return the network without what only training needs."""
-        raise NotImplementedError
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from isthmus.compress import Samples, Step, Training, apply, figures, settle
 from isthmus.compress.exits import EXITS, exit_paths
+from isthmus.compress.technique import check_names
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
@@ -85,6 +86,7 @@ def compress_model(
         raise InputError("--epochs: found no data to train on; add --data")
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
+    check_names(model, steps[0].options, technique=steps[0].technique.name)
     if data is not None:
         check_fits(model, data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
