@@ -35,6 +35,7 @@ from techniques_page import ENERGY, best_ten, write_page
 from torch import nn
 
 from isthmus.compress import TECHNIQUES, apply, figures, parse_chain, settle
+from isthmus.compress.exits import EXITS
 from isthmus.compress.sparse import SCHEDULES
 from isthmus.data import Dataset
 from isthmus.errors import IsthmusError
@@ -50,6 +51,7 @@ from isthmus.train import (
     accuracy,
     augmentation_for,
     fit_crossings,
+    measure_exits,
     split_with_codecs,
     tune,
 )
@@ -61,6 +63,8 @@ FORMATS = (
 )  # fmt: skip
 STRENGTHS = {  # that which tells most first
     "prune:netadapt": ("keep=0.9,step=0.1,short=128", "keep=0.75,step=0.1,short=128"),
+    "prune:slimmable": ("widths=0.5+0.75",),
+    "prune:width": (),  # cuts what the one above made: a chain
     "prune": ("keep=0.9", "keep=0.75"),
     "lowrank:svd": ("energy=0.95", "energy=0.8"),
     "lowrank:tucker": ("energy=0.95", "energy=0.9", "energy=0.8"),
@@ -82,6 +86,7 @@ STRENGTHS = {  # that which tells most first
     "quantize:mixed": ("flash=192KiB", "flash=128KiB"),
     "quantize": ("ends=keep", "ends=round"),
     "format": tuple(f"name={name}" for name in FORMATS),
+    "exits": ("only=layer2,agreement=0.95", "only=layer2,share=0.5"),
 }
 STEM = "prune:l2,keep=0.5,only=conv1"  # 64 channels, where the next layers have 16
 CHAINS = (
@@ -92,6 +97,7 @@ CHAINS = (
     (STEM, "sparse:magnitude,keep=0.6", "share:kmeans,bits=4"),
     ("sparse:magnitude,keep=0.5", "quantize:int8"),
     ("lowrank:tucker,energy=0.95", "quantize:int8"),
+    *(("prune:slimmable,widths=0.5+0.75", f"prune:width,width={share}") for share in (0.75, 0.5)),
 )
 LONGER = (  # for the smallest file, then for the fewest MACs
     ("quantize:weights,bits=4",),
@@ -108,6 +114,7 @@ NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 GROUPS = ("chain", "alone", "longer", "narrow", "stronger", "seed")
 BUDGET, LONG_BUDGET = 3200, 12800  # training images seen
+SEEN = 10_000  # training images that an exit is fitted to and calibrated on
 TUNING = FitConfig(
     epochs=1,
     batch_size=32,
@@ -300,7 +307,20 @@ def measured(model: nn.Module, row: Row, data: Dataset, base: Any) -> Measure:
         return {**narrowed(made, row, data), "apply_s": seconds}
     session = session_of(made)
     share = accuracy_of(session, data)
-    return {**costs(made, share), **times(session, base, data), "apply_s": seconds}
+    found = {**costs(made, share), **exited(made, row, data)}
+    return {**found, **times(session, base, data), "apply_s": seconds}
+
+
+def exited(made: nn.Module, row: Row, data: Dataset) -> Measure:
+    """Return accuracy and mean MACs where an exit answers what it is sure of, if one was asked."""
+    found: Measure = {}
+    for step in parse_chain(row.chain):
+        if step.technique.name == EXITS:
+            name = "agreement" if step.options["agreement"] else "share"
+            how = {name: step.options[name]}
+            (exit_,) = measure_exits(made, step.options["only"], first_of(data, SEEN), **how)
+            found = {"accuracy": exit_.accuracy_with, "macs": exit_.macs, "leave": exit_.share}
+    return found
 
 
 def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:

@@ -132,7 +132,9 @@ def head(rows: Sequence[Row], name: str, budget: int) -> list[str]:
         "seed. Accuracy and time are of the exported program in ONNX Runtime, one thread. The "
         "time of an image is the tenth percentile of 200, over that of the network as it came "
         "by turns in the same minute: other programs were running. MACs count zeros too. "
-        "Activations: the most alive at once. Crossing: what leaves layer2 as it is held. "
+        "Activations: the most alive at once. Crossing: what leaves layer2 as it is held. Of "
+        "exits, accuracy and MACs are the mean where the exit answers what it is sure of, the "
+        "rest that of an image that does not leave. "
         "Energy is predicted by the model that plans use, for the whole network on "
         + " and on ".join(f"`{device}` of `{preset}`" for preset, device in ENERGY.values())
         + ". Figures are those after tuning where there are.",
