@@ -110,6 +110,20 @@ def test_frames_that_are_lost_damaged_or_doubled_on_the_way_arrive_once():
     assert sender.retries > 0
 
 
+@pytest.mark.parametrize("size", [0, 1, 13, 14, 16 << 10, (16 << 10) + 1, 1 << 20])
+def test_a_payload_of_any_length_arrives_as_it_was(size):
+    payload = bytes(k % 251 for k in range(size))
+    with two_sessions() as (near, far):
+        receiver = Receiver(far, "hop", TERMS)
+        with Sender(near, "hop", crossing=2, timeout_s=5.0) as sender:
+            sender.agree(TERMS)
+            sender.send(7, payload, 3)
+            frame = receiver.receive(5.0)
+    assert frame is not None
+    assert (frame.request, frame.payload, frame.width) == (7, payload, 3)
+    assert receiver.damaged == 0
+
+
 def test_a_receiver_holds_no_more_frames_than_its_window():
     with two_sessions() as (near, far):
         receiver = Receiver(far, "hop", TERMS)
@@ -145,8 +159,8 @@ def test_a_frame_is_not_sent_again_while_its_link_takes_long():
     with two_sessions() as (near, far):
 
         def pass_on(sample):
-            header = sample.attachment.to_bytes()
-            request, _, _ = decode_header(header, sample.payload.to_bytes())
+            frame = sample.payload.to_bytes()
+            request, _, _ = decode_header(frame[:HEADER_BYTES], frame[HEADER_BYTES:])
             ack = request.to_bytes(4, "little") + bytes(4)
             timer = threading.Timer(0.8, far.put, ("hop/ack", ack))
             timer.daemon = True
@@ -173,8 +187,8 @@ def test_a_frame_that_is_acknowledged_before_its_sender_has_noted_it_is_not_sent
             transport = sender._publisher
 
             class Slow:
-                def put(self, payload, attachment):
-                    transport.put(payload, attachment=attachment)
+                def put(self, payload):
+                    transport.put(payload)
                     assert receiver.receive(10.0) is not None
                     receiver._acknowledge()
                     end_s = time.monotonic() + 10
@@ -234,7 +248,7 @@ def test_a_receiver_that_is_another_process_gets_what_the_first_did_not_acknowle
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 4"),
+        (replace(TERMS, protocol=1), "sender has protocol 1, the receiver 5"),
         (replace(TERMS, bundle="another"), "sender has bundle 'another', the receiver 'b'"),
         (replace(TERMS, codec="raw"), "sender has codec 'raw', the receiver 'c'"),
     ],

@@ -37,8 +37,9 @@ from isthmus.run.session import publisher
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
-PROTOCOL = 4
+PROTOCOL = 5
 WINDOW = 16  # over what a chain of eight devices has in flight
+_JOINED_BYTES = 16 << 10  # a payload of at most so many is copied to stand behind its header
 _ACK_FRAMES = 8  # are acknowledged together,
 _ACK_BYTES = 256 << 10  # or fewer of so many bytes,
 _ACK_S = 0.02  # or after so long a pause
@@ -93,17 +94,14 @@ class _Parcel:
     request: int
     header: bytes
     payload: bytes
+    num_bytes: int
     turn: int
     handed_over_s: float
     release_s: float
-    asked_s: float = 0.0
     put_s: float = 0.0
-    times: int = 0  # that it was given to the transport
     put: int = 0  # when it was last given to the transport, counted in frames; 0 while it waits
-
-    @property
-    def num_bytes(self) -> int:
-        return HEADER_BYTES + len(self.payload)
+    times: int = 0  # that it was given to the transport
+    asked_s: float = 0.0
 
 
 class Receiver:
@@ -118,7 +116,9 @@ class Receiver:
     def __init__(self, session: zenoh.Session, key: str, terms: Terms) -> None:
         self._malformed = self._damaged = 0  # told apart as zenoh's thread counts the first
         self._terms = to_json(terms, schema=_TERMS_SCHEMA)
-        self._frames: queue.SimpleQueue[tuple[zenoh.ZBytes, bytes, float]] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[tuple[zenoh.ZBytes, zenoh.ZBytes | None, float]] = (
+            queue.SimpleQueue()
+        )
         self._known: dict[int, None] = {}  # requests whose frames were taken; oldest first
         self._owed: list[tuple[int, float]] = []  # to acknowledge: requests, and when they came
         self._owed_bytes = 0
@@ -175,21 +175,25 @@ class Receiver:
         frames = self._frames
         while True:
             sample = yield
-            beside = sample.attachment
-            if beside is None or len(beside) != HEADER_BYTES:
+            body, beside = sample.payload, sample.attachment
+            if len(body if beside is None else beside) < HEADER_BYTES:
                 self._malformed += 1
             elif frames.qsize() < WINDOW:
-                frames.put((sample.payload, beside.to_bytes(), time.monotonic()))
+                frames.put((body, beside, time.monotonic()))
 
     def _take(self, timeout_s: float) -> Arrival | None:
         """Return the next frame that is whole and new."""
         end_s = time.monotonic() + timeout_s
         while True:
             try:
-                body, header, arrived_s = self._frames.get(timeout=timeout_s)
+                body, beside, arrived_s = self._frames.get(timeout=timeout_s)
             except queue.Empty:
                 return None
             payload = body.to_bytes()
+            if beside is not None:
+                header = beside.to_bytes()
+            else:
+                header, payload = payload[:HEADER_BYTES], payload[HEADER_BYTES:]
             try:
                 request, _, width = decode_header(header, payload)
             except RunError:
@@ -265,7 +269,7 @@ class Sender:
         self._unsent: deque[_Parcel] = deque()  # those to give to the transport
         self._resend_at_s = 0.0
         self._num_turns = self._num_puts = 0  # frames handed over, and given to the transport
-        self._roomy = True  # for the next frame for certain
+        self._free = 0  # frames that certainly have room; it is counted when they are sent
         self._putting: int | None = None  # what is put before it is noted, unless acknowledged
         self._early_s = 0.0  # for how long the receiver kept what it acknowledged before that
         self._closed = False
@@ -313,16 +317,15 @@ class Sender:
 
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""
-        if not self._roomy:
+        if not self._free:
             with self._lock:
-                self._roomy = self._room.wait_for(self._has_room, timeout_s)
-        return self._roomy or None
+                self._free = self._room.wait_for(self._num_free, timeout_s)
+        return self._free > 0 or None
 
-    def _has_room(self) -> bool:
+    def _num_free(self) -> int:
         oldest = next(iter(self._parcels.values()), None)
-        return len(self._parcels) < WINDOW and (
-            oldest is None or self._num_turns - oldest.turn < _SPAN
-        )
+        overtaken = 0 if oldest is None else self._num_turns - oldest.turn
+        return max(0, min(WINDOW - len(self._parcels), _SPAN - overtaken))
 
     def send(self, request: int, payload: bytes, width: int = 0) -> int:
         """Hand over one frame; waits while ``WINDOW`` frames are not acknowledged.
@@ -342,32 +345,37 @@ class Sender:
             RunError: Nothing was acknowledged in time.
         """
         header = encode_header(request, self._crossing, payload, width)
-        if not (self._roomy or self.wait_for_room(self._timeout_s)):
+        if not (self._free or self.wait_for_room(self._timeout_s)):
             raise RunError(
                 f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
                 f"acknowledgement after {self._timeout_s:g} s"
             )
-        now_s = time.monotonic()
+        self._free -= 1
+        num_bytes, now_s = HEADER_BYTES + len(payload), time.monotonic()
         at_once = self.throttle is None and not self._unsent
         if at_once:
             self._putting = request
-            self._publisher.put(payload, attachment=header)
+            self._transmit(header, payload)
+        # Nothing is called here that need not be: the transport's threads want this core.
         with self._lock:
-            parcel = _Parcel(request, header, payload, self._num_turns, now_s, now_s)
-            self._num_turns += 1
-            self._parcels[request] = parcel
+            turn = self._num_turns = self._num_turns + 1
             if at_once:
-                parcel.put_s = now_s
-                self._released(parcel)
-                self._passed.append((request, parcel.num_bytes, 0.0, 0.0, now_s))
+                put = self._num_puts = self._num_puts + 1
+                self._parcels[request] = _Parcel(
+                    request, header, payload, num_bytes, turn, now_s, now_s, now_s, put, 1
+                )
+                self._resend_at_s = now_s + self._patience_s
                 if self._putting is None:
                     self._forget(request, self._early_s)
             else:
+                parcel = _Parcel(request, header, payload, num_bytes, turn, now_s, now_s)
+                self._parcels[request] = parcel
                 self._schedule(parcel)
                 self._unsent.append(parcel)
                 self._changed.notify()
-            self._roomy = self._has_room()
-        return parcel.num_bytes
+        if at_once:
+            self._passed.append((request, num_bytes, 0.0, 0.0, now_s))
+        return num_bytes
 
     def send_again(self) -> None:
         """Send what is not acknowledged at once, as to a receiver that is another process now."""
@@ -424,11 +432,17 @@ class Sender:
     def _put(self, parcel: _Parcel) -> None:
         start_s, put_s = parcel.handed_over_s, time.monotonic()
         parcel.put_s = put_s
-        self._publisher.put(parcel.payload, attachment=parcel.header)
+        self._transmit(parcel.header, parcel.payload)
         observed_s = put_s - start_s if parcel.asked_s else 0.0
         self._passed.append(
             (parcel.request, parcel.num_bytes, parcel.asked_s, observed_s, start_s)
         )
+
+    def _transmit(self, header: bytes, payload: bytes) -> None:
+        if len(payload) <= _JOINED_BYTES:
+            self._publisher.put(header + payload)
+        else:
+            self._publisher.put(payload, attachment=header)
 
     def _next_parcel(self) -> _Parcel | None:
         """Wait for a frame to release: a new one, one that was lost, or the oldest if overdue."""

@@ -4,8 +4,9 @@
 
     request u32 | crossing u8 | width u8 | length u32 | checksum u32
 
-All little-endian. The transport carries the two side by side in one message, the header as zenoh's
-attachment, so that a payload is never copied to stand behind it. The checksum is the low half of
+All little-endian. The transport carries the two in one message: a payload of up to 16 KiB behind
+its header, as a copy costs less than a second part; a longer one with the header beside it, as
+zenoh's attachment, so that it is not copied. The checksum is the low half of
 XXH3-64 over the payload, with the first eight bytes of the header as its seed. What is constant
 (codec, shapes, scales) is agreed once and is not repeated here. The width is what nested crossings
 of this request are to take, as `isthmus.wire.nested` writes it in one byte; 0 leaves it to each
