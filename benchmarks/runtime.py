@@ -39,7 +39,7 @@ from tests.run.bundles import FAST, samples, write_chain
 from tests.run.services import devices
 
 SIZES = (64, 4 << 10, 64 << 10, 1 << 20)
-TURNS = 12
+TURNS = 60
 TERMS = Terms(bundle="benchmark", codec="none")
 MANY = 100  # frames one way
 WAYS = ("tcp", "zenoh", "zenoh, handed over", "isthmus")
