@@ -30,8 +30,9 @@ import zenoh
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, keep_freed_memory, library_versions
-from isthmus.run.hop import Receiver, Sender, Terms
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.session import locator, open_session
+from isthmus.run.terms import Terms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
