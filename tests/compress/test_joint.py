@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import Samples, apply, figures, parse_chain, settle
+from isthmus.compress import Samples, apply, check_chain, figures, parse_chain, settle
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.graph import capture
@@ -102,6 +102,15 @@ def test_widths_that_do_not_fit_each_other_are_refused():
         made(settle(slim), inputs, "prune:width,width=0.5,skip=1")
     with pytest.raises(InputError, match="is slimmable already"):
         made(settle(slim), inputs, "prune:slimmable")
+    samples = Samples(example=inputs)
+    for text, message in [
+        ("prune:slimmable,widths=0.5 prune:width,width=0.25", "expected width=0.5 or width=1"),
+        ("prune:width,width=0.25 prune:width,width=0.5", "expected a model of prune:slimmable"),
+    ]:
+        network = slim.model if text.startswith("prune:width") else NETS["residual"].make()
+        with pytest.raises(InputError, match=message):
+            check_chain(network, parse_chain(text.split()), samples)
+    check_chain(slim.model, parse_chain(["prune:width,width=0.25"]), samples)
 
 
 def bars(num=384):

@@ -145,13 +145,15 @@ def test_what_crosses_a_link_is_within_its_limit_and_the_rest_keeps_its_bits(nam
     assert after.weight_bytes == before.weight_bytes
     with pytest.raises(InputError, match=r"link has room for 30 bytes of .*, expected 32 or more"):
         made(chain(), f"{name},link=30byte,cut=2")
-    with pytest.raises(InputError, match="expected link= and cut= together"):
-        made(chain(), f"{name},link=30byte")
+    with pytest.raises(InputError, match=r"found link= alone, .*; add such as cut=layer1"):
+        parse_chain(["prune:l1", f"{name},link=30byte"])
+    with pytest.raises(InputError, match=r"found cut= alone, .*; add such as link=2KiB"):
+        parse_chain([f"{name},cut=layer1"])
 
 
 def test_a_limit_is_needed_and_has_to_be_possible():
     with pytest.raises(InputError, match="found no limit; give flash=64KiB or ram=16KiB"):
-        made(chain(), "quantize:memory")
+        parse_chain(["quantize:memory"])
     with pytest.raises(InputError, match=r"flash has room for .* expected 502 or more"):
         made(chain(), "quantize:mixed,flash=400byte")
     with pytest.raises(InputError, match="expected flash=a size such as 64KiB"):

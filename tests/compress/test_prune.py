@@ -106,8 +106,6 @@ def test_channels_are_rounded_and_the_classes_stay():
         ("prune:l1,keep=half", "found keep=half"),
         ("prune:l1,only=1", "found no layer for it"),
         ("prune:netadapt,round_to=8", r"macs is at 1 of what .* expected keep=1 or more, or a"),
-        ("prune:netadapt,resource=crossing", "add cut=MODULE"),
-        ("prune:netadapt,resource=latency", "needs a device; add platform="),
         ("prune:netadapt,platform=", "expected platform=a preset or a file"),
     ],
 )
@@ -117,6 +115,20 @@ def test_bad_input_is_one_line_with_a_remedy(text, message):
         return
     with pytest.raises(InputError, match=message):
         pruned(net(), text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("resource=crossing", "add cut=MODULE"),
+        ("resource=latency", "needs a device; add platform="),
+        ("resource=energy,platform=no-such", "no-such"),
+        ("resource=latency,platform=camera-hub,device=oven", "no device 'oven'; known: camera"),
+    ],
+)
+def test_a_resource_that_has_no_measure_is_refused_when_it_is_read(options, message):
+    with pytest.raises(InputError, match=message):
+        parse_chain([f"prune:netadapt,{options}"])
 
 
 def test_data_are_asked_for():

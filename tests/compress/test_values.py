@@ -61,7 +61,7 @@ def test_two_of_four_are_kept_in_every_group():
     model = made(linear([[1.0, 2.0, 3.0, 4.0, -8.0, 7.0, 6.0, 5.0]]), "sparse:nm,n=2,m=4")
     assert model[0].weight.tolist() == [[0.0, 0.0, 3.0, 4.0, -8.0, 7.0, 0.0, 0.0]]
     with pytest.raises(InputError, match="found n=4, expected at most m=2"):
-        made(model, "sparse:nm,n=4,m=2")
+        parse_chain(["sparse:nm,n=4,m=2"])
 
 
 def test_the_groups_of_a_convolution_lie_along_its_input_channels():

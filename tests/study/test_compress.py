@@ -14,7 +14,7 @@ from isthmus.errors import InputError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
 from isthmus.study.compress import _training, run_steps
-from isthmus.train import FitConfig, Progress, agreement, tune
+from isthmus.train import FitConfig, Progress, agreement, fit_base, tune
 
 NET = """
 from torch import nn
@@ -89,19 +89,64 @@ def test_interrupted_tuning_goes_on_and_ends_with_the_same_bits(source, tmp_path
 
 def test_what_cannot_be_leaves_no_state(source, tmp_path):
     config = FitConfig(base_epochs=1, epochs=1)
-    asking = Asking(source, tmp_path, "fold", "sparse:magnitude,only=tail", config=config)
-    with pytest.raises(InputError, match="no module 'tail'"):
+    asking = Asking(source, tmp_path, "fold", "sparse:magnitude,only=1", config=config)
+    with pytest.raises(InputError, match="found no layer for it"):
         asking("made")
     assert asking.lines
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_module_that_the_model_lacks_is_refused_before_anything_is_trained(source, tmp_path):
-    config = FitConfig(base_epochs=1, epochs=1)
-    asking = Asking(source, tmp_path, "sparse:magnitude,only=tail", config=config)
-    with pytest.raises(InputError, match="no module 'tail'"):
+@pytest.mark.parametrize(
+    ("texts", "losses", "message"),
+    [
+        (["sparse:magnitude,only=tail"], "task", "no module 'tail'"),
+        (["fold", "sparse:magnitude,skip=tail"], "task", "no module 'tail'"),
+        (["fold", "quantize:mixed,link=1KiB,cut=2+tail"], "task", "no module or node 'tail' to"),
+        (["prune:netadapt,resource=crossing,cut=tail"], "task", "no module or node 'tail' to cut"),
+        (["fold", "exits,only=0+5"], "task", "found no map or sequence behind 5"),
+        (["fold", "prune:width"], "task", "expected a model of prune:slimmable"),
+        (["exits"], "simkd", "exits trains several answers; expected hinton"),
+        (["fold", "share:kmeans"], "simkd", "classifier 7, which share:kmeans changes itself;"),
+    ],
+)
+def test_what_shows_to_be_wrong_is_refused_before_anything_is_trained(
+    source, tmp_path, texts, losses, message
+):
+    config = FitConfig(base_epochs=1, epochs=1, losses=(losses,))
+    asking = Asking(source, tmp_path, *texts, config=config)
+    with pytest.raises(InputError, match=message):
         asking("made")
     assert asking.lines == []
+
+
+def test_a_model_without_weights_is_not_trained_on_samples_without_labels(source):
+    bare = replace(blobs(), y_train=np.full(96, -1))
+    with pytest.raises(InputError, match="no labels to train on, but the model came without weig"):
+        fit_base(load_model(source), bare, FitConfig(base_epochs=1))
+
+
+def test_a_later_step_may_name_what_an_earlier_one_puts_in_a_layers_place(source, tmp_path):
+    steps = ("lowrank:svd,energy=0.5,only=5", "sparse:magnitude,only=5.0")
+    facts = Asking(source, tmp_path, *steps, config=None)("made")
+    assert [step.split(",")[0] for step in facts.techniques] == ["lowrank:svd", "sparse:magnitude"]
+
+
+def test_a_loss_that_reuses_a_classifier_leaves_it_to_no_other_step(source, tmp_path):
+    config = FitConfig(epochs=1, losses=("simkd",), batch_size=16)
+    for step in ("share:kmeans,skip=7", "quantize:ternary"):  # that keeps the first and the last
+        Asking(source, tmp_path, step, config=config)("made")
+    (tmp_path / "net.py").write_text(
+        NET.replace("nn.Linear(16, 3),", "nn.Linear(16, 3), nn.ReLU(),")
+    )
+    relu = reference(f"{tmp_path / 'net.py'}:make")
+    with pytest.raises(InputError, match="no linear layer that makes the model's outputs"):
+        Asking(relu, tmp_path, "fold", config=config)("other")
+
+
+def test_blocks_of_a_network_with_exits_are_compared_with_its_teachers(source, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1, losses=("task", "boundary"), batch_size=16)
+    asking = Asking(source, tmp_path, "exits,only=0+2", config=config)
+    assert [each.path for each in asking("made").exits] == ["0", "2"]
 
 
 def test_blocks_are_compared_with_those_of_a_wider_teacher(source, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from isthmus.compress.exits import EXITING
+from isthmus.compress.exits import EXITING, EXITS, exit_paths
 from isthmus.compress.factor import FACTORS
 from isthmus.compress.formats import FORMATTING
 from isthmus.compress.integer import INTEGERS, settled
@@ -17,10 +17,19 @@ from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import PRUNING
 from isthmus.compress.replace import REPLACEMENTS
 from isthmus.compress.share import SHARING
-from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH
+from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH, widths_after, widths_of
 from isthmus.compress.sparse import SPARSITY
-from isthmus.compress.technique import STAGES, Options, Samples, Technique, parse_options
+from isthmus.compress.technique import (
+    STAGES,
+    Options,
+    Samples,
+    Technique,
+    check_names,
+    inside_a_layer,
+    parse_options,
+)
 from isthmus.errors import InputError
+from isthmus.graph import capture, find_cut
 from isthmus.models.joint import Joint
 
 TECHNIQUES: Mapping[str, Technique] = {
@@ -108,6 +117,35 @@ def _check_order(before: Technique, after: Technique) -> None:
             f"{after.name} after {before.name}: has no value for a weight of 0; leave one out, or "
             "use quantize:ternary"
         )
+
+
+def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> None:
+    """Find what is wrong with a chain for a model before any of it is applied, or trained.
+
+    What a later step names may be inside of what an earlier one puts in place of a layer; that
+    shows only there.
+
+    Args:
+        model: In evaluation; left as it is.
+        steps: The chain.
+        samples: Its example is run.
+
+    Raises:
+        InputError: A step names a module, a cut or a width that there is not, or exits behind what
+            makes no map.
+    """
+    widths = widths_of(model)
+    for number, step in enumerate(steps):
+        name, options = step.technique.name, step.options
+        check_names(model, options, technique=name, changed=number > 0)
+        if name in (SLIMMABLE, WIDTH):
+            widths = widths_after(name, options, widths)
+        if name == EXITS and {*options["only"]} <= {path for path, _ in model.named_modules()}:
+            exit_paths(model, options, samples)
+        asked = options.get("cut", ())
+        for cut in filter(None, (asked,) if isinstance(asked, str) else asked):
+            if not inside_a_layer(model, cut):
+                find_cut(capture(model, samples.example), cut)
 
 
 def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:

@@ -138,12 +138,6 @@ def _with_bits(
     name: str, choose: Callable[[Sequence[Limit], Callable[[], list[list[float]]]], Sequence[int]]
 ) -> Callable[[nn.Module, Options, Samples], nn.Module]:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-        if options["flash"] == options["ram"] == options["link"] == inf:
-            raise InputError(f"technique {name}: found no limit; give flash=64KiB or ram=16KiB")
-        if (options["link"] < inf) != bool(options["cut"]):
-            raise InputError(
-                f"technique {name}: expected link= and cut= together, such as link=2KiB,cut=layer1"
-            )
         inputs = tuple(x[:_JUDGED] for x in samples.inputs)
         with torch.no_grad():
             wanted = _first(model(*inputs)) if inputs else torch.empty(0)
@@ -171,6 +165,22 @@ def _with_bits(
         return model
 
     return apply
+
+
+def _check(name: str) -> Callable[[Options], None]:
+    def check(options: Options) -> None:
+        if options["flash"] == options["ram"] == options["link"] == inf and not options["cut"]:
+            raise InputError(f"technique {name}: found no limit; give flash=64KiB or ram=16KiB")
+        if (options["link"] < inf) != bool(options["cut"]):
+            found, add = (
+                ("link=", "cut=layer1") if options["link"] < inf else ("cut=", "link=2KiB")
+            )
+            raise InputError(
+                f"technique {name}: found {found} alone, expected link= and cut= together: how "
+                f"much may cross, and after which modules; add such as {add}"
+            )
+
+    return check
 
 
 def _first(made: Any) -> Tensor:
@@ -258,6 +268,7 @@ MIXED = (
         stage="values",
         apply=_with_bits("quantize:memory", lambda limits, losses: cut_bits(limits)),
         options=_OPTIONS,
+        check=_check("quantize:memory"),
     ),
     Technique(
         name="quantize:mixed",
@@ -269,5 +280,6 @@ MIXED = (
         stage="values",
         apply=_with_bits("quantize:mixed", lambda limits, losses: least_loss(limits, losses())),
         options=_OPTIONS,
+        check=_check("quantize:mixed"),
     ),
 )

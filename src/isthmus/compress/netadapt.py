@@ -77,20 +77,8 @@ def resource(options: Options, samples: Samples) -> Cost:
     With ``cut`` latency and energy are those of the best plan that sends this crossing as it is
     from the platform's input to its output, or where none fits yet of the one nearest to that;
     without, those of the whole model on one device.
-
-    Raises:
-        InputError: The options name no device, or no crossing, that the resource needs.
     """
     what, cut = options["resource"], options["cut"]
-    if what == "crossing" and not cut:
-        raise InputError(
-            f"technique {_NAME}: resource=crossing needs the crossing; add cut=MODULE"
-        )
-    if what in _PREDICTED and not options["platform"]:
-        raise InputError(
-            f"technique {_NAME}: resource={what} needs a device; add platform= with a name of "
-            "`isthmus platforms` or a file, and device= if it is not the one of the input"
-        )
     platform = load_platform(options["platform"]) if what in _PREDICTED else None
 
     def cost(model: nn.Module) -> float:
@@ -107,6 +95,23 @@ def resource(options: Options, samples: Samples) -> Cost:
         return getattr(found.prediction, _PREDICTED[what])
 
     return cost
+
+
+def _check(options: Options) -> None:
+    """Raise unless the options name the device, or the crossing, that the resource needs."""
+    what = options["resource"]
+    if what == "crossing" and not options["cut"]:
+        raise InputError(
+            f"technique {_NAME}: resource=crossing needs the crossing; add cut=MODULE"
+        )
+    if what in _PREDICTED and not options["platform"]:
+        raise InputError(
+            f"technique {_NAME}: resource={what} needs a device; add platform= with a name of "
+            "`isthmus platforms` or a file, and device= if it is not the one of the input"
+        )
+    if what in _PREDICTED:
+        platform = load_platform(options["platform"])
+        platform.device(options["device"] or platform.input)
 
 
 def _plan(graph: Graph, platform: Platform, objective: str, cut: int) -> Plan:
@@ -223,4 +228,5 @@ NETADAPT = Technique(
         "device": Text(what="a device of the platform"),
         "cut": Text(what="the module after which to cut"),
     },
+    check=_check,
 )

@@ -117,8 +117,7 @@ class Slimmable(Joint):
 def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Give batch norms of their own to each of several widths; see `isthmus.compress.slim`."""
     norms = [(path, module) for path, module in model.named_modules() if type(module) in _NORMS]
-    if any(isinstance(module, Switchable) for module in model.modules()):
-        raise InputError(f"technique {SLIMMABLE}: the model is slimmable already; leave it out")
+    widths_after(SLIMMABLE, options, widths_of(model))
     if not norms:
         raise InputError(
             f"technique {SLIMMABLE}: found no batch norm, of which each width has its own; "
@@ -136,14 +135,8 @@ def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module
 def width(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Cut the network of one width out of a slimmable one."""
     norms = {path: each for path, each in model.named_modules() if isinstance(each, Switchable)}
-    widths = next(iter(norms.values())).widths if norms else ()
-    wanted = options["width"]
-    if wanted not in widths:
-        known = " or ".join(f"width={each:g}" for each in widths)
-        raise InputError(
-            f"technique {WIDTH}: found width={wanted:g}, expected "
-            f"{known or f'a model of {SLIMMABLE}, which has several'}"
-        )
+    widths, wanted = widths_of(model), options["width"]
+    widths_after(WIDTH, options, widths)
     narrow = _narrowed(WIDTH, model, options, samples, (wanted,))
     found = {
         path: (norms[path][widths.index(wanted)].num_features, each.num_features)
@@ -159,6 +152,29 @@ def width(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     made = Slimmable(model, narrow).cut(wanted).eval()
     check_runs(WIDTH, made, samples)
     return made
+
+
+def widths_of(model: nn.Module) -> tuple[float, ...]:
+    """Return the widths of a slimmable model; none of another."""
+    norms = (module for module in model.modules() if isinstance(module, Switchable))
+    return next((tuple(norm.widths) for norm in norms), ())
+
+
+def widths_after(name: str, options: Options, widths: Sequence[float]) -> tuple[float, ...]:
+    """Return the widths of a model after one of these techniques, from those before it.
+
+    Raises:
+        InputError: It has several already, or not the one that is to be cut out.
+    """
+    if name == SLIMMABLE and widths:
+        raise InputError(f"technique {name}: the model is slimmable already; leave it out")
+    if name == WIDTH and options["width"] not in widths:
+        known = " or ".join(f"width={each:g}" for each in widths)
+        raise InputError(
+            f"technique {name}: found width={options['width']:g}, expected "
+            f"{known or f'a model of {SLIMMABLE}, which has several'}"
+        )
+    return (*options["widths"], 1.0) if name == SLIMMABLE else ()
 
 
 def _narrowed(

@@ -47,6 +47,7 @@ from isthmus.compress.technique import (
 )
 from isthmus.errors import InputError
 
+_PATTERN = "sparse:nm"
 SPARSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -230,15 +231,19 @@ def pattern(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     In a convolution these stand at one place of the kernel, the order in which hardware for N:M
     reads them; with fewer than m input channels a group goes on at the next place.
     """
-    name = "sparse:nm"
     n, m = options["n"], options["m"]
-    if n > m:
-        raise InputError(f"technique {name}: found n={n}, expected at most m={m}")
-    chosen = layers(model, SPARSE, options, technique=name)
-    for path, score in _scores(name, options["score"], model, chosen, samples).items():
+    chosen = layers(model, SPARSE, options, technique=_PATTERN)
+    for path, score in _scores(_PATTERN, options["score"], model, chosen, samples).items():
         side = score.movedim(1, -1)
         mask(chosen[path], n_of_m(side.flatten(1), n, m).reshape(side.shape).movedim(-1, 1))
     return model
+
+
+def _check_pattern(options: Options) -> None:
+    if options["n"] > options["m"]:
+        raise InputError(
+            f"technique {_PATTERN}: found n={options['n']}, expected at most m={options['m']}"
+        )
 
 
 _IMPROVES = ("parameters", "stored bytes")
@@ -290,7 +295,7 @@ SPARSITY = (
         "model",
     ),
     Technique(
-        name="sparse:nm",
+        name=_PATTERN,
         does="keeps n of every m weights",
         paper="Zhou et al., ICLR 2021, https://arxiv.org/abs/2102.04010",
         level="model",
@@ -303,5 +308,6 @@ SPARSITY = (
             "m": Number(low=2, high=32, default=4, whole=True),
             "score": Word(words=tuple(SCORES), default="magnitude"),
         },
+        check=_check_pattern,
     ),
 )  # fmt: skip

@@ -214,6 +214,7 @@ class Technique:
         stage: What it changes. A chain goes from structure to zeros to values.
         options: What a text may set, beside ``only`` and ``skip``.
         apply: Changes a model, which is its own to change, and returns it.
+        check: Raises an `InputError` where options contradict each other, whatever the model.
     """
 
     name: str
@@ -225,6 +226,7 @@ class Technique:
     stage: Stage
     apply: Callable[[nn.Module, Options, Samples], nn.Module]
     options: Mapping[str, Option] = field(default_factory=dict)
+    check: Callable[[Options], None] = lambda options: None
 
     @property
     def all_options(self) -> Mapping[str, Option]:
@@ -243,7 +245,7 @@ def parse_options(technique: Technique, text: str) -> Options:
         Every option with its value.
 
     Raises:
-        InputError: No such option, or a value out of bounds.
+        InputError: No such option, a value out of bounds, or values that contradict each other.
     """
     known = technique.all_options
     values: dict[str, Any] = {name: option.default for name, option in known.items()}
@@ -259,6 +261,7 @@ def parse_options(technique: Technique, text: str) -> Options:
                 f"technique {technique.name}: found {item}, expected {name}={known[name]}"
             )
         values[name] = value
+    technique.check(values)
     return values
 
 
@@ -280,9 +283,7 @@ def layers(
     found = {
         path: module
         for path, module in model.named_modules()
-        if type(module) in kinds
-        and (not options["only"] or _inside(path, options["only"]))
-        and not _inside(path, options["skip"])
+        if type(module) in kinds and may_change(path, options)
     }
     if not found:
         names = ", ".join(kind.__name__ for kind in kinds)
@@ -293,19 +294,34 @@ def layers(
     return found
 
 
-def check_names(model: nn.Module, options: Options, *, technique: str) -> None:
+def check_names(
+    model: nn.Module, options: Options, *, technique: str, changed: bool = False
+) -> None:
     """Raise unless what ``only`` and ``skip`` name are modules.
+
+    Args:
+        model: The model.
+        options: Of the technique.
+        technique: Names it in error messages.
+        changed: Whether earlier steps may put modules in place of its layers first.
 
     Raises:
         InputError: One is none.
     """
     modules = dict(model.named_modules())
     for name in (*options["only"], *options["skip"]):
-        if name not in modules:
+        if name not in modules and not (changed and inside_a_layer(model, name)):
             raise InputError(
                 f"technique {technique}: found no module {name!r}; "
                 f"there are {', '.join(_few(modules))}"
             )
+
+
+def inside_a_layer(model: nn.Module, name: str) -> bool:
+    """Return whether a module of that name could be inside of what replaces a layer."""
+    parts = name.split(".")
+    outer = {"", *(".".join(parts[:depth]) for depth in range(1, len(parts)))}
+    return any(path in outer and not any(m.children()) for path, m in model.named_modules())
 
 
 def without_ends(chosen: dict[str, nn.Module], options: Options) -> dict[str, nn.Module]:
@@ -313,6 +329,12 @@ def without_ends(chosen: dict[str, nn.Module], options: Options) -> dict[str, nn
     if options["ends"] == "round" or len(chosen) < 3:
         return chosen
     return dict(list(chosen.items())[1:-1])
+
+
+def may_change(path: str, options: Options) -> bool:
+    """Return whether ``only`` and ``skip`` let a technique change what lies at a path."""
+    only = not options["only"] or _inside(path, options["only"])
+    return only and not _inside(path, options["skip"])
 
 
 def _inside(path: str, names: tuple[str, ...]) -> bool:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress import Samples, Step, Training, apply, figures, settle
+from isthmus.compress import Samples, Step, Training, apply, check_chain, figures, settle
 from isthmus.compress.exits import EXITS, exit_paths
-from isthmus.compress.technique import check_names
+from isthmus.compress.slim import SLIMMABLE
+from isthmus.compress.technique import may_change
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
@@ -35,6 +36,7 @@ from isthmus.train import (
     accuracy,
     agreement,
     check_fits,
+    check_losses,
     fit_base,
     measure_exits,
     predict,
@@ -86,10 +88,12 @@ def compress_model(
         raise InputError("--epochs: found no data to train on; add --data")
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
-    check_names(model, steps[0].options, technique=steps[0].technique.name)
     if data is not None:
         check_fits(model, data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
+    check_chain(model.eval(), steps, Samples(example=example))
+    if data is not None and config is not None:
+        _check_losses(model, steps, data, config)
     asked = (
         source,
         tuple(step.text for step in steps),
@@ -106,6 +110,25 @@ def compress_model(
         compressed = run_steps(model, steps, samples, data, config, progress=progress)
         facts = _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
     return facts
+
+
+def _check_losses(
+    model: nn.Module, steps: Sequence[Step], data: Dataset, config: FitConfig
+) -> None:
+    """Raise where a step, tuned, would be refused whatever the steps before it make."""
+    reused = check_losses(model, data, config)
+    for step in steps if reused else ():
+        technique, line = step.technique, f"loss simkd: takes over the classifier {reused}"
+        if technique.name in (EXITS, SLIMMABLE):
+            raise InputError(
+                f"{line}, but {technique.name} trains several answers; expected hinton"
+            )
+        ends = step.options.get("ends") == "keep"
+        if technique.stage != "structure" and may_change(reused, step.options) and not ends:
+            raise InputError(
+                f"{line}, which {technique.name} changes itself; expected hinton, or "
+                f"skip={reused} in {technique.name}"
+            )
 
 
 def _write(

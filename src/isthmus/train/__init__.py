@@ -38,7 +38,7 @@ from isthmus.train.images import (
 from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
-from isthmus.train.tune import agreement, tune
+from isthmus.train.tune import agreement, check_losses, tune
 from isthmus.train.widths import WidthResult, measure_widths
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "calibrate_exit",
     "check_fits",
     "check_labels",
+    "check_losses",
     "climb_down",
     "enough",
     "evaluate_images",

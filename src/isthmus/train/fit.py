@@ -95,8 +95,12 @@ def fit_base(
 
     Returns:
         The record of the phase, or nothing.
+
+    Raises:
+        InputError: The data do not fit the model, or have no labels.
     """
     check_fits(model, data)
+    _check_base(data, config)
     if config.base_epochs == 0:
         return ()
     model.train()
@@ -186,6 +190,10 @@ def check_labels(data: Dataset, config: FitConfig) -> None:
             f"{data.name}: found no labels to train on, but the loss {', '.join(reading)} reads "
             "them; leave it out (--loss hinton)"
         )
+    _check_base(data, config)
+
+
+def _check_base(data: Dataset, config: FitConfig) -> None:
     if data.unlabelled and config.base_epochs:
         raise InputError(
             f"{data.name}: found no labels to train on, but the model came without weights; bring "

@@ -48,8 +48,8 @@ class Reuse(nn.Module):
     def __init__(self, model: nn.Module, teacher: nn.Module, inputs: Sequence[np.ndarray]) -> None:
         super().__init__()
         start = tuple(torch.from_numpy(x[:_STARTING]) for x in inputs)
-        self.path = _classifier(teacher, start)
-        if not self.path or self.path != _classifier(model.eval(), start):
+        self.path = classifier(teacher, start)
+        if not self.path or self.path != classifier(model.eval(), start):
             raise InputError(
                 "loss simkd: found no linear layer that makes the outputs of both the model and "
                 "its teacher, and under the same name; expected hinton"
@@ -102,7 +102,7 @@ class Reuse(nn.Module):
 
 
 @torch.no_grad()
-def _classifier(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+def classifier(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """Return the path of the linear layer whose output (B, K) is the model's; empty if none is."""
     paths = [path for path, module in model.named_modules() if type(module) is nn.Linear]
     few = tuple(x[:2] for x in inputs)

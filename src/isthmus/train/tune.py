@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.models.joint import Joint, kept
-from isthmus.train.fit import FitConfig, first
+from isthmus.train.fit import FitConfig, check_labels, first
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import (
     EQUAL,
-    LABELLED,
     LOSSES,
     MATCHING,
     PLACED,
     Answers,
     hinton_loss,
 )
-from isthmus.train.reuse import Reuse
+from isthmus.train.reuse import Reuse, classifier
 from isthmus.train.views import augmented, innermost
 
 _COMPARED = 512
@@ -60,15 +59,11 @@ def tune(
         InputError: A loss is asked for that matches features or reads labels, where there are
             none, or that needs features as wide as the teacher's.
     """
-    reading = [loss for loss in config.losses if loss in LABELLED]
-    if data.unlabelled and reading:
-        raise InputError(
-            f"{data.name}: found no labels to train on, but the loss {', '.join(reading)} reads "
-            "them; expected hinton"
-        )
+    check_labels(data, config)
     teacher = teacher.eval()
     joint = model if isinstance(model, Joint) else None
-    blocks = _blocks(model, teacher, data, config)
+    network = joint.settled() if joint else model
+    blocks = _blocks(network, teacher, data, config)
     groups = [{"params": _trainable(model), "lr": config.finetune_rate}]
     trained = model
     reuse = Reuse(model, teacher, data.x_train) if "simkd" in config.losses else None
@@ -82,7 +77,7 @@ def tune(
         trained = nn.ModuleDict({"model": model, "peer": teacher})
 
     def losses(inputs: Inputs, labels_B: Tensor) -> list[Tensor]:
-        with kept(model, blocks) as made:
+        with kept(network, blocks) as made:
             made_BK = joint.answers(*inputs) if joint else (first(model(*inputs)),)
         with torch.set_grad_enabled(mutual), kept(teacher, blocks) as there:
             says = teacher.to(labels_B.device)(*inputs) if _taught(config) else made_BK[0]
@@ -128,6 +123,31 @@ def tune(
         reuse.finish()
     model.eval()
     return record
+
+
+def check_losses(model: nn.Module, data: Dataset, config: FitConfig) -> str:
+    """Find what no change of a model could be tuned by, before one is made.
+
+    Args:
+        model: The teacher; left in evaluation.
+        data: Of its training half two samples are run.
+        config: Its losses.
+
+    Returns:
+        With the loss ``simkd`` the path of the classifier that is taken over; else nothing.
+
+    Raises:
+        InputError: A loss compares blocks, or reuses a classifier, and the model has none.
+    """
+    _blocks(model, model, data, config)
+    if "simkd" not in config.losses:
+        return ""
+    path = classifier(model.eval(), tuple(torch.from_numpy(x[:2]) for x in data.x_train))
+    if not path:
+        raise InputError(
+            "loss simkd: found no linear layer that makes the model's outputs; expected hinton"
+        )
+    return path
 
 
 @torch.no_grad()
