@@ -203,6 +203,22 @@ class TestEveryCodec:
 
 
 # torch.onnx.export itself uses what torch deprecates.
+def decided(sender, tensors, symbols):
+    """Return where symbols stay as they are when the tensors change in their last digits.
+
+    An axis along which a few samples do not differ lies between two symbols.
+    """
+    generator = torch.Generator().manual_seed(0)
+    same = [torch.ones_like(x, dtype=torch.bool) for x in symbols]
+    for _ in range(16):
+        near = (
+            x + 1e-5 * torch.randn(x.shape, generator=generator) if x.dtype == torch.float32 else x
+            for x in tensors
+        )
+        same = [a & (b == c) for a, b, c in zip(same, sender(tuple(near)), symbols, strict=True)]
+    return same
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     "case",
@@ -219,11 +235,13 @@ def test_programs_give_the_same_symbols_and_tensors(case, tmp_path):
     with torch.no_grad():
         symbols = codec.sender(tensors)
         restored = codec.receiver(symbols)
+        sure = decided(codec.sender, tensors, symbols)
     sent = program_output(codec.sender, tensors, tmp_path / "sender.onnx")
-    for found, expected in zip(sent, symbols, strict=True):
+    for found, expected, where in zip(sent, symbols, sure, strict=True):
         if "bottleneck" in case[0]:  # sums in another order may round to the neighbour
             np.testing.assert_allclose(found.astype(int), expected.numpy().astype(int), atol=1)
-            assert np.mean(found == expected.numpy()) > 0.99
+            assert where.any()
+            assert np.mean((found == expected.numpy())[where.numpy()]) > 0.99
         else:
             np.testing.assert_array_equal(found, expected.numpy())
     received = program_output(codec.receiver, symbols, tmp_path / "receiver.onnx")
