@@ -30,8 +30,9 @@ import zenoh
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, keep_freed_memory, library_versions
-from isthmus.run.hop import Receiver, Sender, Terms
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.session import locator, open_session
+from isthmus.run.terms import Terms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,7 +40,7 @@ from tests.run.bundles import FAST, samples, write_chain
 from tests.run.services import devices
 
 SIZES = (64, 4 << 10, 64 << 10, 1 << 20)
-TURNS = 12
+TURNS = 60
 TERMS = Terms(bundle="benchmark", codec="none")
 MANY = 100  # frames one way
 WAYS = ("tcp", "zenoh", "zenoh, handed over", "isthmus")

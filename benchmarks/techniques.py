@@ -106,6 +106,8 @@ LONGER = (  # for the smallest file, then for the fewest MACs
     (STEM, "quantize:weights,bits=4"),
     ("prune:netadapt,keep=0.75,step=0.1,short=128",),
     ("prune:l2,keep=0.5",),
+    ("prune:netadapt,keep=0.6,step=0.1,short=128", "quantize:weights,bits=4"),
+    ("prune:netadapt,keep=0.5,step=0.1,short=512",),
 )
 NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
     ((STEM, "quantize:weights,bits=4"), 400),

@@ -6,8 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from isthmus.run.hop import Sender, Terms
+from isthmus.run.hop import Sender
 from isthmus.run.session import locator, open_session
+from isthmus.run.terms import Terms
 
 
 def retransmitted() -> int:

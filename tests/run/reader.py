@@ -5,8 +5,9 @@ import resource
 import sys
 import time
 
-from isthmus.run.hop import Receiver, Terms
+from isthmus.run.hop import Receiver
 from isthmus.run.session import open_session
+from isthmus.run.terms import Terms
 
 
 def main(address: str, key: str, count: str) -> None:

@@ -31,13 +31,13 @@ from typing import NamedTuple, Self
 import zenoh
 
 from isthmus.errors import RunError
-from isthmus.files import from_json, to_json
+from isthmus.files import to_json
 from isthmus.run.passage import Passage, RoundTrip
 from isthmus.run.session import publisher
+from isthmus.run.terms import TERMS_SCHEMA, Terms, check_terms
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
-PROTOCOL = 5
 WINDOW = 16  # over what a chain of eight devices has in flight
 _JOINED_BYTES = 16 << 10  # a payload of at most so many is copied to stand behind its header
 _ACK_FRAMES = 8  # are acknowledged together,
@@ -53,22 +53,6 @@ _LONGEST_USUAL_S = 30.0
 _POLL_S = 0.01
 _ACK = struct.Struct("<II")  # a request, and for how many microseconds its frame was kept
 _MOST = 0xFFFFFFFF
-_TERMS_SCHEMA = "isthmus.terms/1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What both ends of a hop must agree on before the first frame.
-
-    Attributes:
-        bundle: Id of the bundle.
-        codec: What carries the crossing, tensors included.
-        protocol: Version of this module's rules.
-    """
-
-    bundle: str
-    codec: str
-    protocol: int = PROTOCOL
 
 
 class Arrival(NamedTuple):
@@ -115,7 +99,7 @@ class Receiver:
 
     def __init__(self, session: zenoh.Session, key: str, terms: Terms) -> None:
         self._malformed = self._damaged = 0  # told apart as zenoh's thread counts the first
-        self._terms = to_json(terms, schema=_TERMS_SCHEMA)
+        self._terms = to_json(terms, schema=TERMS_SCHEMA)
         self._frames: queue.SimpleQueue[tuple[zenoh.ZBytes, zenoh.ZBytes | None, float]] = (
             queue.SimpleQueue()
         )
@@ -300,20 +284,10 @@ class Sender:
         while time.monotonic() < deadline_s:
             for reply in self._session.get(f"{self._key}/terms", timeout=1.0):
                 if reply.ok is not None:
-                    self._compare(terms, reply.ok.payload.to_bytes())
+                    check_terms(terms, reply.ok.payload.to_bytes(), crossing=self._crossing)
                     return
             time.sleep(_POLL_S)
         raise RunError(f"hop {self._crossing}: nobody receives after {self._timeout_s:g} s")
-
-    def _compare(self, own: Terms, answer: bytes) -> None:
-        other = from_json(answer, Terms, schema=_TERMS_SCHEMA, where=f"hop {self._crossing}")
-        for name in ("protocol", "bundle", "codec"):
-            mine, theirs = getattr(own, name), getattr(other, name)
-            if mine != theirs:
-                raise RunError(
-                    f"hop {self._crossing}: the sender has {name} {mine!r}, the receiver "
-                    f"{theirs!r}; give both the same bundle and the same Isthmus"
-                )
 
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""

@@ -33,8 +33,9 @@ from isthmus.files import from_json
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
-from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender, Terms
+from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender
 from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
+from isthmus.run.terms import Terms
 
 Array = npt.NDArray[Any]
 

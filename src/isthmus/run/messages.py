@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import Reason
 from isthmus.platform.platform import Link
-from isthmus.run.hop import PROTOCOL, WINDOW
+from isthmus.run.hop import WINDOW
 from isthmus.run.passage import Passage, RoundTrip
+from isthmus.run.terms import PROTOCOL
 
 JOB_SCHEMA = "isthmus.job/1"
 STATUS_SCHEMA = "isthmus.status/1"

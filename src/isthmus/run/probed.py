@@ -20,11 +20,12 @@ import zenoh
 from isthmus.errors import InputError, IsthmusError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.platform import NodeTimes
-from isthmus.run.hop import PROTOCOL, Receiver, Sender, Terms
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import REFUSAL_SCHEMA, Refusal
 from isthmus.run.rates import Rates
 from isthmus.run.service import address, secured
 from isthmus.run.session import closing, open_session
+from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.wire import HEADER_BYTES
 
 PORT = 7446

@@ -21,7 +21,7 @@ from isthmus.files import from_json, to_json
 from isthmus.platform import Link, load_platform
 from isthmus.run import border
 from isthmus.run.adapt import bundle_links
-from isthmus.run.hop import Receiver, Sender, Terms
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import (
     JOB_SCHEMA,
     STATUS,
@@ -39,6 +39,7 @@ from isthmus.run.messages import (
     hop_key,
 )
 from isthmus.run.session import closing, locator, open_session
+from isthmus.run.terms import Terms
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 

@@ -35,7 +35,7 @@ from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
 from isthmus.run.early import EarlyExit, Result, load_exit
-from isthmus.run.hop import PROTOCOL, Arrival, Receiver, Sender, Terms
+from isthmus.run.hop import Arrival, Receiver, Sender
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
     ABOUT_SCHEMA,
@@ -59,6 +59,7 @@ from isthmus.run.messages import (
 from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import Stage, apply_each, load_stage
+from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.run.watch import Watch
 from isthmus.wire.spec import SYMBOLS
 

@@ -22,7 +22,7 @@ from isthmus.bundle import Bundle, bundle_id, read_bundle
 from isthmus.errors import IsthmusError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.machine import keep_freed_memory
-from isthmus.run.hop import MAX_TIMINGS, Receiver, Sender, Terms
+from isthmus.run.hop import MAX_TIMINGS, Receiver, Sender
 from isthmus.run.messages import (
     JOB_SCHEMA,
     STATUS_SCHEMA,
@@ -41,6 +41,7 @@ from isthmus.run.messages import (
 )
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import apply_each, load_stage
+from isthmus.run.terms import Terms
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
 from isthmus.wire.nested import Width, parse_width
