@@ -288,7 +288,7 @@ def rounded_to_8(
     arriving, leaving = observed(model, seen, samples.inputs, most=_MOST_OBSERVED)
     arriving |= {f"{path}.{OUTPUT_GRID}": leaving[path] for path in sums}
     inside = [node for node in graph.nodes if node.module in chosen]
-    elsewhere = {node.module for node in inside if read_elsewhere(graph, chosen)(node)}
+    elsewhere = {node.module for node in filter(read_elsewhere(graph, chosen), inside)}
     reads = {
         path: frozenset(node.inputs[0] for node in inside if node.module == path)
         for path in chosen

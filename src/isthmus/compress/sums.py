@@ -25,22 +25,15 @@ from isthmus.models.layers import OUTPUT_GRID
 _KEEPING = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # what they hold they run
 
 
-def readers_of(graph: Graph) -> dict[str, list[Node]]:
-    """Return the nodes that read each tensor."""
-    found: dict[str, list[Node]] = {}
+def read_elsewhere(graph: Graph, chosen: Mapping[str, nn.Module]) -> Callable[[Node], bool]:
+    """Return what tells whether something else than chosen layers reads what a node makes.
+
+    It may stand behind a ReLU. What the model returns is left as it is.
+    """
+    readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in node.inputs:
-            found.setdefault(name, []).append(node)
-    return found
-
-
-def read_elsewhere(graph: Graph, chosen: Mapping[str, nn.Module]) -> Callable[[Node], bool]:
-    """Return what tells of a node whether something else than chosen layers reads what it makes.
-
-    It may stand behind a ReLU.
-    What the model returns is left as it is.
-    """
-    readers = readers_of(graph)
+            readers.setdefault(name, []).append(node)
 
     def outside(node: Node) -> bool:
         return any(
@@ -68,8 +61,7 @@ def find_sums(
         options: ``only`` and ``skip``.
         samples: Its example is run.
     """
-    outside, readers = read_elsewhere(graph, chosen), readers_of(graph)
-    alone = _called_once(model, samples)
+    outside, alone = read_elsewhere(graph, chosen), _called_once(model, samples)
     integers: set[str] = set()
     sums: set[str] = set()
     found: dict[str, str] = {}
@@ -84,11 +76,10 @@ def find_sums(
         if made not in sums or made in graph.outputs or not outside(node):
             continue
         for path in _around(node.module):
-            ends = all(
-                each.module != path and not each.module.startswith(f"{path}.")
-                for each in (*graph.nodes[index + 1 :], *readers[made])
+            inside = (
+                f"{later.module}.".startswith(f"{path}.") for later in graph.nodes[index + 1 :]
             )
-            if ends and path in alone and may_change(path, options):
+            if path in alone and not any(inside) and may_change(path, options):
                 integers.add(made)
                 found[path] = made
                 break
