@@ -35,7 +35,7 @@ from techniques_page import ENERGY, best_ten, write_page
 from torch import nn
 
 from isthmus.compress import TECHNIQUES, apply, figures, parse_chain, settle
-from isthmus.compress.exits import EXITS
+from isthmus.compress.exits import EXITS, rule
 from isthmus.compress.sparse import SCHEDULES
 from isthmus.data import Dataset
 from isthmus.errors import IsthmusError
@@ -318,9 +318,8 @@ def exited(made: nn.Module, row: Row, data: Dataset) -> Measure:
     found: Measure = {}
     for step in parse_chain(row.chain):
         if step.technique.name == EXITS:
-            name = "agreement" if step.options["agreement"] else "share"
-            how = {name: step.options[name]}
-            (exit_,) = measure_exits(made, step.options["only"], first_of(data, SEEN), **how)
+            seen, how = first_of(data, SEEN), rule(step.options)
+            (exit_,) = measure_exits(made, step.options["only"], seen, **how)
             found = {"accuracy": exit_.accuracy_with, "macs": exit_.macs, "leave": exit_.share}
     return found
 

@@ -3,12 +3,32 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 
 def loads(result):
     assert result.code == 0, result.err
     return json.loads(result.out)
+
+
+def exits_are_exported(isthmus):
+    with_exit = ("export", "fitted", "--early-exit", "npz:data.npz", "--out", "exiting", "--json")
+    assert loads(isthmus(*with_exit))["early_exit_equal"] > 0.5  # of five classes
+    sure = loads(isthmus(*with_exit, "--exit-share", "0.5"))
+    assert 0.2 < sure["early_exit_share"] < 0.8
+    assert sure["early_exit_sure_equal"] >= sure["early_exit_equal"] - 0.05
+    lossy = loads(isthmus(*with_exit, "--exit-drop", "10"))
+    assert 0 < lossy["early_exit_share"] <= 1
+    assert lossy["early_exit_drop"] < 20
+    arrays = dict(np.load("data.npz"))
+    np.savez("bare.npz", x_train=arrays["x_train"], x_test=arrays["x_test"])
+    bare = ("export", "fitted", "--early-exit", "npz:bare.npz", "--out", "exiting", "--json")
+    assert loads(isthmus(*bare, "--exit-share", "0.5"))["early_exit_drop"] is None
+    refused = isthmus(*bare, "--exit-drop", "10")
+    assert (refused.code, "bare.npz: no y_train, y_test" in refused.err) == (1, True)
+    refused = isthmus("export", "fitted", "--exit-share", "0.5")
+    assert (refused.code, "add --early-exit" in refused.err) == (1, True)
 
 
 def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
@@ -48,15 +68,9 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     assert exported["equal_predictions"] >= 0.99
     assert exported["payload_bytes"] == [80]
     assert exported["early_exit_equal"] is None
-    with_exit = ("export", "fitted", "--early-exit", "npz:data.npz", "--out", "exiting", "--json")
-    assert loads(isthmus(*with_exit))["early_exit_equal"] > 0.5  # of five classes
-    sure = loads(isthmus(*with_exit, "--exit-share", "0.5"))
-    assert 0.2 < sure["early_exit_share"] < 0.8
-    assert sure["early_exit_sure_equal"] >= sure["early_exit_equal"] - 0.05
+    exits_are_exported(isthmus)
     ran = loads(isthmus("run", "exiting", "--data", "npz:data.npz", "--requests", "10", "--json"))
     assert ran["requests"] == 10
-    refused = isthmus("export", "fitted", "--exit-share", "0.5")
-    assert (refused.code, "add --early-exit" in refused.err) == (1, True)
     assert (mine / "exiting" / "mcu-a" / "exit.onnx").is_file()
 
     run = loads(
@@ -203,6 +217,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--early-model",
                 "--exit-share",
                 "--exit-agreement",
+                "--exit-drop",
                 "--data-dir",
                 "--download",
                 "--out",

@@ -86,11 +86,17 @@ def test_a_plan_finds_the_model_within_the_limits(name):
 
 
 def test_what_meets_a_skip_in_floats_is_cut_to_the_room_that_is_left():
-    model = made(residual(), "quantize:memory,ram=4400byte")
+    model = made(residual(), "quantize:memory,ram=4400byte,skip=1")
     # the last sum takes 2048 bytes of the skip, 2048 of its own, and 512 integers
     assert max(live_bytes(capture(model, (images(),)))) == 2 * 2048 + 256
     bits = {path: m.output_bits for path, m in model.named_modules() if isinstance(m, Integer)}
-    assert {path for path, found in bits.items() if found == 4} == {"2.conv2"}
+    assert {path for path, found in bits.items() if found == 4} == {"0", "2.conv2"}
+
+
+def test_a_skip_of_integers_takes_the_room_of_integers():
+    for limit, found in (("ram=1536byte", 3 * 512), ("ram=1535byte", 2 * 512 + 256)):
+        model = made(residual(), f"quantize:memory,{limit}")  # two terms and their sum
+        assert max(live_bytes(capture(model, (images(),)))) == found
 
 
 class Fork(nn.Module):

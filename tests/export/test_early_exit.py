@@ -131,20 +131,45 @@ def test_a_model_of_several_outputs_has_none():
         fit_exit(split(model, plan), [x.numpy() for x in example])
 
 
-def test_a_threshold_lets_the_wanted_share_leave_or_as_many_as_are_right():
-    confidence = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.7])
-    equal = torch.tensor([True, False, True, True, False])
-    assert exit_threshold(confidence, equal, share=0.4) == pytest.approx(0.8)
+def scores(labels, confidence):
+    """Return scores of three classes whose softmax has these at these labels."""
+    rest = torch.log((1 - torch.tensor(confidence)) / 2)
+    rows = rest[:, None].expand(-1, 3).clone()
+    rows[range(len(labels)), labels] = torch.log(torch.tensor(confidence))
+    return rows
+
+
+SURE = [0.9, 0.6, 0.8, 0.7, 0.7]
+EARLY = scores([1, 1, 1, 1, 1], SURE)
+
+
+def test_a_threshold_lets_the_wanted_share_leave_or_as_many_as_are_equal():
+    whole = scores([1, 0, 1, 1, 0], [0.5] * 5)
+    assert exit_threshold(EARLY, whole, share=0.4) == pytest.approx(0.8)
     # the third of five is as sure as the fourth: both leave
-    assert exit_threshold(confidence, equal, share=0.6) == pytest.approx(0.7)
-    assert exit_threshold(confidence, equal, share=1.0) == pytest.approx(0.6)
-    # 2 of 2 are right at 0.8, 3 of 4 at 0.7, 3 of 5 at 0.6
-    assert exit_threshold(confidence, equal, agreement=0.76) == pytest.approx(0.8)
-    assert exit_threshold(confidence, equal, agreement=0.75) == pytest.approx(0.7)
+    assert exit_threshold(EARLY, whole, share=0.6) == pytest.approx(0.7)
+    assert exit_threshold(EARLY, whole, share=1.0) == pytest.approx(0.6)
+    # 2 of 2 are equal at 0.8, 3 of 4 at 0.7, 3 of 5 at 0.6
+    assert exit_threshold(EARLY, whole, agreement=0.76) == pytest.approx(0.8)
+    assert exit_threshold(EARLY, whole, agreement=0.75) == pytest.approx(0.7)
+    alike = scores([1] * 4, [0.5] * 4)
     with pytest.raises(InputError, match=r"expected 90.0% equal answers, found 75.0% of those"):
-        exit_threshold(torch.tensor([0.5] * 4), torch.tensor([True] * 3 + [False]), agreement=0.9)
-    with pytest.raises(InputError, match="a share or an agreement, one of them"):
-        exit_threshold(confidence, equal)
+        exit_threshold(alike, scores([1, 1, 1, 0], [0.5] * 4), agreement=0.9)
+    with pytest.raises(InputError, match="a share, an agreement or a drop, one of them"):
+        exit_threshold(EARLY, whole)
+
+
+def test_a_threshold_lets_as_many_leave_as_lose_no_more_accuracy():
+    whole, right = scores([0, 0, 0, 2, 1], [0.5] * 5), torch.tensor([1, 0, 0, 2, 1])
+    # the exit alone is right at 0.9, the model alone at 0.8, at one 0.7 of two, and at 0.6: of 5
+    # samples one more is right, then as many as ever, one less, two less
+    for drop, least in ((0, 0.8), (19, 0.8), (20, 0.7), (39, 0.7), (40, 0.6)):
+        assert exit_threshold(EARLY, whole, right, drop=drop) == pytest.approx(least)
+    zeros = torch.zeros(5, dtype=torch.long)
+    with pytest.raises(InputError, match=r"a loss of 5 points at most, found 20 points by those"):
+        exit_threshold(EARLY, scores(zeros.tolist(), [0.5] * 5), zeros, drop=5)
+    with pytest.raises(InputError, match="no labels, of which a drop is counted"):
+        exit_threshold(EARLY, whole, drop=5)
 
 
 def test_an_exit_that_is_calibrated_is_surer_where_it_leaves(tmp_path):
@@ -152,13 +177,18 @@ def test_an_exit_that_is_calibrated_is_surer_where_it_leaves(tmp_path):
     split_model, plan = fitted(model, example)
     early_exit = fit_exit(split_model, [example[0][:200].numpy()])
     least = calibrate_exit(early_exit, split_model, [example[0][200:].numpy()], share=0.5)
-    samples = [(torch.rand(100, 3, 8, 8) ** 4).numpy()]
+    x = torch.rand(100, 3, 8, 8) ** 4
+    with torch.no_grad():
+        labels = split_model(x).argmax(1).numpy()
     found = export(
-        split_model, plan, tmp_path / "bundle", samples=samples, early_exit=early_exit,
-        exit_confidence=least,
+        split_model, plan, tmp_path / "bundle", samples=[x.numpy()], labels=labels,
+        early_exit=early_exit, exit_confidence=least,
     )  # fmt: skip
     assert read_bundle(tmp_path / "bundle").exit_confidence == least
     assert found.early_exit_share == pytest.approx(0.5, abs=0.2)
     assert found.early_exit_sure_equal is not None
     assert found.early_exit_equal is not None
     assert found.early_exit_sure_equal >= found.early_exit_equal
+    assert found.early_exit_share is not None
+    lost = 100 * found.early_exit_share * (1 - found.early_exit_sure_equal)
+    assert found.early_exit_drop == pytest.approx(lost)

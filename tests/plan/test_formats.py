@@ -9,7 +9,7 @@ from torch import nn
 
 from isthmus.compress import Samples, apply, parse_chain, settle
 from isthmus.export.export import export
-from isthmus.graph import capture, cuts, live_bytes
+from isthmus.graph import capture, cuts, find_cut, live_bytes
 from isthmus.links import make_codec
 from isthmus.plan import Limits, partition
 from isthmus.plan.check import check
@@ -136,13 +136,31 @@ def test_a_narrow_codec_can_still_carry_what_is_held_in_integers(integers):
     assert free.crossings[0].codec.startswith("bottleneck")
 
 
-def test_what_something_else_reads_too_stays_in_floats():
-    graph = capture(quantized(residual()), EXAMPLE)
-    tensors = graph.tensors()
-    for node in graph.nodes:
-        if node.op.strip("_") == "add":
-            assert node.format == "fp32"
-            assert not tensors[node.outputs[0].name].held
+def sums(graph):
+    return [node for node in graph.nodes if node.op.strip("_") == "add"]
+
+
+def test_a_sum_with_what_is_in_floats_stays_in_floats():
+    graph = capture(quantized(residual(), "quantize:int8,skip=1"), EXAMPLE)
+    assert [(node.format, node.outputs[0].held) for node in sums(graph)] == [("fp32", "")] * 2
+
+
+def test_a_sum_of_integers_is_predicted_as_one_crosses_as_one_and_is_exported_equal(tmp_path):
+    torch.manual_seed(0)
+    model = quantized(residual())
+    graph = capture(model, EXAMPLE)
+    assert [(node.format, node.outputs[0].held) for node in sums(graph)] == [("int8", "uint8")] * 2
+    plan = partition(graph, pair(), cut=find_cut(graph, "1").index, codec="raw")
+    (crossing,) = plan.crossings
+    assert (crossing.dtypes, crossing.payload_bytes) == (("uint8",), 8 * 8 * 8)
+    spec = parse_codec("raw", shapes=crossing.shapes, dtypes=crossing.dtypes)
+    parts = split(model, plan, [make_codec(spec)]).eval()
+    x = images(4, seed=2)
+    with torch.no_grad():
+        assert torch.equal(parts(x), model(x))
+    found = export(parts, plan, tmp_path / "bundle", samples=[images(8, seed=3).numpy()])
+    assert found.payload_bytes == (512,)
+    assert found.equal_predictions == 1.0
 
 
 def test_weights_of_few_bits_count_packed_and_compute_in_floats():

@@ -49,7 +49,7 @@ class Asking:
         self.source, self.folder, self.texts, self.config = source, folder, texts, config
         self.lines: list[tuple[str, int]] = []
 
-    def __call__(self, out, *, stop=None):
+    def __call__(self, out, *, stop=None, data=None):
         def report(step, done, total):
             self.lines.append((step.partition(",")[0], done))
             if self.lines[-1] == stop:
@@ -65,7 +65,7 @@ class Asking:
             (torch.zeros(1, 1, 6, 6),),
             self.folder / out,
             inputs=("1x1x6x6",),
-            data=blobs(),
+            data=data or blobs(),
             config=self.config,
             report=report,
         )
@@ -105,6 +105,7 @@ def test_what_cannot_be_leaves_no_state(source, tmp_path):
         (["prune:netadapt,resource=crossing,cut=tail"], "task", "no module or node 'tail' to cut"),
         (["fold", "exits,only=0+5"], "task", "found no map or sequence behind 5"),
         (["fold", "prune:width"], "task", "expected a model of prune:slimmable"),
+        (["exits,drop=5,agreement=0.9"], "task", "found agreement= and drop=, expected one of"),
         (["exits"], "simkd", "exits trains several answers; expected hinton"),
         (["fold", "share:kmeans"], "simkd", "classifier 7, which share:kmeans changes itself;"),
     ],
@@ -123,6 +124,20 @@ def test_a_model_without_weights_is_not_trained_on_samples_without_labels(source
     bare = replace(blobs(), y_train=np.full(96, -1))
     with pytest.raises(InputError, match="no labels to train on, but the model came without weig"):
         fit_base(load_model(source), bare, FitConfig(base_epochs=1))
+
+
+def test_exits_by_a_drop_of_accuracy_lose_no_more_of_it_and_need_labels(source, tmp_path):
+    config = FitConfig(base_epochs=3, epochs=3, batch_size=16)
+    asking = Asking(source, tmp_path, "exits,only=0+2,drop=4", config=config)
+    found = asking("made")
+    share = Asking(source, tmp_path, "exits,only=0+2,share=1", config=config)("all")
+    assert found.after.accuracy is not None
+    for some, every in zip(found.exits, share.exits, strict=True):
+        assert some.accuracy_with > found.after.accuracy - 0.1  # of 32 samples, after 19 others
+        assert every.accuracy_with == every.accuracy <= some.accuracy_with
+    bare = replace(blobs(), y_train=np.full(96, -1))
+    with pytest.raises(InputError, match="blobs: found no labels, of which exits,drop= counts"):
+        asking("bare", data=bare)
 
 
 def test_a_later_step_may_name_what_an_earlier_one_puts_in_a_layers_place(source, tmp_path):

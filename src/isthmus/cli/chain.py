@@ -329,6 +329,15 @@ def export(
             min=0.01, max=1, help="Or: as many as it may, this share of them as the model would."
         ),
     ] = None,
+    exit_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Or: as many as it may, with at most so many points of accuracy lost; DATA needs "
+            "labels for that.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("bundle"),
@@ -341,21 +350,26 @@ def export(
     from isthmus.report.tables import verification_table
     from isthmus.study import export_fitted
 
-    if (exit_share is not None or exit_agreement is not None) and early_exit is None:
-        raise InputError("--exit-share, --exit-agreement: found no early exit; add --early-exit")
-    if exit_share is not None and exit_agreement is not None:
-        raise InputError("--exit-share, --exit-agreement: found both, expected one of them")
+    asked = [each for each in (exit_share, exit_agreement, exit_drop) if each is not None]
+    options = "--exit-share, --exit-agreement, --exit-drop"
+    if asked and early_exit is None:
+        raise InputError(f"{options}: found no early exit; add --early-exit")
+    if len(asked) > 1:
+        raise InputError(f"{options}: found {len(asked)}, expected one of them")
     exit_data = None
     if early_exit is not None:
         from isthmus.data import load_data
 
-        exit_data = load_data(early_exit, data_dir=data_dir, download=download)
+        exit_data = load_data(
+            early_exit, data_dir=data_dir, download=download, unlabelled=exit_drop is None
+        )
     verification = export_fitted(
         fitted,
         out,
         exit_data=exit_data,
         exit_share=exit_share,
         exit_agreement=exit_agreement,
+        exit_drop=exit_drop,
         exit_model=early_model,
     )
     if json_:

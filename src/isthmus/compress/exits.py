@@ -16,6 +16,8 @@ References:
     (section III.A: joint training, a weighted sum).
 """
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +108,21 @@ def _scores(output: object) -> Tensor:
     return found
 
 
+def _check(options: Options) -> None:
+    if options["agreement"] and options["drop"] < inf:
+        raise InputError(
+            f"technique {EXITS}: found agreement= and drop=, expected one of them: how many "
+            "answers are to be the network's, or how many points of accuracy may be lost"
+        )
+
+
+def rule(options: Options) -> dict[str, float]:
+    """Return by which of the three options samples leave."""
+    chosen = "agreement" if options["agreement"] else "share"
+    chosen = "drop" if options["drop"] < inf else chosen
+    return {chosen: options[chosen]}
+
+
 EXITING = Technique(
     name=EXITS,
     does="trains early exits behind several modules together with the network",
@@ -119,5 +136,7 @@ EXITING = Technique(
         "weight": Number(low=0.001, high=100, default=1),
         "share": Number(low=0.01, high=1, default=0.5),
         "agreement": Number(low=0, high=1, default=0),
+        "drop": Number(low=0, high=100, default=inf),
     },
+    check=_check,
 )

@@ -8,13 +8,14 @@ Shapes: C channels that a layer makes, K weights of each, M values.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from isthmus.compress.sums import find_sums, read_elsewhere
 from isthmus.compress.technique import (
     ENDS,
     Number,
@@ -27,10 +28,18 @@ from isthmus.compress.technique import (
     observed,
     without_ends,
 )
-from isthmus.graph import Node, capture
+from isthmus.graph import capture
 from isthmus.links.ranges import RANGES
 from isthmus.models.compressed import replaced
-from isthmus.models.layers import BITS, WEIGHTED, Integer, levels
+from isthmus.models.layers import (
+    BITS,
+    OUTPUT_GRID,
+    WEIGHTED,
+    Integer,
+    OutputGrid,
+    levels,
+    round_output,
+)
 
 _KINDS = tuple(WEIGHTED)
 _LEAST_SAMPLES = 16
@@ -210,6 +219,28 @@ class Rounded(nn.Module):
         return made.train(self.training)
 
 
+class RoundedOutput(nn.Module):
+    """What rounds the output of a module while it is trained.
+
+    Attributes:
+        inputs: The grid.
+    """
+
+    inputs: Steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the grid holds of x."""
+        rounded: Tensor = self.inputs(x)
+        return rounded
+
+    def settled(self) -> OutputGrid:
+        """Return what rounds to its integers."""
+        made = OutputGrid(self.inputs.bits)
+        made.scale.copy_(self.inputs.size())
+        made.zero.fill_(levels(self.inputs.bits)[0] - self.inputs.low)
+        return made
+
+
 def weight_steps(weight: Tensor, *, bits: int, choice: str, per: str) -> Steps:
     """Return the grid of a weight (C, ...), with steps for each channel or one for all."""
     rows = weight.detach().flatten(1)
@@ -251,9 +282,20 @@ def rounded_to_8(
     needs_data(samples, technique=technique, least=_LEAST_SAMPLES)
     model = fold(model, options, samples)
     chosen = layers(model, _KINDS, options, technique=technique)
-    arriving, leaving = observed(model, chosen, samples.inputs, most=_MOST_OBSERVED)
-    elsewhere = _read_elsewhere(model, chosen, samples)
+    graph = capture(model, samples.example)
+    sums = find_sums(model, graph, chosen, options, samples)
+    seen = {**chosen, **{path: model.get_submodule(path) for path in sums}}
+    arriving, leaving = observed(model, seen, samples.inputs, most=_MOST_OBSERVED)
+    arriving |= {f"{path}.{OUTPUT_GRID}": leaving[path] for path in sums}
+    inside = [node for node in graph.nodes if node.module in chosen]
+    elsewhere = {node.module for node in filter(read_elsewhere(graph, chosen), inside)}
+    reads = {
+        path: frozenset(node.inputs[0] for node in inside if node.module == path)
+        for path in chosen
+    }
+    shared: dict[tuple[Any, int], Steps] = {}
     made: dict[str, Rounded] = {}
+    grids = {f"{path}.{OUTPUT_GRID}": RoundedOutput() for path in sums}
 
     def grid(layer: nn.Module, bits: int) -> Steps:
         weight, choice = layer.get_parameter("weight"), options["weights"]
@@ -263,43 +305,28 @@ def rounded_to_8(
         made[path].grid = grid(made[path].layer, bits)
 
     def input_bits(path: str, bits: int) -> None:
-        made[path].inputs = value_steps(arriving[path], choice=options["range"], bits=bits)
+        key = reads.get(path, path), bits  # who reads one tensor rounds it alike, trained too
+        if key not in shared:
+            shared[key] = value_steps(arriving[path], choice=options["range"], bits=bits)
+        (grids[path] if path in grids else made[path]).inputs = shared[key]
 
     def output_bits(path: str, bits: int) -> None:
         made[path].outputs = value_steps(leaving[path], choice=options["range"], bits=bits)
 
     def rounded(path: str, layer: nn.Module) -> Rounded:
         made[path] = Rounded(layer, grid(layer, BITS))
-        for regrid in (input_bits, *([output_bits] if path in elsewhere else [])):
-            regrid(path, BITS)
+        if not reads[path] <= {*sums.values()}:
+            input_bits(path, BITS)
+        if path in elsewhere:
+            output_bits(path, BITS)
         return made[path]
 
+    for path in sums:
+        input_bits(f"{path}.{OUTPUT_GRID}", BITS)
+        round_output(seen[path], grids[f"{path}.{OUTPUT_GRID}"])
     used = {path: layer for path, layer in chosen.items() if path in arriving}
     model = _with(model, used, rounded)
     return model, made, {"grid": weight_bits, "inputs": input_bits, "outputs": output_bits}
-
-
-def _read_elsewhere(
-    model: nn.Module, chosen: Mapping[str, nn.Module], samples: Samples
-) -> set[str]:
-    """Return the layers that something else reads than another of them, behind a ReLU or not.
-
-    What the model returns is left as it is.
-    """
-    graph = capture(model, samples.example)
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            readers.setdefault(tensor, []).append(node)
-
-    def outside(node: Node) -> bool:
-        return any(
-            outside(reader) if reader.op.strip("_") == "relu" else reader.module not in chosen
-            for tensor in node.outputs
-            for reader in readers.get(tensor.name, [])
-        )
-
-    return {node.module for node in graph.nodes if node.module in chosen and outside(node)}
 
 
 def weights(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
@@ -328,7 +355,7 @@ def _signs(name: str, threshold: float) -> Callable[[nn.Module, Options, Samples
 def settled(model: nn.Module) -> nn.Module:
     """Put the integers of each rounded layer in its place; return the model."""
     for path, module in list(model.named_modules()):
-        if isinstance(module, Rounded):
+        if isinstance(module, Rounded | RoundedOutput):
             model = replaced(model, path, module.settled(), where="settle")
     return model
 

@@ -51,6 +51,7 @@ def export(
     path: Path,
     *,
     samples: Sequence[np.ndarray],
+    labels: np.ndarray | None = None,
     widths: tuple[WidthEntry, ...] = (),
     early_exit: nn.Module | None = None,
     exit_confidence: float | None = None,
@@ -62,6 +63,7 @@ def export(
         plan: The plan.
         path: The folder to make; an older bundle there is replaced.
         samples: Inputs to verify with, one array (N, ...) per model input.
+        labels: Of the samples (N,), where these are known.
         widths: What widths of nested crossings are worth, where that was measured.
         early_exit: From the model's inputs to its outputs, for the first device alone.
         exit_confidence: From which on it answers though the others are not silent.
@@ -108,7 +110,7 @@ def export(
         bundle = replace(bundle, early_exit=exit_file, widths=widths)
         bundle = replace(bundle, exit_confidence=exit_confidence)
         write_bundle(folder, bundle)
-        verification = verify(folder, split_model, samples)
+        verification = verify(folder, split_model, samples, labels)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
         write_bundle(folder, bundle)
         return verification

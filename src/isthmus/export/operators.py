@@ -28,10 +28,7 @@ def our_operators() -> dict[Any, Callable[..., Any]]:
     onnx: Any = import_module("onnx")
 
     def rounded(x: Any, scale: Any, zero: Any, bits: int = BITS) -> Any:
-        found = opset.QuantizeLinear(x, scale, zero)
-        if bits < BITS:
-            found = opset.Clip(found, *(_held(opset, np.int8(end)) for end in levels(bits)))
-        return opset.DequantizeLinear(found, scale, zero)
+        return values(integers(x, scale, zero, bits), scale, zero, bits)
 
     def shifted(zero: Any, bits: int) -> Any:
         """Return the zero of uint8, which ONNX Runtime computes with on any processor."""

@@ -35,6 +35,8 @@ class Verification:
             where it answers only when the others are silent.
         early_exit_sure_equal: The share of these for which it predicts what the model does; None
             where there are none.
+        early_exit_drop: Points of accuracy lost where it answers these, by the samples' labels;
+            None where none were given, or where it answers only when the others are silent.
     """
 
     samples: int
@@ -44,15 +46,22 @@ class Verification:
     early_exit_equal: float | None = None
     early_exit_share: float | None = None
     early_exit_sure_equal: float | None = None
+    early_exit_drop: float | None = None
 
 
-def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) -> Verification:
+def verify(
+    path: Path,
+    split_model: SplitModel,
+    inputs: Sequence[np.ndarray],
+    labels_N: np.ndarray | None = None,
+) -> Verification:
     """Send samples through the bundle's programs, packed and unpacked, and through the model.
 
     Args:
         path: The bundle; every file's checksum is verified.
         split_model: What it was exported from.
         inputs: One array (N, ...) per model input.
+        labels_N: What is right, where that is known.
 
     Returns:
         The differences. A symbol that falls on the edge between two steps may round either way in
@@ -92,7 +101,7 @@ def verify(path: Path, split_model: SplitModel, inputs: Sequence[np.ndarray]) ->
         largest_difference=largest,
         equal_predictions=equal / len(inputs[0]),
         payload_bytes=tuple(payloads.mean(axis=0).tolist()),
-        **_early_exit(path, bundle, inputs, expected[0].numpy()),
+        **_early_exit(path, bundle, inputs, expected[0].numpy(), labels_N),
     )
     flips = result.samples - equal
     if flips > max(1, 0.01 * result.samples):
@@ -124,20 +133,28 @@ def _run(
 
 
 def _early_exit(
-    path: Path, bundle: Bundle, inputs: Sequence[np.ndarray], expected_NK: np.ndarray
+    path: Path,
+    bundle: Bundle,
+    inputs: Sequence[np.ndarray],
+    expected_NK: np.ndarray,
+    labels_N: np.ndarray | None,
 ) -> dict[str, float]:
     if bundle.early_exit is None:
         return {}
     first = bundle.devices[0]
     program = load_program(path / bundle.early_exit, backend=first.backend, threads=first.threads)
     found = [program([x[i : i + 1] for x in inputs])[0] for i in range(len(inputs[0]))]
-    equal_N = np.concatenate(found).argmax(1) == expected_NK.argmax(1)
+    early_N, whole_N = np.concatenate(found).argmax(1), expected_NK.argmax(1)
+    equal_N = early_N == whole_N
     result = {"early_exit_equal": float(equal_N.mean())}
     if bundle.exit_confidence is not None:
         sure_N = np.array([confidence(scores) for scores in found]) >= bundle.exit_confidence
         result["early_exit_share"] = float(sure_N.mean())
         if sure_N.any():
             result["early_exit_sure_equal"] = float(equal_N[sure_N].mean())
+        if labels_N is not None:
+            lost_N = (whole_N == labels_N) * 1.0 - (early_N == labels_N)
+            result["early_exit_drop"] = 100 * float((lost_N * sure_N).mean())
     return result
 
 

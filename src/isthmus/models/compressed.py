@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import new_folder, read_json, sha256, write_bytes, write_json
-from isthmus.models.layers import Layer, build, describe
+from isthmus.models.layers import (
+    OUTPUT_GRID,
+    Layer,
+    OutputGrid,
+    build,
+    describe,
+    round_output,
+)
 from isthmus.wire.arrays import DTYPES, decode_array, encode_array
 
 SCHEMA = "isthmus.compressed/1"
@@ -185,7 +192,12 @@ def load_changes(model: nn.Module, folder: Path, found: Sequence[Change]) -> nn.
         else:
             layer = build(change.layer, where=f"{where}: {change.path}")
         made[change.path] = layer
-        model = replaced(model, change.path, layer, where=where)
+        around, _, name = change.path.rpartition(".")
+        owner = _module(model, around, where=where)
+        if isinstance(layer, OutputGrid) and name == OUTPUT_GRID and not hasattr(owner, name):
+            round_output(owner, layer)
+        else:
+            model = replaced(model, change.path, layer, where=where)
     return model
 
 
@@ -200,10 +212,7 @@ def replaced(model: nn.Module, path: str, layer: nn.Module, *, where: str) -> nn
     """
     if not path:
         return layer
-    try:
-        old = model.get_submodule(path)
-    except AttributeError as error:
-        raise InputError(f"{where}: the model has no module {path!r}") from error
+    old = _module(model, path, where=where)
     places = [
         (parent, name)
         for parent in model.modules()
@@ -213,6 +222,13 @@ def replaced(model: nn.Module, path: str, layer: nn.Module, *, where: str) -> nn
     for parent, name in places:
         setattr(parent, name, layer)
     return model
+
+
+def _module(model: nn.Module, path: str, *, where: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise InputError(f"{where}: the model has no module {path!r}") from error
 
 
 def changes(source: nn.Module, model: nn.Module) -> tuple[Change, ...]:
@@ -235,6 +251,11 @@ def changes(source: nn.Module, model: nn.Module) -> tuple[Change, ...]:
 
 def _different(path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Layer]]:
     names = _inside(new)
+    if OUTPUT_GRID in names and OUTPUT_GRID not in _inside(old):
+        names.remove(OUTPUT_GRID)
+        grid = describe(new.get_submodule(OUTPUT_GRID))
+        assert grid is not None
+        yield f"{path}.{OUTPUT_GRID}", grid
     alike = _class(old) == _class(new) and names == _inside(old)
     layer = describe(new) if not alike or not names else None
     if layer is not None:

@@ -216,6 +216,48 @@ class Integer(nn.Module):
         return round_to_int8(y, self.output_scale, self.output_zero, self.output_bits)
 
 
+OUTPUT_GRID = "output_grid"
+
+
+class OutputGrid(nn.Module):
+    """Integers to which a module's output is rounded, beside what stands in that module.
+
+    Args:
+        bits: Of the integers.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the integers hold of x."""
+        rounded: Tensor = round_to_int8(x, self.scale, self.zero, self.bits)
+        return rounded
+
+
+def round_output(module: nn.Module, grid: nn.Module) -> None:
+    """Let a module, whenever it is called, round the one tensor that it returns.
+
+    Args:
+        module: Of any kind.
+        grid: What rounds; from now on the child ``output_grid`` of the module.
+    """
+    module.add_module(OUTPUT_GRID, grid)
+    module.register_forward_hook(_on_grid)
+
+
+def _on_grid(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Tensor:
+    del inputs
+    rounded: Tensor = module.get_submodule(OUTPUT_GRID)(output)
+    return rounded
+
+
 _CONV = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
     "padding_mode",
@@ -247,6 +289,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "octave": (Octave, ()),
     "adder": (Adder, ("in_channels", "out_channels", "stride")),
     "integer": (Integer, ("inputs", "outputs", "bits", "input_bits", "output_bits")),
+    "output_grid": (OutputGrid, ("bits",)),
     "round_to": (RoundTo, ("format",)),
 }
 """Every kind: its type, and the attributes that its constructor takes by the same names."""

@@ -220,6 +220,8 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
         share, sure = verification.early_exit_share, verification.early_exit_sure_equal
         add_row(table, "answered early since it is sure", percent(share))
         add_row(table, "of these equal to the model's", "none" if sure is None else percent(sure))
+    if verification.early_exit_drop is not None:
+        add_row(table, "points of accuracy lost by these", f"{verification.early_exit_drop:.2g}")
     table.caption = Text(_written(out).strip())
     return table
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress import Samples, Step, Training, apply, check_chain, figures, settle
-from isthmus.compress.exits import EXITS, exit_paths
+from isthmus.compress.exits import EXITS, exit_paths, rule
 from isthmus.compress.slim import SLIMMABLE
 from isthmus.compress.technique import may_change
 from isthmus.data import Dataset
@@ -90,6 +90,11 @@ def compress_model(
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
         check_fits(model, data)
+        if data.unlabelled and any("drop" in rule(s.options) for s in steps if _exiting(s)):
+            raise InputError(
+                f"{data.name}: found no labels, of which {EXITS},drop= counts points of accuracy; "
+                "bring some, or give agreement="
+            )
     example = tuple(torch.cat([x, x])[:2] for x in example)
     check_chain(model.eval(), steps, Samples(example=example))
     if data is not None and config is not None:
@@ -168,13 +173,16 @@ def _exits(
     compressed: nn.Module, steps: Sequence[Step], example: tuple[Tensor, ...], data: Dataset | None
 ) -> tuple[ExitFigures, ...]:
     """Return what the exits are worth in the end that a step trained the model for."""
-    asked = [step for step in steps if step.technique.name == EXITS]
+    asked = [step for step in steps if _exiting(step)]
     if not asked or data is None:
         return ()
     options = asked[-1].options
     paths = exit_paths(compressed, options, Samples(example=example))
-    how = {"agreement": options["agreement"]} if options["agreement"] else {}
-    return measure_exits(compressed, paths, data, **(how or {"share": options["share"]}))
+    return measure_exits(compressed, paths, data, **rule(options))
+
+
+def _exiting(step: Step) -> bool:
+    return step.technique.name == EXITS
 
 
 def run_steps(

@@ -199,6 +199,7 @@ def export_fitted(
     exit_data: Dataset | None = None,
     exit_share: float | None = None,
     exit_agreement: float | None = None,
+    exit_drop: float | None = None,
     exit_model: str | None = None,
 ) -> Verification:
     """Export what `fit_plan` wrote; see `isthmus.export.export`.
@@ -209,12 +210,16 @@ def export_fitted(
         exit_data: Fit an early exit to what the model makes of its training half; its test half
             then takes the place of the fit's samples. Without it there is no early exit.
         exit_share: Of all requests, that it is to answer though the others are not silent.
-        exit_agreement: Or, of those that it answers, that are to be answered as the model does. A
-            fifth of the training half is then kept to calibrate how sure it has to be.
+        exit_agreement: Or, of those that it answers, that are to be answered as the model does.
+        exit_drop: Or points of accuracy that may be lost. A fifth of the training half is kept to
+            calibrate how sure it has to be, for any of the three.
         exit_model: What answers in place of a fitted exit: a folder of a compressed model.
 
     Returns:
         How far the bundle is from the model.
+
+    Raises:
+        InputError: Early answers are never so good, or there are no labels to count a drop of.
     """
     fitted = read_fitted(folder)
     model, plan = fitted.split_model, fitted.record.plan
@@ -231,17 +236,31 @@ def export_fitted(
     if exit_data is None:
         return export(model, plan, out, samples=fitted.samples, widths=widths, early_exit=own)
     _check_inputs(plan, exit_data)
-    samples = [x[:_EXIT_SAMPLES] for x in exit_data.x_test]
-    options: dict[str, Any] = {"samples": samples, "widths": widths}
-    if exit_share is None and exit_agreement is None:
+    if exit_drop is not None and exit_data.unlabelled:
+        raise InputError(
+            f"{exit_data.name}: found no labels, of which a drop of accuracy is counted; bring "
+            "some, or ask for an agreement (--exit-agreement)"
+        )
+    judged = slice(_EXIT_SAMPLES)
+    options: dict[str, Any] = {"samples": [x[judged] for x in exit_data.x_test], "widths": widths}
+    if not (exit_data.y_test == NO_LABEL).any():
+        options["labels"] = exit_data.y_test[judged]
+    if exit_share is None and exit_agreement is None and exit_drop is None:
         return export(
             model, plan, out, early_exit=own or fit_exit(model, exit_data.x_train), **options
         )
     order = np.random.default_rng(0).permutation(len(exit_data.x_train[0]))
     few = max(1, len(order) // CALIBRATED)
     early_exit = own or fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
-    kept = [x[order[:few]] for x in exit_data.x_train]
-    least = calibrate_exit(early_exit, model, kept, share=exit_share, agreement=exit_agreement)
+    least = calibrate_exit(
+        early_exit,
+        model,
+        [x[order[:few]] for x in exit_data.x_train],
+        exit_data.y_train[order[:few]],
+        share=exit_share,
+        agreement=exit_agreement,
+        drop=exit_drop,
+    )
     return export(model, plan, out, early_exit=early_exit, exit_confidence=least, **options)
 
 

@@ -34,6 +34,7 @@ CALIBRATED = 5  # a threshold is calibrated on one in so many training samples
 _RIDGE = 1e-3  # of a feature's variance
 _DECAY = 1e-4
 _STEPS = 100
+_TIE = 1e-6
 
 
 class EarlyExit(nn.Module):
@@ -181,66 +182,89 @@ def calibrate_exit(
     early_exit: nn.Module,
     split_model: SplitModel,
     inputs: Sequence[np.ndarray],
+    labels_N: np.ndarray | None = None,
     *,
     share: float | None = None,
     agreement: float | None = None,
+    drop: float | None = None,
 ) -> float:
     """Return how sure an early exit has to be to answer; see `exit_threshold`.
 
     Args:
         early_exit: Fitted.
-        split_model: Whose answers are right.
+        split_model: Whose answers are right, where there are no labels.
         inputs: Samples that the exit was not fitted to, one array (N, ...) for each input.
+        labels_N: Their labels, of which a drop is counted.
         share: Of all samples, that are to be answered early.
         agreement: Of the samples answered early, that are to be answered as the model does.
+        drop: Points of accuracy that may be lost by early answers.
     """
-    scores_NK = predict(lambda *x: early_exit(*x)[0], inputs)
-    equal_N = scores_NK.argmax(1) == predict(split_model, inputs).argmax(1)
-    confidence_N = scores_NK.softmax(1).amax(1)
-    return exit_threshold(confidence_N, equal_N, share=share, agreement=agreement)
+    early_NK, whole_NK = (
+        predict(function, inputs) for function in (lambda *x: early_exit(*x)[0], split_model)
+    )
+    labels = None if labels_N is None else torch.from_numpy(labels_N)
+    return exit_threshold(early_NK, whole_NK, labels, share=share, agreement=agreement, drop=drop)
 
 
 def exit_threshold(
-    confidence_N: Tensor,
-    equal_N: Tensor,
+    early_NK: Tensor,
+    whole_NK: Tensor,
+    labels_N: Tensor | None = None,
     *,
     share: float | None = None,
     agreement: float | None = None,
+    drop: float | None = None,
 ) -> float:
-    """Return the lowest confidence at which the wanted share leaves, or the wanted share is right.
+    """Return the least confidence, the largest softmax, from which on an exit is to answer.
 
     Args:
-        confidence_N: Largest softmax of each sample.
-        equal_N: Whether its answer is the model's.
+        early_NK: The exit's scores.
+        whole_NK: The model's.
+        labels_N: What is right, of which a drop is counted.
         share: Of all samples, that are to leave; as many more as are as sure as the last.
-        agreement: Of those that leave, that are to be right: as many leave as that allows.
+        agreement: Of those that leave, that the exit is to label as the model does: as many leave
+            as that allows.
+        drop: Points of accuracy over all samples that may be lost when those leave that do: as
+            many leave as that allows.
 
     Raises:
-        InputError: No sample is so sure that so many are right, or not one of the two was given.
+        InputError: No sample is so sure that so many are right, or not one of the three was given,
+            or a drop without labels.
 
     Example:
-        >>> confidence = torch.tensor([0.5, 0.75, 0.875])
-        >>> exit_threshold(confidence, torch.tensor([False, True, True]), agreement=0.9)
-        0.75
+        >>> early = torch.tensor([[0.0, 0.1], [0.0, 1.0], [0.0, 2.0]])
+        >>> whole = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(exit_threshold(early, whole, agreement=0.9), 2)
+        0.73
     """
-    if (share is None) == (agreement is None):
-        raise InputError("early exit: expected a share or an agreement, one of them")
-    sure_N, order = confidence_N.sort(descending=True)
+    if [share, agreement, drop].count(None) != 2:
+        raise InputError("early exit: expected a share, an agreement or a drop, one of them")
+    sure_N, order = early_NK.softmax(1).amax(1).sort(descending=True)
+    early_N, whole_N = (scores.argmax(1)[order] for scores in (early_NK, whole_NK))
     last_N = torch.ones(len(sure_N), dtype=torch.bool)  # of those that are as sure
     last_N[:-1] = sure_N[1:] < sure_N[:-1]
     num_N = torch.arange(1, len(sure_N) + 1)
-    if agreement is None:
-        assert share is not None
-        wanted = num_N >= share * len(sure_N)
-        return float(sure_N[wanted][0])
-    found = last_N & (equal_N[order].cumsum(0) >= agreement * num_N)
-    if not found.any():
-        best = float((equal_N[order].cumsum(0) / num_N)[last_N].max())
+    if share is not None:
+        return float(sure_N[num_N >= share * len(sure_N)][0])
+    if agreement is not None:
+        found_N = (early_N == whole_N).cumsum(0) / num_N
+        wanted, words = agreement, (f"{agreement:.1%} equal answers", "{:.1%} of")
+    else:
+        if labels_N is None:
+            raise InputError("early exit: found no labels, of which a drop is counted; bring some")
+        right_N = labels_N[order]
+        gained_N = (early_N == right_N).long() - (whole_N == right_N).long()
+        found_N = gained_N.cumsum(0) * 100 / len(sure_N)
+        assert drop is not None
+        wanted, words = -drop, (f"a loss of {drop:g} points at most", "{:.2g} points by")
+    enough_N = last_N & (found_N >= wanted - _TIE)
+    if not enough_N.any():
+        best = words[1].format(abs(float(found_N[last_N].max())))
         raise InputError(
-            f"early exit: expected {agreement:.1%} equal answers, found {best:.1%} of those that "
-            "are surest; ask for less, or cut later"
+            f"early exit: expected {words[0]}, found {best} those that are surest; ask for less, "
+            "or cut later"
         )
-    return float(sure_N[found][-1])
+    return float(sure_N[enough_N][-1])
 
 
 def measure_exits(
@@ -250,6 +274,7 @@ def measure_exits(
     *,
     share: float | None = None,
     agreement: float | None = None,
+    drop: float | None = None,
 ) -> tuple[ExitFigures, ...]:
     """Say what an exit behind each of some modules is worth, each for itself.
 
@@ -260,6 +285,7 @@ def measure_exits(
             rest, and both judged by its test half.
         share: Of all samples, that are to leave; see `exit_threshold`.
         agreement: Of those that leave, that are to be answered as the model does.
+        drop: Points of accuracy that may be lost, by the labels.
 
     Raises:
         InputError: No sample is so sure that so many are right.
@@ -275,7 +301,7 @@ def measure_exits(
         )
     ]
     graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
-    labels_N = torch.from_numpy(data.y_test)
+    labels_N, held_N = (torch.from_numpy(y) for y in (data.y_test, data.y_train[order[:few]]))
     (_, test_NK) = halves[2]
     right_N = test_NK.argmax(1) == labels_N
     found = []
@@ -284,10 +310,7 @@ def measure_exits(
         with torch.no_grad():
             kept_NK, scores_NK = (head(features[k]) for features, _ in halves[1:])
         least = exit_threshold(
-            kept_NK.softmax(1).amax(1),
-            kept_NK.argmax(1) == halves[1][1].argmax(1),
-            share=share,
-            agreement=agreement,
+            kept_NK, halves[1][1], held_N, share=share, agreement=agreement, drop=drop
         )
         leaves_N = scores_NK.softmax(1).amax(1) >= least
         early_N = scores_NK.argmax(1) == labels_N
