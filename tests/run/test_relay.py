@@ -20,7 +20,7 @@ def link(tmp_path_factory):
     [
         ("repeated", Harm(repeated=0.5), 60),
         ("swapped", Harm(swapped=0.3), 60),
-        ("damaged", Harm(damaged=0.1), 40),
+        ("damaged", Harm(damaged=0.15), 100),
         ("lost", Harm(lost=0.3), 20),
     ],
 )
