@@ -306,7 +306,7 @@ def _integers(rows: Sequence[Row]) -> Iterator[str]:
         told = ", ".join(f"{share:.2f}" for share in int8)
         yield (
             f"* int8 takes {told} of the time of the network as it came (as applied, tuned: one "
-            f"program, timed twice beside others), fp32 with folded norms {fp32[0]:.2f} (wanted: "
+            f"program, timed twice), fp32 with folded norms {fp32[0]:.2f} (wanted: "
             "int8 no slower)."
         )
 
