@@ -3,12 +3,34 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.graph import Graph, capture
+
+
+def write_model(
+    folder: Path, source: str, prepare: Callable[[nn.Module], object] = lambda model: None
+) -> None:
+    """Write net.py, and as w.safetensors the weights of what its ``make`` returns.
+
+    Args:
+        folder: Where to.
+        source: Of net.py.
+        prepare: Trains the model first.
+    """
+    (folder / "net.py").write_text(source)
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    torch.manual_seed(0)
+    model: nn.Module = namespace["make"]()
+    prepare(model)
+    save_file(model.state_dict(), folder / "w.safetensors")
 
 
 def images(batch: int = 2, *, seed: int = 0) -> Tensor:

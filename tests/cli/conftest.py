@@ -3,14 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from isthmus import cli
+from tests.nets import write_model
 
 NET = """
 import torch
@@ -93,11 +91,7 @@ def isthmus(capsys, monkeypatch):
 def mine(tmp_path, monkeypatch):
     """A folder with net.py, w.safetensors and data.npz; the current folder."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NET)
-    namespace: dict[str, Any] = {}
-    exec(NET, namespace)
-    torch.manual_seed(0)
-    save_file(namespace["make"]().state_dict(), tmp_path / "w.safetensors")
+    write_model(tmp_path, NET)
     rng = np.random.default_rng(0)
 
     def half(n):

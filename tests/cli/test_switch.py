@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from isthmus.data import load_data
 from isthmus.models import load_model
 from isthmus.train import FitConfig, fit_base
 from isthmus.train.fitted import read_fitted
+from tests.nets import write_model
 from tests.run.services import LONG_S, devices
 
 NET = """
@@ -32,14 +31,8 @@ BURST = 120
 def digits(tmp_path, monkeypatch):
     """The current folder: net.py, its trained weights, and a part of the digits."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NET)
-    namespace: dict[str, Any] = {}
-    exec(NET, namespace)
-    torch.manual_seed(0)
-    model: nn.Module = namespace["make"]()
     data = load_data("digits")
-    fit_base(model, data, FitConfig(base_epochs=2))
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    write_model(tmp_path, NET, lambda model: fit_base(model, data, FitConfig(base_epochs=2)))
     x_train, y_train = data.x_train[0][:200], data.y_train[:200]
     part: dict[str, Any] = {"x_test": data.x_test[0][:BURST], "y_test": data.y_test[:BURST]}
     np.savez(tmp_path / "digits.npz", x_train=x_train, y_train=y_train, **part)

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from isthmus.data import load_data
 from isthmus.train import FitConfig, fit_base
+from tests.nets import write_model
 
 NET = """
 from torch import nn
@@ -29,14 +27,8 @@ def make():
 def trained(tmp_path_factory):
     """A folder with a trained network, and digits with labels, with wrong ones, and without."""
     folder = tmp_path_factory.mktemp("digits")
-    (folder / "net.py").write_text(NET)
-    namespace: dict[str, Any] = {}
-    exec(NET, namespace)
-    torch.manual_seed(0)
-    model: nn.Module = namespace["make"]()
     data = load_data("digits")
-    fit_base(model, data, FitConfig(base_epochs=6))
-    save_file(model.state_dict(), folder / "w.safetensors")
+    write_model(folder, NET, lambda model: fit_base(model, data, FitConfig(base_epochs=6)))
     x: dict[str, Any] = {"x_train": data.x_train[0], "x_test": data.x_test[0]}
     wrong = np.random.default_rng(0).permutation(data.y_train)
     np.savez(folder / "right.npz", **x, y_train=data.y_train, y_test=data.y_test)

@@ -130,14 +130,15 @@ def test_a_receiver_holds_no_more_frames_than_its_window():
         receiver = Receiver(far, "hop", TERMS)
         with Sender(near, "hop", crossing=0, timeout_s=5.0) as sender:
             sender.agree(TERMS)
-        for header in (None, b"", encode_header(0, 0, b"x")[:-1]):  # take no place
+        header = encode_header(0, 0, b"x")
+        for wrong in (None, b"", header[:-1], header + b"x"):  # take no place
             for _ in range(WINDOW):
-                near.put("hop/frame", b"x", attachment=header)
+                near.put("hop/frame", b"x", attachment=wrong)
         for request in range(WINDOW + 50):
             near.put("hop/frame", b"x", attachment=encode_header(request, 0, b"x"))
         time.sleep(0.3)
         assert receiver._frames.qsize() == WINDOW
-        assert receiver.damaged == 3 * WINDOW
+        assert receiver.damaged == 4 * WINDOW
         assert taken(receiver, WINDOW) == list(range(WINDOW))
         assert receiver.receive(0.1) is None
 

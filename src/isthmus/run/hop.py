@@ -160,7 +160,7 @@ class Receiver:
         while True:
             sample = yield
             body, beside = sample.payload, sample.attachment
-            if len(body if beside is None else beside) < HEADER_BYTES:
+            if len(body) < HEADER_BYTES if beside is None else len(beside) != HEADER_BYTES:
                 self._malformed += 1
             elif frames.qsize() < WINDOW:
                 frames.put((body, beside, time.monotonic()))
