@@ -67,6 +67,13 @@ def test_the_ratio_doubles_while_every_tensor_keeps_a_channel():
     assert widths(spec_of("bottleneck:ratio=1,bits=4")) == ()
 
 
+@pytest.mark.parametrize(("ratio", "found"), [(2, [2, 4, 8, 16, 32]), (64, [64])])
+def test_the_ladder_ends_at_a_ratio_of_32(ratio, found):
+    text = f"bottleneck:ratio={ratio},bits=2,nested=1"
+    spec = parse_codec(text, shapes=[(256, 2, 2)], dtypes=["float32"])
+    assert [width.ratio for width in widths(spec)] == found
+
+
 def test_the_upper_bits_are_rounded_and_zero_stays_zero():
     full = parse_codec("bottleneck:ratio=1,bits=4,nested=1", shapes=[(6,)], dtypes=["float32"])
     narrow = at_width(full, Width(ratio=2, bits=2))

@@ -33,7 +33,7 @@ from isthmus.errors import InputError
 from isthmus.wire.spec import CodecSpec, WireTensor, channel_dim
 from isthmus.wire.tables import Tables
 
-MAX_HALVINGS = 15
+MAX_RATIO = 32  # a widest one that is narrower still is the only one
 LEAST_BITS = 2
 
 _NUMBER = re.compile(r"(ratio|bits)=([0-9]{1,9})")
@@ -79,7 +79,7 @@ def parse_width(text: str) -> Width:
 def widths(spec: CodecSpec) -> tuple[Width, ...]:
     """Return all widths of a nested codec, the widest first; none of another codec.
 
-    The ratio doubles until the next one would leave some tensor without a channel.
+    The ratio doubles up to 32, or until the next one would leave some tensor without a channel.
 
     Args:
         spec: The codec.
@@ -87,11 +87,11 @@ def widths(spec: CodecSpec) -> tuple[Width, ...]:
     if not spec.nested:
         return ()
     fewest = min(channels for channels, _ in spec.narrowed)
-    ratios = [spec.ratio << halvings for halvings in range(MAX_HALVINGS + 1)]
+    ratios = [spec.ratio << halvings for halvings in range(MAX_RATIO.bit_length())]
     return tuple(
         Width(ratio=ratio, bits=bits)
         for ratio in ratios
-        if ratio <= fewest
+        if ratio <= fewest and ratio <= max(spec.ratio, MAX_RATIO)
         for bits in range(spec.bits, LEAST_BITS - 1, -1)
     )
 
