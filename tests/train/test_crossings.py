@@ -2,6 +2,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from math import log2
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,22 @@ def test_views_hold_the_samples_first_and_then_what_may_happen_to_them():
 def test_values_beyond_sixteen_bits_are_not_kept_as_views():
     x = np.full((4, 1, 2, 2), 1e6, np.float32)
     assert make_views(lambda t: (t,), lambda t: t.flatten(1), (x,), None, seed=0) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
+def test_making_views_takes_little_more_memory_than_they_do():
+    x = np.zeros((12_000, 1, 64, 64), np.float32)
+
+    def memory(which):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(which))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
+    views = make_views(lambda t: (t,), lambda t: t[:, :, 0, :2].flatten(1), (x,), None, seed=0)
+    assert views is not None
+    kept = sum(t.numel() * t.itemsize for t in views.tensors)
+    assert memory("VmHWM") - before < 1.5 * kept
 
 
 def test_an_epoch_over_views_meets_every_sample_once():

@@ -84,8 +84,8 @@ def make_views(
                 targets[rows] = rest(*crossing)
             for kept_x, x in zip(tensors, crossing, strict=True):
                 kept_x[rows] = x
-    if not all(x.isfinite().all() for x in tensors):  # beyond what 16 bits hold
-        return None
+                if not kept_x[rows].isfinite().all():  # beyond what 16 bits hold
+                    return None
     return Views(tensors=tensors, targets=targets, num_views=num_views)
 
 
