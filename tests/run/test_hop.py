@@ -247,6 +247,26 @@ def test_a_receiver_that_is_another_process_gets_what_the_first_did_not_acknowle
         assert second.receive(0.1) is None
 
 
+def test_a_lost_frame_comes_soon_though_many_were_sent_again_to_another_process():
+    with (
+        two_sessions() as (near, far),
+        Sender(near, "hop", crossing=0, timeout_s=5.0, resend_s=0.5) as sender,
+    ):
+        for request in range(WINDOW):
+            sender.send(request, b"x")  # nobody takes them
+        receiver = Receiver(far, "hop", TERMS)
+        sender.agree(TERMS)
+        sender.send_again()
+        assert sorted(taken(receiver, WINDOW)) == list(range(WINDOW))
+        receiver.receive(0.0)  # acknowledges the last ones
+        assert sender.flush(5.0)
+        receiver.close()
+        time.sleep(0.2)
+        sender.send(WINDOW, b"x")  # is lost
+        time.sleep(0.2)
+        assert taken(Receiver(far, "hop", TERMS), 1) == [WINDOW]
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError, RequestError
-from isthmus.run.client import PARALLEL
-from isthmus.run.service import Site, address, open_service
+from isthmus.files import from_json, to_json
+from isthmus.run.client import PARALLEL, Client
+from isthmus.run.messages import ABOUT_SCHEMA, ASK_SCHEMA, Ask, about_key, infer_key
+from isthmus.run.service import SERVICE, Site, address, open_service
+from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import LONG_S, devices
 
@@ -71,6 +74,33 @@ def test_a_service_says_what_it_is_and_how_it_is(served):
     assert [(each.shape, each.dtype) for each in about.outputs] == [((3,), "float32")]
     assert (about.waiting, about.in_flight) == (0, 0)
     assert about.ended >= 1
+
+
+def test_a_client_whose_answer_is_lost_asks_again_under_the_same_name(served):
+    about = to_json(served[1].about(), schema=ABOUT_SCHEMA)
+    names, kept = [], []
+
+    def infer(query):
+        names.append(from_json(query.attachment.to_bytes(), Ask, schema=ASK_SCHEMA, where="").id)
+        if len(names) == 1:
+            kept.append(query)  # stays open, as one whose answer went astray
+            return
+        with query:
+            query.reply(infer_key(SERVICE), Y[0].tobytes())
+
+    def tell(query):
+        with query:
+            query.reply(about_key(SERVICE), about)
+
+    with closing(open_session()) as session:
+        session.declare_queryable(about_key(SERVICE), tell)
+        session.declare_queryable(infer_key(SERVICE), infer)
+        with Client(locator(session).removeprefix("tcp/"), deadline_s=LONG_S) as client:
+            start_s = time.monotonic()
+            assert np.array_equal(client.ask(X[0])[0], Y[0])
+    assert time.monotonic() - start_s < LONG_S / 2
+    assert len(names) == 2
+    assert len(set(names)) == 1
 
 
 @pytest.mark.parametrize(

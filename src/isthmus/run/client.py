@@ -36,6 +36,7 @@ Array = npt.NDArray[Any]
 PARALLEL = 16  # requests of one client at a time
 _SLACK_S = 0.5  # the service's answer that the time is up may take so long to arrive
 _PAUSE_S = 0.02
+_ASK_AGAIN_S = 2.0  # at first; then after as long again as it has taken
 
 
 class Client:
@@ -152,6 +153,9 @@ class Client:
     ) -> tuple[bytes, How]:
         """Put a question, again and again if need be: who answers may be starting, or again.
 
+        Asked again under the same name it is the same request while that is under way. A question
+        whose answer was lost with the connection may be left open by zenoh until its time is up.
+
         Returns:
             The answer, and how it came.
         """
@@ -162,7 +166,7 @@ class Client:
                 key,
                 payload=payload,
                 attachment=to_json(ask, schema=ASK_SCHEMA),
-                timeout=left_s + _SLACK_S,
+                timeout=min(left_s + _SLACK_S, max(_ASK_AGAIN_S, limit_s - left_s)),
             ):
                 if reply.ok is not None:
                     said = reply.ok.attachment

@@ -85,6 +85,7 @@ class _Parcel:
     put_s: float = 0.0
     put: int = 0  # when it was last given to the transport, counted in frames; 0 while it waits
     times: int = 0  # that it was given to the transport
+    overdue: bool = False  # whether it was sent again since nothing was acknowledged for long
     asked_s: float = 0.0
 
 
@@ -436,7 +437,9 @@ class Sender:
                         2 * self._patience_s, max(self._usual_s, _LONGEST_RESEND_S)
                     )
                     self.retries += 1
-                    return self._released(next(iter(self._parcels.values())))
+                    parcel = next(iter(self._parcels.values()))
+                    parcel.overdue = True
+                    return self._released(parcel)
         return None
 
     def _released(self, parcel: _Parcel) -> _Parcel:
@@ -470,7 +473,7 @@ class Sender:
             took_s = now_s - parcel.put_s
             self._usual_s = max(self._resend_s, min(2 * took_s, _LONGEST_USUAL_S))
             self._round_trips.append((parcel.num_bytes, max(0.0, took_s - kept_s)))
-        else:  # of one that was sent twice it is not known which is acknowledged: too early?
+        elif parcel.overdue:  # it is not known which one is acknowledged: was it sent too early?
             self._usual_s = min(1.5 * self._usual_s, _LONGEST_USUAL_S)
         self._patience_s = self._usual_s
         self._resend_at_s = now_s + self._patience_s
