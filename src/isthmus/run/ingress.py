@@ -293,7 +293,7 @@ class Ingress:
                 continue
             while not self._sender.wait_for_room(_ROOM_S):
                 self._end_late()
-                if self._given_up(request):
+                if self._closed or request.future.done():
                     break
             else:
                 request.sent_s = time.monotonic()
@@ -332,9 +332,6 @@ class Ingress:
         if result is not None:
             self._end(request, result)
         return result is not None
-
-    def _given_up(self, request: _Request) -> bool:
-        return self._closed or request.future.done()
 
     def _take(self) -> tuple[int, _Request] | None:
         """Give the next request a number; None if none waits, or none may go."""

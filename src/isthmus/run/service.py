@@ -181,11 +181,8 @@ class Service:
 
     def hop_faults(self) -> tuple[int, int]:
         """Return how many frames this process sent again, and how many reached it damaged."""
-        retries, damaged = self._sender.retries, self._receiver.damaged
-        if self.ingress is not None:
-            more_retries, more_damaged = self.ingress.hop_faults()
-            return retries + more_retries, damaged + more_damaged
-        return retries, damaged
+        more = (0, 0) if self.ingress is None else self.ingress.hop_faults()
+        return self._sender.retries + more[0], self._receiver.damaged + more[1]
 
     def round_trips(self) -> tuple[RoundTrip, ...]:
         """Return what the hop to the next device measured since the last call."""
