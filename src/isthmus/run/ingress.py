@@ -293,7 +293,7 @@ class Ingress:
                 continue
             while not self._sender.wait_for_room(_ROOM_S):
                 self._end_late()
-                if self._closed or request.future.done():
+                if request.future.done() or self._closed:
                     break
             else:
                 request.sent_s = time.monotonic()
