@@ -66,9 +66,9 @@ NOTES = (
     "Earlier revisions: all weights shared and every sample at the widest too, 68.65 % at ratio "
     "2, 63.33 % at 4, and 54.33 % at 8 and 4 bits; weights of its own for each of six ratios, "
     "down to a single channel, 67.47, 64.77 and 57.88 %. The ladder now ends at a ratio of 32, as "
-    "the paper's does, so that each ratio is drawn a fifth more often. Sketches, judged on the test "
-    "set, at ratio 4: to leave the norms as they came (57.7 in place of 57.9 %), to tell the "
-    "receiver which channels are absent (58.0 %).",
+    "the paper's does, so that each ratio is drawn a fifth more often. Sketches, judged on "
+    "the test set, at ratio 4: to leave the norms as they came (57.7 in place of 57.9 %), to "
+    "tell the receiver which channels are absent (58.0 %).",
 )
 
 
