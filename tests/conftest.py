@@ -24,6 +24,17 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_xdist_auto_num_workers():
+    """Return one process more than there are cores, as many tests wait for a clock or a link."""
+    return 1 + (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with tests that run alone last: before these, all others have to end."""
+    files = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: item.path in files)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """Let tests marked ``alone`` run while no other worker of pytest-xdist runs one."""

@@ -66,7 +66,7 @@ def test_the_first_run_installs_and_the_second_starts_at_once(repository):
 
 def test_tests_take_the_arguments_of_pytest(repository):
     assert call(repository, "test", "-k", "a or b").stdout == (
-        "-m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -k a or b\n"
+        "-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -k a or b\n"
     )
 
 

@@ -162,11 +162,12 @@ class Client:
         end_s = time.monotonic() + limit_s
         while (left_s := end_s - time.monotonic()) > 0:
             ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority)
+            patience_s = max(_ASK_AGAIN_S, limit_s - left_s)
             for reply in self._session.get(
                 key,
                 payload=payload,
                 attachment=to_json(ask, schema=ASK_SCHEMA),
-                timeout=min(left_s + _SLACK_S, max(_ASK_AGAIN_S, limit_s - left_s)),
+                timeout=patience_s if left_s > patience_s else left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
                     said = reply.ok.attachment
