@@ -67,8 +67,8 @@ NOTES = (
     "and 58.65 % at ratio 2, 4 and 8), and found it within 0.77 points. Links alone are better by "
     "now; here the training of all rows is the same code. What made them better, and why the "
     "nested link did not gain as much, is not known. It is not the statistics of the norms "
-    "that all widths share: counted anew at ratio 4 alone, of 10,000 training images, 64.65 in "
-    "place of 64.76 %.",
+    "that all widths share: counted anew at ratio 4 alone, of 10,000 training images, in a "
+    "sketch, they give 64.65 in place of 64.76 %.",
     "Earlier revisions, nested: all weights shared and every sample at the widest too, 68.65 % at "
     "ratio 2, 63.33 % at 4, and 54.33 % at 8 and 4 bits; weights of its own for each of six "
     "ratios, down to a single channel, 67.47, 64.77 and 57.88 %. The ladder now ends at a ratio "
