@@ -3,12 +3,14 @@
     python benchmarks/pipeline.py [--out benchmarks/results]
 
 A ResNet-18 with random weights (only time and bytes matter here) is cut where the stages take
-about as long, and runs as a process for each stage on this machine's loopback, one thread each.
-Beside it, the same stages of the same network: torch.distributed by gloo, and pickled numpy over
-plain sockets; both send fp32 tensors and compute with torch, as such set-ups do. Isthmus sends the
-crossing as integers of 4 bits and computes with onnxruntime; a second row computes up to eight
-requests that wait in one call (`batch: 8`), a third sends the crossing as fp32, and in a fourth
-the links are emulated ones, so that the slowest of them is the bound and not the cores.
+about as long, and runs as a process for each stage on this machine's loopback, one thread each;
+and once where one of four stages takes most of the time, as four equal ones on two cores are bound
+by the cores and not by the slowest of them. Beside it, the same stages of the same network:
+torch.distributed by gloo, and pickled numpy over plain sockets; both send fp32 tensors and compute
+with torch, as such set-ups do. Isthmus sends the crossing as integers of 4 bits and computes with
+onnxruntime; a second row computes up to eight requests that wait in one call (`batch: 8`), a third
+sends the crossing as fp32, and in a fourth the links are emulated ones, so that the slowest of
+them is the bound and not the cores.
 
 A pipeline cannot answer more often than its slowest stage or link, nor, where stages share cores,
 than the cores allow; a request cannot take less than its stages and emulated links one after the
@@ -51,7 +53,8 @@ from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.plan import Plan, partition
 from isthmus.platform import Device, Link, Platform, load_platform
 from isthmus.run import run_bundle
-from isthmus.run.processes import start_workers
+from isthmus.run.messages import in_flight
+from isthmus.run.processes import Workers, start_workers
 from isthmus.run.session import open_session
 from isthmus.train import calibrate, split_with_codecs
 from isthmus.wire import HEADER_BYTES
@@ -65,14 +68,16 @@ Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 STAGE = Path(__file__).parent / "rival_stage.py"
-STAGES = (2, 4)
 REPETITIONS = 3
 TRIPS = 20
 BATCH = 8
+WARM_UP = 20
 FREE, SLOW = 1e10, 3e6  # bytes a second of links: no one waits for them, and these are the bound
 CORES = len(os.sched_getaffinity(0))
-FIELDS = ("stages", "way", "bytes", "start_s", "memory_mb", "latency_ms", "sum_ms", "wire_ms",
-          "hot_wire_ms", "over_sum", "per_s", "bound_per_s", "of_bound")  # fmt: skip
+CUT_WORDS = {"even2": "2", "even4": "4", "uneven4": "4, uneven"}
+FIELDS = ("stages", "cut", "way", "bytes", "start_s", "memory_mb", "latency_ms", "stages_ms",
+          "sum_ms", "wire_ms", "hot_wire_ms", "over_sum", "per_s", "bound_per_s", "of_bound",
+          "besides_ms", "client_ms", "idle")  # fmt: skip
 
 
 def main() -> None:
@@ -81,11 +86,11 @@ def main() -> None:
     out: Path = parser.parse_args().out
     torch.set_num_threads(1)
     revision, load = git_revision(), os.getloadavg()[0]
-    rows = [row for stages in STAGES for row in measure(stages)]
+    rows = [row for cut in ENDS for row in measure(cut)]
     name = f"pipeline_2core-x86_{date.today():%Y-%m}"
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, FIELDS, restval="")
         writer.writeheader()
         writer.writerows(rows)
     write_bytes(out / f"{name}.md", page(name, rows, revision, load).encode())
@@ -108,15 +113,16 @@ def chain(stages: int, rate: float) -> Platform:
     )
 
 
-def plan_of(graph: Graph, stages: int, codec: str, rate: float) -> Plan:
+def plan_of(graph: Graph, cut: str, codec: str, rate: float) -> Plan:
     """Cut after the network's own layers, so that the rivals can take the same ones."""
-    indices = {cut.after: cut.index for cut in cuts(graph)}
-    where = [indices[name] for name in ENDS[stages]]
-    return partition(graph, chain(stages, rate), codec=codec, cut=where)
+    indices = {place.after: place.index for place in cuts(graph)}
+    where = [indices[name] for name in ENDS[cut]]
+    return partition(graph, chain(len(where) + 1, rate), codec=codec, cut=where)
 
 
-def measure(stages: int) -> Iterator[Row]:
+def measure(cut: str) -> Iterator[Row]:
     """Run all ways, in turns; medians of their turns."""
+    stages = len(ENDS[cut]) + 1
     with TemporaryDirectory() as folder:
         model, x = network(), inputs(REQUESTS)
         graph = capture(model, (torch.from_numpy(x[:2]),))
@@ -124,7 +130,7 @@ def measure(stages: int) -> Iterator[Row]:
         sizes: dict[str, list[int]] = {}
         ends = [x[0].nbytes, model(torch.from_numpy(x[:1])).detach().numpy().nbytes]
         for codec, rate in (("uniform:bits=4", FREE), ("uniform:bits=4", SLOW), ("raw", FREE)):
-            plan = plan_of(graph, stages, codec, rate)
+            plan = plan_of(graph, cut, codec, rate)
             split_model = split_with_codecs(model, plan)
             calibrate(split_model, (torch.from_numpy(x[:16]),))
             way = f"isthmus, {codec}" + f", links of {rate / 1e6:g} MB/s" * (rate == SLOW)
@@ -137,7 +143,7 @@ def measure(stages: int) -> Iterator[Row]:
                 ways[f"{way}, batch {BATCH}"] = partial(isthmus, batched, x)
                 sizes[f"{way}, batch {BATCH}"] = sizes[way]
         for kind in RIVALS:
-            ways[kind] = partial(rival, kind, stages, x)
+            ways[kind] = partial(rival, kind, cut, x)
             sizes[kind] = sizes["isthmus, raw"]
         found: dict[str, list[Row]] = {way: [] for way in ways}
         for _ in range(REPETITIONS):
@@ -146,14 +152,12 @@ def measure(stages: int) -> Iterator[Row]:
                 row["wire_ms"] = 1e3 * one_way_s(sizes[way], alone, row["latency_ms"] / 1e3)
                 row["hot_wire_ms"] = 1e3 * one_way_s(sizes[way], alone, 0.0)
                 found[way].append(row)
-                print(stages, way, found[way][-1], flush=True)
+                print(cut, way, found[way][-1], flush=True)
         for way, turns in found.items():
-            middle = {
-                name: statistics.median(float(str(turn[name])) for turn in turns)
-                for name in turns[0]
-            }
+            middle = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
             yield {
                 "stages": stages,
+                "cut": cut,
                 "way": way,
                 **middle,
                 "over_sum": middle["latency_ms"] / (middle["sum_ms"] + middle["wire_ms"]),
@@ -199,6 +203,7 @@ def isthmus(path: Path, x: Array, *, throttle: bool = False) -> Row:
         workers.ask([x[0]])
         started_s = time.perf_counter() - start_s
         memory = max(psutil.Process(each.pid).memory_info().rss for each in workers.processes)
+        where = None if throttle else processor_time(workers, x)
     record = run_bundle(path, [x], throttle=throttle, warmup_inputs=[x[::-1]])
     links = load_platform(path / PLATFORM_FILE).links if throttle else ()
     links_s = [
@@ -210,8 +215,43 @@ def isthmus(path: Path, x: Array, *, throttle: bool = False) -> Row:
         for stage in record.stages
     ]
     num_bytes = sum(crossing.payload_bytes_measured for crossing in record.crossings)
-    return figures(num_bytes, started_s, memory, record.latency_s.p50, each_s,
-                   record.throughput_per_s, links_s)  # fmt: skip
+    row = figures(num_bytes, started_s, memory, record.latency_s.p50, each_s,
+                  record.throughput_per_s, links_s)  # fmt: skip
+    if where is None:
+        return row
+    devices_s, client_s, idle = where
+    return row | {
+        "besides_ms": 1e3 * (devices_s - sum(each_s)),
+        "client_ms": 1e3 * client_s,
+        "idle": idle,
+    }
+
+
+def processor_time(workers: Workers, x: Array) -> tuple[float, float, float]:
+    """Return what a request takes of the cores when all stages are busy.
+
+    Returns:
+        Processor time of all devices and of this process, in seconds a request, and the share of
+        the cores that had nothing to do.
+    """
+    pids = [each.pid for each in workers.processes]
+
+    def used() -> tuple[float, float, float]:
+        devices_s = sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+        return devices_s, time.process_time(), psutil.cpu_times().idle
+
+    for _ in range(WARM_UP):
+        workers.ask([x[0]])
+    before, start_s = used(), time.perf_counter()
+    depth = in_flight(workers.bundle)
+    for index in range(len(x) + depth):
+        if index >= depth:
+            workers.receive()
+        if index < len(x):
+            workers.send([x[index]])
+    wall_s = time.perf_counter() - start_s
+    devices_s, client_s, idle_s = (b - a for a, b in zip(before, used(), strict=True))
+    return devices_s / len(x), client_s / len(x), idle_s / (wall_s * CORES)
 
 
 def figures(
@@ -223,20 +263,22 @@ def figures(
         "start_s": start_s,
         "memory_mb": memory / 1e6,
         "latency_ms": 1e3 * latency_s,
+        "stages_ms": 1e3 * sum(each_s),
         "sum_ms": 1e3 * sum((*each_s, *links_s)),
         "per_s": per_s,
         "bound_per_s": min(1 / max((*each_s, *links_s)), CORES / sum(each_s)),
     }
 
 
-def rival(kind: str, stages: int, x: Array) -> Row:
+def rival(kind: str, cut: str, x: Array) -> Row:
     """Run the stages of a rival, and measure the same from outside."""
+    stages = len(ENDS[cut]) + 1
     port = free_port()
     start_s = time.perf_counter()
     with ExitStack() as stack:
         processes = []
         for rank in range(1, stages + 1):
-            command = [sys.executable, STAGE, kind, str(stages), str(rank), str(port)]
+            command = [sys.executable, STAGE, kind, cut, str(rank), str(port)]
             processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             stack.callback(processes[-1].kill)
         send, receive = RIVALS[kind](stack, 0, stages, port)
@@ -272,11 +314,17 @@ def free_port() -> int:
 def page(name: str, rows: list[Row], revision: str | None, load: float) -> str:
     words = " ".join((__doc__ or "").split("\n\n", 2)[2].split())
     lines = "".join(
-        f"| {row['stages']} | {row['way']} | {row['bytes']:,.0f} | {row['start_s']:.2f} | "
+        f"| {CUT_WORDS[row['cut']]} | {row['way']} | {row['bytes']:,.0f} | {row['start_s']:.2f} | "
         f"{row['memory_mb']:.0f} | {row['latency_ms']:.2f} | {row['sum_ms']:.2f} | "
         f"{row['wire_ms']:.2f} | {row['hot_wire_ms']:.2f} | {row['over_sum']:.2f} | "
         f"{row['per_s']:.1f} | {row['of_bound']:.2f} |\n"
         for row in rows
+    )
+    times = "".join(
+        f"| {CUT_WORDS[row['cut']]} | {row['way']} | {row['stages_ms']:.2f} | "
+        f"{row['besides_ms']:.2f} | {row['client_ms']:.2f} | {100 * row['idle']:.1f} |\n"
+        for row in rows
+        if "idle" in row
     )
     versions = ", ".join(f"{key} {value}" for key, value in library_versions().items())
     return f"""# {name}
@@ -299,8 +347,18 @@ over sum is the latency over both; the bound is
 what the slowest stage or the cores allow.
 
 | stages | way | bytes | start, s | MB | ms | stages | wire | hot | over sum | per s | of bound |
-| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-{lines}"""
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+{lines}
+Where the cores are the bound, what is missing is theirs: while all stages are busy, a request
+takes of the processes of all devices what its stages take when it is alone, and besides; it takes
+some of the client's; and a part of both cores' time passes unused, though there are stages that
+could run, as the kernel leaves a task on its core for a while. More requests in flight, other
+classes and slices of the scheduler, and fewer threads of zenoh's changed nothing that could be
+told from the spread of such runs, which is 0.05 of the bound (tried by hand).
+
+| stages | way | stages alone, ms | besides, ms | client, ms | unused, % |
+| --- | --- | ---: | ---: | ---: | ---: |
+{times}"""
 
 
 if __name__ == "__main__":

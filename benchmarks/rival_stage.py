@@ -1,6 +1,6 @@
 """One stage of a rival in `benchmarks/pipeline.py`: what such a set-up needs, and no more.
 
-python benchmarks/rival_stage.py WAY STAGES RANK PORT
+python benchmarks/rival_stage.py WAY CUT RANK PORT
 """
 
 import pickle
@@ -26,7 +26,11 @@ Receive = Callable[[], Array]
 
 WIDTH = 64
 REQUESTS = 200
-ENDS = {2: ("layer2",), 4: ("layer1", "layer2", "layer3")}  # of all stages but the last
+ENDS = {  # of all stages but the last
+    "even2": ("layer2",),
+    "even4": ("layer1", "layer2", "layer3"),
+    "uneven4": ("stem", "layer1", "layer4"),
+}
 
 
 def network() -> nn.Module:
@@ -34,11 +38,12 @@ def network() -> nn.Module:
     return resnet(18, width=WIDTH, num_classes=100).eval()
 
 
-def stage(kind: str, stages: int, rank: int, port: int) -> None:
+def stage(kind: str, cut: str, rank: int, port: int) -> None:
     """Be one stage of a rival; say what computing took, and how many bytes it sent, at the end."""
     torch.set_num_threads(1)
     children = dict(network().named_children())
-    names, ends = list(children), [*ENDS[stages], "head"]
+    names, ends = list(children), [*ENDS[cut], "head"]
+    stages = len(ends)
     first = 0 if rank == 1 else names.index(ends[rank - 2]) + 1
     part = nn.Sequential(*(children[n] for n in names[first : names.index(ends[rank - 1]) + 1]))
     with ExitStack() as stack, torch.inference_mode():
@@ -125,4 +130,4 @@ RIVALS: dict[str, Callable[[ExitStack, int, int, int], tuple[Send, Receive]]] = 
 }
 
 if __name__ == "__main__":
-    stage(sys.argv[1], *map(int, sys.argv[2:]))
+    stage(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
