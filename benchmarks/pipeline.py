@@ -77,7 +77,7 @@ CORES = len(os.sched_getaffinity(0))
 CUT_WORDS = {"even2": "2", "even4": "4", "uneven4": "4, uneven"}
 FIELDS = ("stages", "cut", "way", "bytes", "start_s", "memory_mb", "latency_ms", "stages_ms",
           "sum_ms", "wire_ms", "hot_wire_ms", "over_sum", "per_s", "bound_per_s", "of_bound",
-          "besides_ms", "client_ms", "idle")  # fmt: skip
+          "of_bound_least", "of_bound_most", "besides_ms", "client_ms", "idle")  # fmt: skip
 
 
 def main() -> None:
@@ -154,15 +154,20 @@ def measure(cut: str) -> Iterator[Row]:
                 found[way].append(row)
                 print(cut, way, found[way][-1], flush=True)
         for way, turns in found.items():
-            middle = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
-            yield {
-                "stages": stages,
-                "cut": cut,
-                "way": way,
-                **middle,
-                "over_sum": middle["latency_ms"] / (middle["sum_ms"] + middle["wire_ms"]),
-                "of_bound": middle["per_s"] / middle["bound_per_s"],
-            }
+            yield {"stages": stages, "cut": cut, "way": way, **summary(turns)}
+
+
+def summary(turns: Sequence[Row]) -> Row:
+    """Return the medians of a way's turns; ratios are those within a turn."""
+    over_sum = [turn["latency_ms"] / (turn["sum_ms"] + turn["wire_ms"]) for turn in turns]
+    of_bound = [turn["per_s"] / turn["bound_per_s"] for turn in turns]
+    return {
+        **{name: statistics.median(turn[name] for turn in turns) for name in turns[0]},
+        "over_sum": statistics.median(over_sum),
+        "of_bound": statistics.median(of_bound),
+        "of_bound_least": min(of_bound),
+        "of_bound_most": max(of_bound),
+    }
 
 
 def one_way_s(
@@ -317,7 +322,8 @@ def page(name: str, rows: list[Row], revision: str | None, load: float) -> str:
         f"| {CUT_WORDS[row['cut']]} | {row['way']} | {row['bytes']:,.0f} | {row['start_s']:.2f} | "
         f"{row['memory_mb']:.0f} | {row['latency_ms']:.2f} | {row['sum_ms']:.2f} | "
         f"{row['wire_ms']:.2f} | {row['hot_wire_ms']:.2f} | {row['over_sum']:.2f} | "
-        f"{row['per_s']:.1f} | {row['of_bound']:.2f} |\n"
+        f"{row['per_s']:.1f} | {row['of_bound']:.2f} "
+        f"({row['of_bound_least']:.2f}-{row['of_bound_most']:.2f}) |\n"
         for row in rows
     )
     times = "".join(
@@ -344,17 +350,19 @@ request; start is from starting the processes to the first answer; MB is the mem
 stage; ms is the latency of one request in flight, stages what these take one after the other,
 codecs and emulated links included, and wire what is between them, hot the same without pauses;
 over sum is the latency over both; the bound is
-what the slowest stage or the cores allow.
+what the slowest stage or the cores allow, and its share that of the median turn (least-most).
 
 | stages | way | bytes | start, s | MB | ms | stages | wire | hot | over sum | per s | of bound |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {lines}
-Where the cores are the bound, what is missing is theirs: while all stages are busy, a request
-takes of the processes of all devices what its stages take when it is alone, and besides; it takes
-some of the client's; and a part of both cores' time passes unused, though there are stages that
-could run, as the kernel leaves a task on its core for a while. More requests in flight, other
-classes and slices of the scheduler, and fewer threads of zenoh's changed nothing that could be
-told from the spread of such runs, which is 0.05 of the bound (tried by hand).
+Filling and emptying the pipeline count. Where the cores are the bound, what is missing is theirs:
+while all stages are busy, a request takes of the processes of all devices what its stages take
+when it is alone, and besides, for its messages and as stages that share a core share its caches;
+it takes some of the client's; and a part of both cores' time passes unused, though there are
+stages that could run, as the kernel leaves a task on its core for a while. More requests in
+flight, other classes and slices of the scheduler, and fewer threads of zenoh's changed nothing
+that could be told from the spread of such runs, which is 0.05 of the bound (tried by hand).
+Batches need fewer messages and less time in a stage.
 
 | stages | way | stages alone, ms | besides, ms | client, ms | unused, % |
 | --- | --- | ---: | ---: | ---: | ---: |
