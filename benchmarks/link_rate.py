@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=float)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--frozen-only", action="store_true", help="leave the second row out")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--codec")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
@@ -218,8 +219,9 @@ def learned(
     plan, facts = plan_of(model, arguments.cut, codec)
     facts |= {"method": f"learned {codec}", "seed": arguments.seed, "epochs": arguments.epochs}
     facts |= {"wanted_bytes": arguments.bytes, "frozen_only": arguments.frozen_only}
+    facts["bf16"] = arguments.bf16
     size = codec if arguments.bytes is None else f"{arguments.bytes:g}"
-    name = f"{arguments.cut}-{size}-{arguments.epochs}-{arguments.seed}"
+    name = f"{arguments.cut}-{size}-{arguments.epochs}-{arguments.seed}{'-bf16' * arguments.bf16}"
     losses: dict[str, list[str]] = {}
     started = time.perf_counter()
 
@@ -239,6 +241,7 @@ def learned(
         batch_size=128,
         wanted_bytes=arguments.bytes,
         augmentation=Augmentation(border="reflection"),
+        precision="bf16-mixed" if arguments.bf16 else "32-true",
         seed=arguments.seed,
     )
     progress = Progress(report=report, checkpoints=arguments.state / name)
@@ -463,9 +466,10 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def wanted(row: dict[str, Any]) -> str:
-    if row["wanted_bytes"] is None:
-        return f" --codec {row['method'].removeprefix('learned ')}"
-    return f" --bytes {row['wanted_bytes']:g}"
+    codec = row["method"].removeprefix("learned ")
+    usual = next(each for cut, each in CUTS.values() if cut == row["cut"])
+    size = "" if row["wanted_bytes"] is None else f" --bytes {row['wanted_bytes']:g}"
+    return size + f" --codec {codec}" * (codec != usual) + " --bf16" * row.get("bf16", False)
 
 
 def line(row: dict[str, Any], whole: float) -> str:

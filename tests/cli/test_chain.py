@@ -199,6 +199,7 @@ def test_the_profile_can_be_written_as_a_graph_or_as_a_plot(isthmus, mine):
                 "--download",
                 "--weights",
                 "--eval-form",
+                "--bf16",
                 "--bytes",
                 "--drop",
                 "--freeze-sender",

@@ -103,6 +103,28 @@ def test_a_fit_with_entropy_code_repeats_to_the_bit():
     assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_layers_compute_in_the_precision_that_was_asked_for_and_weights_stay_floats(precision):
+    data, model = trained()
+    split_model = split_with_codecs(model, plan_of(model, CODED))
+    seen = set()
+
+    def watch(module, inputs, output):
+        if module.training:
+            seen.add(output.dtype)
+
+    for module in split_model.codecs.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(watch)
+    config = FitConfig(epochs=6, batch_size=16, wanted_bytes=20, precision=precision)
+    fit_crossings(split_model, data, config)
+    assert seen == {torch.float32 if precision == "32-true" else torch.bfloat16}
+    assert {v.dtype for v in split_model.state_dict().values() if v.is_floating_point()} == {
+        torch.float32
+    }
+    assert accuracy(split_model, data.x_test, data.y_test) > 0.9
+
+
 def test_the_tables_of_a_fit_are_those_of_its_symbols():
     data, model = trained()
     split_model = split_with_codecs(model, plan_of(model, CODED))

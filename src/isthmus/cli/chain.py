@@ -23,6 +23,7 @@ from isthmus.cli.options import (
     check_signed,
     print_json,
     print_parts,
+    print_result,
     read_model,
 )
 from isthmus.errors import InputError
@@ -116,10 +117,7 @@ def profile(
     elif out is not None:
         check_our_file(out)
         write_bytes(out, text.encode())
-    if json_:
-        print(text)
-    else:
-        print_parts(*parts)
+    print_result(text, *parts, json_=json_)
 
 
 def _measured(model: Any, graph: Any, example: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:
@@ -235,6 +233,10 @@ def fit(
             "dropout and norms (DropPath, auxiliary heads).",
         ),
     ] = False,
+    bf16: Annotated[
+        bool,
+        typer.Option("--bf16", help="Train in bfloat16: faster where the processor has it."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("fitted"),
     json_: Json = False,
@@ -283,6 +285,7 @@ def fit(
                     drop=drop,
                     wanted_bytes=bytes_,
                     sender="frozen" if freeze_sender else "tuned",
+                    precision="bf16-mixed" if bf16 else "32-true",
                     augmentation=augmentation_for(data),
                 ),
                 report=progress,
@@ -290,10 +293,8 @@ def fit(
     except KeyboardInterrupt:
         print("isthmus: interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise
-    if json_:
-        print(to_json(record, schema=SCHEMA))
-    else:
-        print_parts(fit_table(record, out), *fit_result_tables(record))
+    tables = fit_table(record, out), *fit_result_tables(record)
+    print_result(to_json(record, schema=SCHEMA), *tables, json_=json_)
 
 
 def export(
@@ -462,10 +463,7 @@ def run(
             timeline=traces.append,
             progress=lambda done, total: progress("requests", done, total),
         )
-    if json_:
-        print(to_json(record, schema=SCHEMA), flush=True)
-    else:
-        print_parts(*run_tables(record))
+    print_result(to_json(record, schema=SCHEMA), *run_tables(record), json_=json_)
     if out is not None:  # after it is told, as the disk may be full
         with new_folder(out, files=files) as folder:
             write_json(folder / RUN_FILE, record, schema=SCHEMA)

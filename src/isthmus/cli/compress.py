@@ -16,6 +16,7 @@ from isthmus.cli.options import (
     input_texts,
     print_json,
     print_parts,
+    print_result,
     read_model,
 )
 from isthmus.errors import InputError
@@ -134,7 +135,4 @@ def compress(
             line = "isthmus: interrupted; the same command goes on where it stopped"
             print(line, file=sys.stderr)
         raise
-    if json_:
-        print(to_json(facts, schema=SCHEMA))
-    else:
-        print_parts(*compressed_tables(facts, out))
+    print_result(to_json(facts, schema=SCHEMA), *compressed_tables(facts, out), json_=json_)

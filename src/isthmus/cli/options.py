@@ -105,6 +105,14 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(dict(value), indent=1))
 
 
+def print_result(text: str, *parts: Any, json_: bool) -> None:
+    """Print a result: its JSON for programs, or tables and lines for people."""
+    if json_:
+        print(text, flush=True)
+    else:
+        print_parts(*parts)
+
+
 def print_parts(*parts: Any) -> None:
     """Print tables and lines."""
     from rich.console import Console

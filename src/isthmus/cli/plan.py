@@ -13,7 +13,7 @@ from isthmus.cli.options import (
     Json,
     Model,
     Weights,
-    print_parts,
+    print_result,
     read_model,
 )
 from isthmus.errors import InfeasibleError, InputError
@@ -143,10 +143,7 @@ def plan(
         write_plan_page(page, found, graph, title=title)
     else:
         _write(out, text)
-    if json_:
-        print(text)
-    else:
-        print_parts(*plan_tables(found))
+    print_result(text, *plan_tables(found), json_=json_)
 
 
 def _write(out: Path | None, text: str) -> None:
@@ -257,7 +254,4 @@ def _sweep(
         write_sweep_page(page, found, title=title)
     else:
         _write(out, text)
-    if json_:
-        print(text)
-    else:
-        print_parts(sweep_headline(found), sweep_table(found))
+    print_result(text, sweep_headline(found), sweep_table(found), json_=json_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus.cli.options import Json, Keys, print_parts, read_model
+from isthmus.cli.options import Json, Keys, print_result, read_model
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,10 +86,7 @@ def probe(
         own = _probed(own_name, model, weights, input_, progress)
         record = measure(host, own, keys=keys, report=progress)
     written = write_platform(out, record, day=time.strftime("%Y-%m-%d"))
-    if json_:
-        print(to_json(record, schema=SCHEMA))
-    else:
-        print_parts(*probe_tables(record, written))
+    print_result(to_json(record, schema=SCHEMA), *probe_tables(record, written), json_=json_)
 
 
 def _probed(

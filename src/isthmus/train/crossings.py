@@ -235,6 +235,7 @@ def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord |
     everything = nn.ModuleDict({"model": model, "rate": fit.rate})
     batches = _batches(fit, live=phase.name == "whole")
     fit.rate.pace(len(batches) * phase.epochs)
+    phase = replace(phase, precision=fit.config.precision)
     if fit.rate.densities:
         phase = replace(phase, note=lambda: f"{float(fit.rate.bits) / 8:.0f} bytes")
     with _channels_last(everything):

@@ -18,7 +18,7 @@ from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.split import SplitModel
 from isthmus.train.augment import Augmentation
-from isthmus.train.loop import Batches, Phase, PhaseRecord, Progress, run_phase
+from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress, run_phase
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
@@ -44,6 +44,7 @@ class FitConfig:
             `isthmus.train.ladder`; None tries none.
         sender: Which of the two results is kept.
         augmentation: What may happen to images among the inputs; None leaves them as they are.
+        precision: See `isthmus.train.loop.Phase`; that of all phases.
         seed: Of everything.
         eval_form: Train the split model in the form that the model has in evaluation, where
             training differs in more than dropout and norms; see `isthmus.split.split`.
@@ -60,6 +61,7 @@ class FitConfig:
     drop: float | None = None
     sender: Sender = "tuned"
     augmentation: Augmentation | None = None
+    precision: Precision = "32-true"
     seed: int = 0
     eval_form: bool = False
 
@@ -109,6 +111,7 @@ def fit_base(
         epochs=config.base_epochs,
         loss=lambda batch: task_loss(first(model(*batch[0])), batch[1]),
         groups=[{"params": list(model.parameters()), "lr": config.learning_rate}],
+        precision=config.precision,
     )
     batches = _batches(data, torch.from_numpy(data.y_train), config)
     record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
