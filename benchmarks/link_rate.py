@@ -3,6 +3,8 @@
     python benchmarks/link_rate.py rivals [layer2 | image ...] --model FILE.py:FUNCTION \\
         --weights FILE --data-dir DIR
     python benchmarks/link_rate.py learned layer2 --bytes 185 --epochs 8 [--seed 0] ...
+    python benchmarks/link_rate.py base --epochs 20 --weights FILE \\
+        --model benchmarks/networks.py:resnet18_quarter --data-dir DIR
     python benchmarks/link_rate.py page
 
 The network is a ResNet-20 for CIFAR-100 with three stages, ``layer1`` to ``layer3``, that takes
@@ -19,6 +21,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import nn
 
 from isthmus.data import Dataset, load_images
@@ -41,10 +45,13 @@ from isthmus.split import SplitModel
 from isthmus.train import (
     Augmentation,
     FitConfig,
+    Normalization,
     Progress,
     accuracy,
     fit_crossings,
+    small_recipe,
     split_with_codecs,
+    train_images,
 )
 from isthmus.train.crossings import begin, match_features, tune_receiver
 from isthmus.train.exits import fit_exit
@@ -97,7 +104,7 @@ FIELDS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("rivals", "learned", "page"))
+    parser.add_argument("what", choices=("rivals", "learned", "base", "page"))
     parser.add_argument("cut", nargs="?", choices=(*CUTS, IMAGE))
     parser.add_argument("--bytes", type=float)
     parser.add_argument("--epochs", type=int, default=8)
@@ -116,6 +123,9 @@ def main() -> None:
     rows = arguments.out / f"link_rate_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
     if arguments.what == "page":
         write_page(rows)
+        return
+    if arguments.what == "base":
+        train_base(arguments)
         return
     model = load_model(arguments.model, weights=arguments.weights)
     data = load(arguments.data_dir)
@@ -148,6 +158,27 @@ def load(data_dir: Path | None) -> Dataset:
     return Dataset(
         name="cifar100", x_train=(x_train,), y_train=y_train, x_test=(x_test,), y_test=y_test
     )
+
+
+def train_base(arguments: argparse.Namespace) -> None:
+    """Train a whole network on all training images, and write its weights."""
+    torch.manual_seed(arguments.seed)
+    model = load_model(arguments.model)
+    images = load_images("cifar100", "train", data_dir=arguments.data_dir)
+
+    def report(step: str, done: int, total: int) -> None:
+        print(f"{arguments.model} {step} {done}/{total}", flush=True)
+
+    train_images(
+        model,
+        torch.from_numpy(images.x),
+        torch.from_numpy(images.y),
+        recipe=replace(small_recipe(), epochs=arguments.epochs),
+        seed=arguments.seed,
+        progress=Progress(report=report, checkpoints=arguments.weights.with_suffix("")),
+        normalization=Normalization(mean=MEAN, std=STD),
+    )
+    write_bytes(arguments.weights, save(model.state_dict()))
 
 
 def place(graph: Graph, cut: str) -> int:
