@@ -130,9 +130,10 @@ def main() -> None:
     model = load_model(arguments.model, weights=arguments.weights)
     data = load(arguments.data_dir)
     whole = accuracy(model, data.x_test, data.y_test)
+    network = arguments.model.rpartition(":")[2]
 
     def keep(row: dict[str, Any]) -> None:
-        facts = {"network": arguments.model.rpartition(":")[2], "accuracy_whole": whole, **row}
+        facts = {"network": network, "accuracy_whole": whole, **row}
         facts |= {"machine": describe_machine(), "versions": library_versions()}
         facts["revision"] = git_revision()
         with rows.open("a") as file:
@@ -143,7 +144,8 @@ def main() -> None:
         learned(model, data, arguments, keep)
     elif arguments.what == "rivals":
         lines = rows.read_text().splitlines() if rows.exists() else []
-        for row in rivals(model, data, arguments, {key_of(json.loads(line)) for line in lines}):
+        own = [row for row in map(json.loads, lines) if row["network"] == network]
+        for row in rivals(model, data, arguments, set(map(key_of, own))):
             keep(row)
 
 
@@ -435,12 +437,17 @@ def write_page(path: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path.with_suffix(".csv"), file.getvalue().encode())
-    draw(rows, path.with_suffix(".png"))
+    draw(of_first_network(rows), path.with_suffix(".png"))
     write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
 
 
+def of_first_network(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the network that the targets are for."""
+    return [row for row in rows if row["network"] == rows[0]["network"]]
+
+
 def page(rows: Sequence[dict[str, Any]], name: str) -> str:
-    cuts = list(dict.fromkeys(row["cut"] for row in rows))
+    cuts = list(dict.fromkeys((row["network"], row["cut"]) for row in rows))
     whole = rows[0]["accuracy_whole"]
     machines = sorted({row["machine"] for row in rows})
     seeds = sorted({row["seed"] for row in rows if "seed" in row})
@@ -450,32 +457,35 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
         f"{rows[0]['network']} on CIFAR-100, {100 * whole:.2f} % without a cut. Bytes: payloads "
         "really coded, all 10,000 test images, without the frame's 14.",
         "",
-        *(f"* {line}" for line in verdicts(rows, whole)),
+        *(f"* {line}" for line in verdicts(of_first_network(rows), whole)),
         "",
-        f"Learned rows: seeds {', '.join(map(str, seeds))}; one seed unless several rows stand "
-        "there, so no spread is known.",
+        f"Learned rows: seeds {', '.join(map(str, seeds))}, each a row; of one seed no spread is "
+        "known.",
         "",
         f"![Accuracy against bytes, a panel for each cut]({name}.png)",
         "",
     ]
-    for cut in cuts:
-        own = sorted((r for r in rows if r["cut"] == cut), key=lambda r: -r["bytes_mean"])
+    for network, cut in cuts:
+        own = [row for row in rows if (row["network"], row["cut"]) == (network, cut)]
+        own.sort(key=lambda row: -row["bytes_mean"])
+        other = "" if network == rows[0]["network"] else f"{network}, "
         lines += [
-            f"## {cut[0].upper()}{cut[1:]}",
+            f"## {other}{cut}" if other else f"## {cut[0].upper()}{cut[1:]}",
             "",
+            *([f"{100 * own[0]['accuracy_whole']:.2f} % without a cut.", ""] if other else []),
             f"{100 * own[0]['macs_before_share']:.1f} % of the MACs lie before it.",
             "",
             "| method | sender | bytes, mean | bytes, p95 | accuracy, % | drop | encoder MACs |",
             "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-            *(line(row, whole) for row in own),
+            *(line(row) for row in own),
             "",
         ]
     learned = [row for row in rows if "losses" in row]
     if learned:
         lines += ["## How the learned rows were trained", ""]
         lines += [
-            f"* {r['cut']}, seed {r['seed']}: `python benchmarks/link_rate.py learned "
-            f"{next(key for key, (cut, _) in CUTS.items() if cut == r['cut'])}"
+            f"* {r['network']}, {r['cut']}, seed {r['seed']}: `python benchmarks/link_rate.py "
+            f"learned {next(key for key, (cut, _) in CUTS.items() if cut == r['cut'])}"
             f"{wanted(r)} --epochs {r['epochs']} --seed {r['seed']}"
             f"{' --frozen-only' * r.get('frozen_only', False)}`, "
             f"{'sender frozen' if r['sender_frozen'] else 'everything tuned'}; "
@@ -503,12 +513,13 @@ def wanted(row: dict[str, Any]) -> str:
     return size + f" --codec {codec}" * (codec != usual) + " --bf16" * row.get("bf16", False)
 
 
-def line(row: dict[str, Any], whole: float) -> str:
+def line(row: dict[str, Any]) -> str:
     sender = {True: "frozen", False: "tuned"}.get(row.get("sender_frozen", "-"), "")
     macs = f"{row['encoder_macs']:,}" if row.get("encoder_macs") is not None else ""
     return (
         f"| {row['method']} | {sender} | {row['bytes_mean']:,.1f} | {row['bytes_p95']:,.0f} | "
-        f"{100 * row['accuracy']:.2f} | {100 * (whole - row['accuracy']):.2f} | {macs} |"
+        f"{100 * row['accuracy']:.2f} | "
+        f"{100 * (row['accuracy_whole'] - row['accuracy']):.2f} | {macs} |"
     )
 
 
@@ -517,7 +528,7 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
     for cut, targets in TARGETS.items():
         for frozen, target in zip((False, True), targets, strict=True):
             words = "sender frozen" if frozen else "everything tuned"
-            own = [r for r in rows if r["cut"] == cut and r.get("sender_frozen") is frozen]
+            own = means([r for r in rows if r["cut"] == cut and r.get("sender_frozen") is frozen])
             good = [r for r in own if 100 * (whole - r["accuracy"]) <= 1]
             wanted = f"{cut}, {words}: wanted {target} bytes within 1 point"
             if good:
@@ -547,15 +558,32 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
             yield f"{cut}, before any training: the axes beat no uniform step within 10 points."
 
 
+def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each training that was run, with the means over its seeds."""
+    by_training: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        key = (row["method"], wanted(row), row["epochs"])
+        by_training.setdefault(key, []).append(row)
+    return [
+        {
+            **group[0],
+            "seeds": len(group),
+            "bytes_mean": float(np.mean([row["bytes_mean"] for row in group])),
+            "accuracy": float(np.mean([row["accuracy"] for row in group])),
+        }
+        for group in by_training.values()
+    ]
+
+
 def accuracy_of(row: dict[str, Any]) -> float:
     return float(row["accuracy"])
 
 
 def said(row: dict[str, Any], whole: float) -> str:
-    lost = 100 * (whole - row["accuracy"])
-    return (
-        f"{row['bytes_mean']:.0f} bytes at {100 * row['accuracy']:.2f} % ({lost:.2f} points lost)"
-    )
+    lost = f"{100 * (whole - row['accuracy']):.2f} points lost"
+    if "seeds" in row:
+        lost += ", one seed" if row["seeds"] == 1 else f", mean of {row['seeds']} seeds"
+    return f"{row['bytes_mean']:.0f} bytes at {100 * row['accuracy']:.2f} % ({lost})"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
