@@ -419,9 +419,10 @@ PROVENANCE = (
     "these revisions were written in by hand afterwards, from when the copy was made, and the "
     "script itself was not yet committed at the first. How lambda follows the size has changed "
     "after the first learned run, so that its command gives other bits today.",
-    "After stage 3 no link was trained, and no plain narrow layer anywhere. After stage 1 a first "
-    "run was ended by the system for want of memory, before any result; everything tuned there "
-    "had no time.",
+    "After stage 1 a first run was ended by the system for want of memory, before any result. "
+    "At 378 bytes the run was stopped after its first row for want of time; everything tuned, "
+    "which starts from there, is not known. After stage 2 with seed 1, 191 bytes and 12 epochs "
+    "were begun and stopped before any result.",
     "The weak device alone: a linear head, in closed form, on each channel's mean at the cut, "
     "fitted to the whole network's outputs for 10,000 training images; it is the smaller network "
     "that needs no training. One trained for the purpose is not in the table.",
@@ -528,13 +529,21 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
     for cut, targets in TARGETS.items():
         for frozen, target in zip((False, True), targets, strict=True):
             words = "sender frozen" if frozen else "everything tuned"
-            own = means([r for r in rows if r["cut"] == cut and r.get("sender_frozen") is frozen])
+            # Who may tune everything may also leave the sender as it came.
+            allowed = {True} if frozen else {True, False}
+            own = means([r for r in rows if r["cut"] == cut and r.get("sender_frozen") in allowed])
             good = [r for r in own if 100 * (whole - r["accuracy"]) <= 1]
             wanted = f"{cut}, {words}: wanted {target} bytes within 1 point"
             if good:
                 best = min(good, key=lambda r: r["bytes_mean"])
                 verdict = "met" if best["bytes_mean"] <= target else "missed"
-                yield f"{wanted}; {verdict}: {said(best, whole)}."
+                surer = [
+                    r
+                    for r in own
+                    if r["seeds"] > best["seeds"] and r["bytes_mean"] <= target and r not in good
+                ]
+                but = "".join(f"; but {said(r, whole)}" for r in surer)
+                yield f"{wanted}; {verdict}: {said(best, whole)}{but}."
             elif own:
                 yield f"{wanted}; missed: best {said(max(own, key=accuracy_of), whole)}."
             else:
@@ -562,7 +571,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each training that was run, with the means over its seeds."""
     by_training: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        key = (row["method"], wanted(row), row["epochs"])
+        key = (row["method"], wanted(row), row["epochs"], row["sender_frozen"])
         by_training.setdefault(key, []).append(row)
     return [
         {
@@ -582,6 +591,7 @@ def accuracy_of(row: dict[str, Any]) -> float:
 def said(row: dict[str, Any], whole: float) -> str:
     lost = f"{100 * (whole - row['accuracy']):.2f} points lost"
     if "seeds" in row:
+        lost += ", the sender as it came" * row["sender_frozen"]
         lost += ", one seed" if row["seeds"] == 1 else f", mean of {row['seeds']} seeds"
     return f"{row['bytes_mean']:.0f} bytes at {100 * row['accuracy']:.2f} % ({lost})"
 
