@@ -1,7 +1,7 @@
 """Is one nested link as good at each width as a link trained for that width alone?
 
     python benchmarks/nested_widths.py --model FILE.py:FUNCTION --weights FILE --data-dir DIR \\
-        [--cut layer3.0] [--epochs 8] [--seed 0] [--only nested | RATIO,BITS | cost]
+        [--cut layer3.0] [--epochs 8] [--seed 0] [--only nested | RATIO,BITS | cost] [--images N]
     python benchmarks/nested_widths.py --page
 
 The network is that of `link_rate.py`, cut where it cuts. One nested link is trained, and one plain
@@ -9,7 +9,8 @@ link for each of some of its widths, all alike: the sender's network as it came,
 the same epochs and seed; a nested epoch takes about two steps' work for each sample, as each
 crosses twice, at widths drawn for it. The widest plain link is also judged with channels and bits
 cut off, untrained for that. All 10,000 test images; payloads really packed. A finished row is a
-line of ``nested_widths_*.jsonl``.
+line of ``nested_widths_*.jsonl``. With ``--images`` it is a sketch: so many training images, and
+half of the test set.
 """
 
 import argparse
@@ -45,6 +46,7 @@ LINK = "bottleneck:ratio={ratio},stride=2,hidden=64,bits={bits}"
 WIDEST = (2, 8)
 ALONE = (WIDEST, (4, 8), (8, 4), (32, 4))  # ratio, bits
 ALLOWED = 0.5  # points
+_NUM_SKETCHED = 5000  # test images that judge a sketch
 _NUM_COST = 1280  # images that links are trained on to see what a step takes
 
 # What a reader of the committed rows has to know and no row says.
@@ -63,19 +65,15 @@ NOTES = (
     "by itself. One run each, no spread known.",
     "Where, with weights of its own, the second crossing is always at ratio 8, that one has 58.7"
     " %, as much as alone: shared weights can do it.",
-    "Why the gap is there, by sketches of 6 epochs on 10,000 training images, judged on 5,000 of"
-    " the test set; ratio 2 / 8 / 32 at 8 / 4 / 4 bits, one run each. Alone 67.5 / 56.1 / 30.6, "
-    "nested 65.8 / 53.9 / 25.3. A nested link's sample trains one ratio of five each time it "
-    "crosses, so that each ratio has two fifths of the training that the cost allows; links "
-    "alone that get a third, 2 epochs, have 67.1 / 54.4 / 25.9, no less than the nested link. At"
-    " narrow ratios the gap is thus one of training, and at the widest one of weights in common:"
-    " nested for 15 epochs, judged on images that the network has seen, gains 2.4 points at "
-    "ratio 8, 4.2 at 32, which is what alone has after 6, and loses 0.9 at ratio 2. Norms of "
-    "their own for each ratio behind the crossing, statistics and weights, change nothing (at "
-    "most 0.2 points on seen images). All of the receiver's refinement of its own: 65.5 / 54.2 /"
-    " 24.6; that and norms 65.9 / 54.5 / 24.9; that and nothing behind it trained 65.9 / 51.2 / "
-    "21.0; that, batches of 64 and half the rate for the network behind 66.6 / 53.8 / 26.0, the "
-    "latter two alone 65.5 / 53.3 / 25.8. To draw no 2 bits: no gain. None was taken over.",
+    "Why the gap is there, by sketches: a nested link's sample trains one ratio of five each "
+    "time it crosses, so that each ratio has two fifths of the training that the cost allows, "
+    "and a link alone that gets a third of its epochs is no worse than the nested one. At narrow"
+    " ratios the gap is thus one of training, and at the widest one of weights in common. Tried "
+    "in such sketches without a gain beyond half a point, by changes that are not kept: norms of"
+    " their own for each ratio behind the crossing, all of the receiver's refinement of its own "
+    "for each ratio, nothing trained behind it (worse by 2 to 4 points at narrow ratios), half "
+    "the rate for the network behind, no draws at 2 bits. Batches of 64 win up to two points at "
+    "a ratio of 32 and lose half of one at 2.",
     "Earlier pages compared the nested link with links alone of an older revision (67.59, 64.79 "
     "and 58.65 % at ratio 2, 4 and 8), and found it within 0.77 points; what made links alone "
     "better since is not known. The statistics of the norms, counted anew at ratio 4 alone, give"
@@ -96,6 +94,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="nested, a ratio and bits (8,4), or cost")
+    parser.add_argument("--images", type=int, help="a sketch on so many training images")
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data-dir", type=Path)
@@ -112,12 +111,25 @@ def main() -> None:
     data = load(arguments.data_dir)
     whole = accuracy(model, data.x_test, data.y_test)
     facts = {"cut": arguments.cut, "epochs": arguments.epochs, "seed": arguments.seed}
+    if arguments.images is not None:
+        data = few(data, arguments.images, _NUM_SKETCHED)
+        facts["images"] = arguments.images
     facts |= {"accuracy_whole": whole, "machine": describe_machine()}
     facts |= {"versions": library_versions(), "revision": git_revision()}
     for row in measured(model, data, arguments):
         with path.open("a") as file:
             file.write(json.dumps({**facts, **row}) + "\n")
         print(row, flush=True)
+
+
+def few(data: Dataset, num_train: int, num_test: int) -> Dataset:
+    return replace(
+        data,
+        x_train=(data.x_train[0][:num_train],),
+        y_train=data.y_train[:num_train],
+        x_test=(data.x_test[0][:num_test],),
+        y_test=data.y_test[:num_test],
+    )
 
 
 def measured(
@@ -147,7 +159,7 @@ def measured(
             "accuracy": accuracy(split_model, data.x_test, data.y_test),
             **train_s,
         }
-        if (ratio, bits) == WIDEST:
+        if (ratio, bits) == WIDEST and arguments.images is None:
             cut_off = split_with_codecs(model, plan_of(model, arguments.cut, nested)[0])
             (ours,), (theirs,) = (m.codecs[0].receiver.halves for m in (cut_off, split_model))
             ours.kept, ours.widen, ours.refine = (), theirs.widen, theirs.refine
@@ -160,6 +172,7 @@ def trained(
 ) -> tuple[SplitModel, float]:
     """Return a split model whose link and receiver are trained, and how long the steps took."""
     name = f"{arguments.cut}-{codec}-{arguments.epochs}-{arguments.seed}"
+    name += "" if arguments.images is None else f"-{arguments.images}"
 
     def report(step: str, done: int, total: int) -> None:
         print(f"{name} {step} {done}/{total}", flush=True)
@@ -175,14 +188,14 @@ def trained(
 
 def cost(model: nn.Module, data: Dataset, cut: str) -> dict[str, Any]:
     """Compare the processor time of training each link for an epoch of few images, in turns."""
-    few = replace(data, x_train=(data.x_train[0][:_NUM_COST],), y_train=data.y_train[:_NUM_COST])
+    least = few(data, _NUM_COST, 0)
     codecs = {f"{ratio},{bits}": LINK.format(ratio=ratio, bits=bits) for ratio, bits in ALONE[:3]}
     codecs["nested"] = f"{LINK.format(ratio=WIDEST[0], bits=WIDEST[1])},nested=1"
     fits, seconds = {}, {name: [] for name in codecs}
     for name, codec in codecs.items():
         split_model = split_with_codecs(model, plan_of(model, cut, codec)[0])
         config = FitConfig(epochs=1, batch_size=128)
-        fits[name] = begin(split_model, few, config, progress=Progress())
+        fits[name] = begin(split_model, least, config, progress=Progress())
     for _ in range(5):
         for name, fit in fits.items():
             started = time.process_time()
@@ -217,8 +230,9 @@ def write_page(path: Path) -> None:
     write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
 
 
-def page(rows: Sequence[dict[str, Any]], name: str) -> str:
+def page(every: Sequence[dict[str, Any]], name: str) -> str:
     """Return a table of the nested link beside those trained alone, and what it says."""
+    rows = [row for row in every if "images" not in row]
     times = next(row["times"] for row in rows if row["link"] == "cost")
     found = {
         (row["link"], row["ratio"], row["bits"]): row for row in rows if row["link"] != "cost"
@@ -256,11 +270,33 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
         lines.append(
             f"| {ratio} | {bits} | {row['bytes']:.0f} | {percent(row)} | {alone} | {gap} | {cut} |"
         )
-    machines = sorted({row["machine"] for row in rows})
-    revisions = ", ".join(sorted({row["revision"] for row in rows}))
+    lines += sketches([row for row in every if "images" in row])
+    machines = sorted({row["machine"] for row in every})
+    revisions = ", ".join(sorted({row["revision"] for row in every}))
     versions = ", ".join(f"{key} {value}" for key, value in first["versions"].items())
     lines += ["", f"Machine: {'; '.join(machines)}. Revisions: {revisions}. Versions: {versions}."]
     return "\n".join(lines) + "\n"
+
+
+def sketches(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table of what short trainings on few images give, at the widths trained alone."""
+    if not rows:
+        return []
+    found: dict[tuple[str, int], dict[tuple[int, int], dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["link"], row["epochs"]), {})[row["ratio"], row["bits"]] = row
+    return [
+        "",
+        f"Sketches: {rows[0]['images']:,} training images, judged on {_NUM_SKETCHED:,} of the "
+        "test set, one seed (`--images`).",
+        "",
+        "| link | epochs | " + " | ".join(f"ratio {r}, {b} bits, %" for r, b in ALONE) + " |",
+        "| --- | ---: | " + "---: | " * len(ALONE),
+        *(
+            f"| {link} | {epochs} | " + " | ".join(percent(of.get(w)) for w in ALONE) + " |"
+            for (link, epochs), of in found.items()
+        ),
+    ]
 
 
 def percent(row: dict[str, Any] | None) -> str:

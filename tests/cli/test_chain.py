@@ -122,11 +122,12 @@ def test_a_model_with_weights_is_not_trained_from_nothing(isthmus, mine):
     fitted = loads(
         isthmus(
             "fit", "net.py:make", "plan.json", "--weights", "w.safetensors",
-            "--data", "npz:data.npz", "--epochs", "1", "--out", "fitted", "--json",
+            "--data", "npz:data.npz", "--epochs", "1", "--bf16", "--out", "fitted", "--json",
         )
     )  # fmt: skip
     assert [phase["phase"] for phase in fitted["phases"]] == ["receiver", "whole"]
     assert fitted["accuracy_whole"] < 0.7  # the untrained weights that were given
+    assert fitted["config"]["precision"] == "bf16-mixed"
 
 
 def test_a_codec_left_out_is_chosen_and_named(isthmus, mine):
