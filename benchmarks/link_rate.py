@@ -164,6 +164,8 @@ def load(data_dir: Path | None) -> Dataset:
 
 def train_base(arguments: argparse.Namespace) -> None:
     """Train a whole network on all training images, and write its weights."""
+    if arguments.weights is None:
+        raise SystemExit("link_rate.py base: found no --weights, expected the file to write")
     torch.manual_seed(arguments.seed)
     model = load_model(arguments.model)
     images = load_images("cifar100", "train", data_dir=arguments.data_dir)
