@@ -5,6 +5,7 @@
     python benchmarks/link_rate.py learned layer2 --bytes 185 --epochs 8 [--seed 0] ...
     python benchmarks/link_rate.py base --epochs 20 --weights FILE \\
         --model benchmarks/networks.py:resnet18_quarter --data-dir DIR
+    python benchmarks/link_rate.py smaller layer2 --epochs 10 ...
     python benchmarks/link_rate.py page
 
 The network is a ResNet-20 for CIFAR-100 with three stages, ``layer1`` to ``layer3``, that takes
@@ -33,6 +34,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
+from isthmus.compress import parse_chain
 from isthmus.data import Dataset, load_images
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, capture
@@ -42,6 +44,7 @@ from isthmus.models import load_model
 from isthmus.plan import Plan, partition
 from isthmus.platform import load_platform
 from isthmus.split import SplitModel
+from isthmus.study.compress import run_steps, samples_of
 from isthmus.train import (
     Augmentation,
     FitConfig,
@@ -95,6 +98,7 @@ IMAGE_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 NUM_HEAD = 10_000  # training samples that the linear head of the next is fitted to
 EXIT = "the weak device alone: linear head"
+SMALLER = "the weak device alone: "  # then how the whole network was made smaller
 IMAGE = "image"  # in place of a cut: what the image itself takes
 FIELDS = (
     "network", "cut", "method", "seed", "sender_frozen", "bytes_mean", "bytes_p95", "accuracy",
@@ -104,7 +108,7 @@ FIELDS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("rivals", "learned", "base", "page"))
+    parser.add_argument("what", choices=("rivals", "learned", "smaller", "base", "page"))
     parser.add_argument("cut", nargs="?", choices=(*CUTS, IMAGE))
     parser.add_argument("--bytes", type=float)
     parser.add_argument("--epochs", type=int, default=8)
@@ -140,9 +144,9 @@ def main() -> None:
             file.write(json.dumps(facts) + "\n")
         print({key: facts[key] for key in FIELDS if key in facts}, flush=True)
 
-    if arguments.what == "learned":
-        learned(model, data, arguments, keep)
-    elif arguments.what == "rivals":
+    if arguments.what != "rivals":
+        {"learned": learned, "smaller": smaller}[arguments.what](model, data, arguments, keep)
+    else:
         lines = rows.read_text().splitlines() if rows.exists() else []
         own = [row for row in map(json.loads, lines) if row["network"] == network]
         for row in rivals(model, data, arguments, set(map(key_of, own))):
@@ -271,14 +275,7 @@ def learned(
         keep({**row, "losses": losses, "train_s": seconds})
 
     split_model = split_with_codecs(model, plan)
-    config = FitConfig(
-        epochs=arguments.epochs,
-        batch_size=128,
-        wanted_bytes=arguments.bytes,
-        augmentation=Augmentation(border="reflection"),
-        precision="bf16-mixed" if arguments.bf16 else "32-true",
-        seed=arguments.seed,
-    )
+    config = config_of(arguments)
     progress = Progress(report=report, checkpoints=arguments.state / name)
     if not arguments.frozen_only:
         fit_crossings(split_model, data, config, progress=progress, judge=judge)
@@ -286,6 +283,61 @@ def learned(
         match_features(fit)
         tune_receiver(fit)
         judge("frozen")
+
+
+def smaller(
+    model: nn.Module,
+    data: Dataset,
+    arguments: argparse.Namespace,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Prune the whole network to the MACs before a cut, and tune it as long as a link."""
+    _, facts = plan_of(model, arguments.cut, "raw")
+    example = (torch.zeros(2, 3, 32, 32),)
+    samples, macs = samples_of(model, example, data), capture(model, example).macs
+    allowed = facts["macs_before_share"] * macs
+    for percent in range(99, 0, -1):
+        pruned = run_steps(model, parse_chain([f"prune:l2,keep={percent / 100:g}"]), samples)
+        if capture(pruned, example).macs <= allowed:
+            break
+    steps = parse_chain([f"prune:least-squares,keep={percent / 100:g}"])  # as many channels
+    name = f"{arguments.cut}-smaller-{arguments.epochs}-{arguments.seed}"
+    started = time.perf_counter()
+
+    def report(step: str, done: int, total: int) -> None:
+        print(f"{name} {step} {done}/{total}", flush=True)
+
+    made = run_steps(
+        model,
+        steps,
+        samples,
+        data,
+        config_of(arguments),
+        progress=Progress(report=report, checkpoints=arguments.state / name),
+    )
+    keep(
+        {
+            **facts,
+            "method": f"{SMALLER}{steps[0].text}, {arguments.epochs} epochs",
+            "seed": arguments.seed,
+            "bytes_mean": 1.0,
+            "bytes_p95": 1.0,
+            "accuracy": accuracy(made, data.x_test, data.y_test),
+            "macs": capture(made, example).macs / macs,
+            "train_s": round(time.perf_counter() - started),
+        }
+    )
+
+
+def config_of(arguments: argparse.Namespace) -> FitConfig:
+    return FitConfig(
+        epochs=arguments.epochs,
+        batch_size=128,
+        wanted_bytes=arguments.bytes,
+        augmentation=Augmentation(border="reflection"),
+        precision="bf16-mixed" if arguments.bf16 else "32-true",
+        seed=arguments.seed,
+    )
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, str]:
@@ -460,7 +512,8 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
     cuts = list(dict.fromkeys((row["network"], row["cut"]) for row in rows))
     whole = rows[0]["accuracy_whole"]
     machines = sorted({row["machine"] for row in rows})
-    seeds = sorted({row["seed"] for row in rows if "seed" in row})
+    learned = [row for row in rows if "losses" in row]
+    seeds = sorted({row["seed"] for row in learned})
     lines = [
         f"# {name}",
         "",
@@ -490,7 +543,6 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
             *(line(row) for row in own),
             "",
         ]
-    learned = [row for row in rows if "losses" in row]
     if learned:
         lines += ["## How the learned rows were trained", ""]
         lines += [
@@ -577,10 +629,13 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each training that was run, with the means over its seeds."""
+    """Return a row for each training that was run, with the means over its seeds.
+
+    Seeds trained in float32 and in bfloat16 count alike.
+    """
     by_training: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        key = (row["method"], wanted(row), row["epochs"], row["sender_frozen"])
+        key = (row["method"], row["wanted_bytes"], row["epochs"], row["sender_frozen"])
         by_training.setdefault(key, []).append(row)
     return [
         {

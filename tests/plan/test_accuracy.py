@@ -1,8 +1,7 @@
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.files import write_json
-from isthmus.plan.accuracy import SCHEMA, AccuracyRow, AccuracyTable, load_accuracy, merge
+from isthmus.plan.accuracy import AccuracyRow, AccuracyTable, merge
 
 
 def row(cut=3, codec="uniform:bits=4", accuracy=0.8, origin="post-hoc", **rest):
@@ -63,18 +62,9 @@ def test_merged_rows_are_in_the_order_of_cuts():
     ]
 
 
-def test_a_table_comes_back_from_its_file(tmp_path):
-    whole = table(row(), row(4, accuracy=0.5, origin="trained", whole=0.6))
-    write_json(tmp_path / "accuracy.json", whole, schema=SCHEMA)
-    assert load_accuracy(tmp_path / "accuracy.json") == whole
-
-
-def test_a_file_with_an_impossible_accuracy_is_refused(tmp_path):
-    path = tmp_path / "accuracy.json"
-    write_json(path, table(row()), schema=SCHEMA)
-    path.write_text(path.read_text().replace("0.8", "80"))
-    with pytest.raises(InputError, match=r"accuracy\.json.*0 to 1"):
-        load_accuracy(path)
+def test_an_impossible_accuracy_is_refused():
+    with pytest.raises(InputError, match=r"accuracy: found 80, expected 0 to 1"):
+        row(accuracy=80)
 
 
 def test_a_table_for_another_model_is_refused_in_one_line():

@@ -71,11 +71,11 @@ def costs(graph, platform, objective, plan):
 def as_route(problem, plan):
     """Return a plan in short: the devices that code, and what passes between them."""
     picks = {(choice.cut.index, choice.codec): k for k, choice in enumerate(problem.choices)}
-    stops, passed = [problem.index(plan.stages[0].device)], []
+    stops, passed = [problem.platform.index(plan.stages[0].device)], []
     for k, crossing in enumerate(plan.crossings):
         last = k == len(plan.crossings) - 1
         if last or plan.stages[k + 1].nodes:
-            stops.append(problem.index(plan.stages[k + 1].device))
+            stops.append(problem.platform.index(plan.stages[k + 1].device))
             passed.append(picks[crossing.cut, crossing.codec])
     return Route(cost=0.0, stops=tuple(stops), picks=tuple(passed))
 

@@ -7,14 +7,13 @@ import pytest
 from sqlalchemy import text
 
 from isthmus.errors import InputError, StorageError
-from isthmus.study.records import StudyRecord, read_records, to_csv, to_markdown
+from isthmus.study.records import StudyRecord, read_records, to_csv, to_markdown, write_records
 from isthmus.study.store import (
     Failure,
     add_cells,
     beat,
     claim,
     create_study,
-    export_records,
     fail,
     finish,
     open_study,
@@ -78,7 +77,7 @@ def test_every_cell_is_claimed_once_and_its_record_comes_back(url, tmp_path):
         made = [record_of(each, curve=[0.5, 0.75]) for each in claims if each]
         assert all(finish(study, each, r) for each, r in zip(claims, made, strict=False) if each)
         assert records(study) == tuple(sorted(made, key=lambda each: each.key))
-        assert export_records(study, tmp_path / "records.jsonl") == records(study)
+        write_records(tmp_path / "records.jsonl", records(study))
     assert read_records(tmp_path / "records.jsonl") == tuple(sorted(made, key=lambda r: r.key))
 
 
@@ -350,7 +349,7 @@ def test_a_file_of_records_that_is_damaged_names_the_line(tmp_path, sqlite):
     create_study(grid(2), sqlite)
     with open_study(sqlite, "tiny") as study:
         finish_all(study)
-        export_records(study, path)
+        write_records(path, records(study))
     lines = path.read_text().splitlines()
     path.write_text(f"{lines[0]}\n{lines[1][:-9]}\n")
     with pytest.raises(InputError, match=r"records\.jsonl: line 2: not JSON"):

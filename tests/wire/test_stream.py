@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -102,6 +103,10 @@ def golden_maps(case):
     return [(tables, np.array(symbols, np.uint8)) for symbols in case["maps"]]
 
 
+def digest(tables):
+    return hashlib.sha256(tables.to_bytes()).hexdigest()
+
+
 def written_golden():
     cases = []
     for bits, shape in ((1, (2, 3, 4)), (2, (5, 1, 7)), (4, (3, 6, 6)), (8, (2, 4, 5))):
@@ -112,7 +117,7 @@ def written_golden():
         cases.append(
             {
                 "tables": tables.to_bytes().hex(),
-                "digest": tables.digest,
+                "digest": digest(tables),
                 "maps": [symbols.tolist() for _, symbols in maps],
                 "stream": stream.encode(maps).hex(),
             }
@@ -127,7 +132,7 @@ def test_streams_are_the_golden_ones(request):
     assert len(cases) == 4
     for case in cases:
         maps = golden_maps(case)
-        assert maps[0][0].digest == case["digest"]
+        assert digest(maps[0][0]) == case["digest"]
         assert stream.encode(maps).hex() == case["stream"]
         assert reference.encode(maps).hex() == case["stream"]
 

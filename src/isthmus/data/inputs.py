@@ -12,7 +12,6 @@ from isthmus.errors import InputError
 Array = npt.NDArray[Any]
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MOST_BYTES = 4 << 30
 
 
 def read_inputs(

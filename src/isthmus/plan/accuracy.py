@@ -3,13 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 from typing import Literal
 
 from isthmus.errors import InputError
-from isthmus.files import read_json
-
-SCHEMA = "isthmus.accuracy/1"
 
 LOSSLESS = ("raw", "pixels", "png", "label")
 """Codecs that leave the answer as it is, unless a row measured otherwise."""
@@ -126,15 +122,6 @@ def merge(table: AccuracyTable, rows: Iterable[AccuracyRow]) -> AccuracyTable:
         if _rank(row, table.whole) > _rank(known, table.whole):
             best[row.cut, row.codec] = row
     return replace(table, rows=tuple(sorted(best.values(), key=lambda r: (r.cut, r.codec))))
-
-
-def load_accuracy(path: Path) -> AccuracyTable:
-    """Read a table from JSON.
-
-    Raises:
-        InputError: No such file, not a table of ours, or an accuracy that cannot be.
-    """
-    return read_json(path, AccuracyTable, schema=SCHEMA)
 
 
 def _rank(row: AccuracyRow, whole: float) -> tuple[bool, float]:

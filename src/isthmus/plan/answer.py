@@ -3,9 +3,10 @@
 from dataclasses import replace
 from math import ceil
 
+from isthmus.plan.choices import make_crossing
 from isthmus.plan.estimate import stage_format
 from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
-from isthmus.plan.plan import NO_LIMITS, Crossing, InputSpec, Plan, Stage
+from isthmus.plan.plan import NO_LIMITS, InputSpec, Plan, Stage
 from isthmus.plan.routes import Route
 from isthmus.plan.sensitivity import find_sensitivity
 from isthmus.plan.table import Problem
@@ -34,7 +35,7 @@ def make_plan(
         objective=problem.objective,
         split=sum(bool(stage.nodes) for stage in stages) > 1,
         stages=stages,
-        crossings=_crossings(best),
+        crossings=tuple(map(make_crossing, best.walk.links, best.walk.route)),
         predicted=best.estimate.prediction,
         violations=best.violations,
         runner_ups=runner_ups,
@@ -74,28 +75,4 @@ def _stages(problem: Problem, best: Outcome) -> tuple[Stage, ...]:
         )
         for site, load, compute_s, codec_s, energy_j in parts
         for nodes in [problem.graph.nodes[load.start : load.stop]]
-    )
-
-
-def _crossings(best: Outcome) -> tuple[Crossing, ...]:
-    figures = zip(best.estimate.transfer_s, best.estimate.link_j, strict=True)
-    return tuple(
-        Crossing(
-            link=link.name,
-            cut=choice.cut.index,
-            after=choice.cut.after,
-            tensors=tuple(tensor.name for tensor in choice.cut.tensors),
-            shapes=choice.spec.shapes,
-            dtypes=choice.spec.dtypes,
-            codec=choice.codec,
-            payload_bytes=choice.spec.payload_bytes,
-            fixed_rate=choice.spec.fixed_rate,
-            transfer_s=transfer_s,
-            energy_j=energy_j,
-            accuracy=choice.accuracy,
-            origin=choice.origin,
-        )
-        for link, choice, (transfer_s, energy_j) in zip(
-            best.walk.links, best.walk.route, figures, strict=True
-        )
     )

@@ -102,10 +102,10 @@ def _as_route(setting: Setting, placement: Placement, choices: tuple[Choice, ...
     """Return the walk that a placement is; None if it is none, or passes a device again."""
     computing = [device for device, _ in groupby(placement.places)]
     stops = list(computing)
-    if stops[0] != setting.source:
-        stops.insert(0, setting.source)
-    if stops[-1] != setting.target:
-        stops.append(setting.target)
+    if stops[0] != setting.platform.source:
+        stops.insert(0, setting.platform.source)
+    if stops[-1] != setting.platform.target:
+        stops.append(setting.platform.target)
     ends = [(message.source, message.target) for message in placement.messages]
     carried = [setting.choices[message.pick] for message in placement.messages]
     once = all(len(ones) == len(set(ones)) for ones in (computing, stops[1:], stops[:-1]))

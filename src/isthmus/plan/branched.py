@@ -5,10 +5,9 @@ from dataclasses import replace
 from itertools import islice
 from math import ceil
 
-from isthmus.errors import InputError
-from isthmus.graph import Cut, Graph, Tensor, cuts
+from isthmus.graph import Cut, Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
-from isthmus.plan.choices import Choice, bind, known
+from isthmus.plan.choices import Choice, carried, known, make_crossing, other_model
 from isthmus.plan.estimate import codec_s, needs, stage_format
 from isthmus.plan.limits import (
     WHOLE,
@@ -157,7 +156,7 @@ def _inner(setting: Setting, placement: Placement) -> list[int]:
         for message in placement.messages
         for parcel in [setting.parcels[message.parcel]]
         if parcel.maker >= 0
-        and not (message.target == setting.target and parcel.readers[-1] == end)
+        and not (message.target == setting.platform.target and parcel.readers[-1] == end)
     ]
 
 
@@ -187,21 +186,7 @@ def _crossings(setting: Setting, placement: Placement) -> Iterator[Crossing]:
     for message in placement.messages:
         choice = setting.choices[message.pick]
         for _, link in hops(setting, message):
-            yield Crossing(
-                link=link.name,
-                cut=choice.cut.index,
-                after=choice.cut.after,
-                tensors=tuple(tensor.name for tensor in choice.cut.tensors),
-                shapes=choice.spec.shapes,
-                dtypes=choice.spec.dtypes,
-                codec=choice.codec,
-                payload_bytes=choice.spec.payload_bytes,
-                fixed_rate=choice.spec.fixed_rate,
-                transfer_s=link.transfer_s(choice.frame_bytes),
-                energy_j=link.transfer_j(choice.frame_bytes),
-                accuracy=choice.accuracy,
-                origin=choice.origin,
-            )
+            yield make_crossing(link, choice)
 
 
 def _read(
@@ -211,12 +196,12 @@ def _read(
     setting = make_setting(graph, platform)
     device_of = {name: stage.device for stage in plan.stages for name in stage.nodes}
     if device_of.keys() != {node.name for node in graph.nodes}:
-        raise _other("other operations")
-    places = tuple(setting.index(device_of[node.name]) for node in graph.nodes)
+        raise other_model("other operations")
+    places = tuple(setting.platform.index(device_of[node.name]) for node in graph.nodes)
     for index, place in enumerate(places):
         site = setting.sites[place]
         if site.barred[index + 1] > site.barred[index]:
-            raise _other(f"{graph.nodes[index].name} on {site.device.name}, which lacks it")
+            raise other_model(f"{graph.nodes[index].name} on {site.device.name}, which lacks it")
     crossings, own_cuts = list(plan.crossings), cuts(graph)
     messages: list[Message] = []
     choices: list[Choice] = []
@@ -226,25 +211,12 @@ def _read(
         mine = crossings[: len(leg.links)] if leg else []
         ways = [(crossing.link, crossing.tensors) for crossing in mine]
         if leg is None or ways != [(link.name, (tensor.name,)) for link in leg.links]:
-            raise _other(f"no way for {tensor.name} to {platform.devices[target].name}")
+            raise other_model(f"no way for {tensor.name} to {platform.devices[target].name}")
         del crossings[: len(mine)]
         messages.append(Message(parcel=parcel, source=source, target=target, pick=len(choices)))
-        choices.append(_choice(mine[0], tensor, own_cuts, accuracy))
+        cut = Cut(index=mine[0].cut, after=mine[0].after, tensors=(tensor,))
+        choices.append(known(carried(mine[0], cut), accuracy if cut in own_cuts else None))
     if crossings:
-        raise _other(f"a crossing of {', '.join(crossings[0].tensors)} that nothing reads")
+        raise other_model(f"a crossing of {', '.join(crossings[0].tensors)} that nothing reads")
     placement = Placement(places=places, messages=tuple(messages))
     return replace(setting, choices=tuple(choices)), placement
-
-
-def _choice(
-    crossing: Crossing, tensor: Tensor, places: tuple[Cut, ...], table: AccuracyTable | None
-) -> Choice:
-    spec = bind(crossing.codec, [tensor])
-    if not spec.fixed_rate:
-        spec = replace(spec, measured_bytes=crossing.payload_bytes)
-    cut = Cut(index=crossing.cut, after=crossing.after, tensors=(tensor,))
-    return known(Choice(cut=cut, spec=spec), table if cut in places else None)
-
-
-def _other(found: str) -> InputError:
-    return InputError(f"plan: found {found}, expected a plan of this model; plan again")

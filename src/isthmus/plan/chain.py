@@ -132,7 +132,7 @@ def _computing(cuts: Sequence[int], problem: Problem) -> list[int]:
     devices = path(problem.platform)[0]
     ends = pairwise((0, *cuts, len(problem.graph.nodes)))
     return [
-        problem.index(device.name)
+        problem.platform.index(device.name)
         for device, (start, stop) in zip(devices, ends, strict=True)
         if start < stop
     ]
@@ -174,7 +174,7 @@ def _nearest(
         plan = _with_room(make_plan(other, route, gap=None), problem, states)
         timed = (asked.latency_s, asked.interval_s) != (None, None) and len(must) < 2
         small = len(choices) * len(problem.stages) < _MANY
-        return _with_rate(plan, problem, within(choices, asked), must) if timed and small else plan
+        return _add_rate(plan, problem, within(choices, asked), must) if timed and small else plan
     scope = Scope(problem=without(NO_LIMITS))
     costs = make_costs(scope, overflow(scope))
     route = cheapest(states(scope), costs)
@@ -207,7 +207,7 @@ def _with_room(plan: Plan, problem: Problem, states: States) -> Plan:
     return replace(plan, violations=(first, *rest))
 
 
-def _with_rate(
+def _add_rate(
     plan: Plan, problem: Problem, choices: tuple[Choice, ...], must: Sequence[int]
 ) -> Plan:
     """Add to the remedies the rate of one link with which some plan keeps all limits."""

@@ -8,7 +8,7 @@ from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.branched import check_branched
-from isthmus.plan.choices import Choice, bind, known
+from isthmus.plan.choices import Choice, carried, known, other_model
 from isthmus.plan.estimate import make_site, stage_loads, stage_nodes
 from isthmus.plan.limits import Walk, violations
 from isthmus.plan.plan import Limits, Plan, Violation
@@ -127,7 +127,7 @@ def _check_stages(plan: Plan, graph: Graph, route: Sequence[Choice]) -> None:
             )
     for stage, nodes in zip(plan.stages, stage_nodes(len(graph.nodes), route), strict=True):
         if stage.nodes != tuple(graph.nodes[index].name for index in nodes):
-            raise _other_model(f"other operations on {stage.device}")
+            raise other_model(f"other operations on {stage.device}")
 
 
 def _route(plan: Plan, graph: Graph, accuracy: AccuracyTable | None) -> list[Choice]:
@@ -135,16 +135,9 @@ def _route(plan: Plan, graph: Graph, accuracy: AccuracyTable | None) -> list[Cho
     route = []
     for crossing in plan.crossings:
         if not 0 <= crossing.cut < len(places):
-            raise _other_model(f"cut {crossing.cut} of {len(places)}")
+            raise other_model(f"cut {crossing.cut} of {len(places)}")
         cut = places[crossing.cut]
         if crossing.tensors != tuple(tensor.name for tensor in cut.tensors):
-            raise _other_model(f"other tensors after {crossing.after}")
-        spec = bind(crossing.codec, cut.tensors)
-        if not spec.fixed_rate:
-            spec = replace(spec, measured_bytes=crossing.payload_bytes)
-        route.append(known(Choice(cut=cut, spec=spec), accuracy))
+            raise other_model(f"other tensors after {crossing.after}")
+        route.append(known(carried(crossing, cut), accuracy))
     return route
-
-
-def _other_model(found: str) -> InputError:
-    return InputError(f"plan: found {found}, expected a plan of this model; plan again")

@@ -16,8 +16,8 @@ from math import inf
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import LOSSLESS, AccuracyTable
-from isthmus.plan.plan import Limits, exceeds
-from isthmus.platform import Device
+from isthmus.plan.plan import Crossing, Limits, exceeds
+from isthmus.platform import Device, Link
 from isthmus.wire.frames import HEADER_BYTES
 from isthmus.wire.options import parse_options
 from isthmus.wire.spec import CodecSpec, codec_text, default_codec_text, parse_codec
@@ -193,6 +193,42 @@ def bind(text: str, tensors: Sequence[Tensor]) -> CodecSpec:
     raw = parse_options(text)[0] == "raw"
     dtypes = [(raw and tensor.held) or tensor.dtype for tensor in tensors]
     return parse_codec(text, shapes=[tensor.shape for tensor in tensors], dtypes=dtypes)
+
+
+def carried(crossing: Crossing, cut: Cut) -> Choice:
+    """Return the choice that a crossing of a plan is.
+
+    Raises:
+        InputError: Its codec cannot carry what crosses there.
+    """
+    spec = bind(crossing.codec, cut.tensors)
+    if not spec.fixed_rate:
+        spec = replace(spec, measured_bytes=crossing.payload_bytes)
+    return Choice(cut=cut, spec=spec)
+
+
+def make_crossing(link: Link, choice: Choice) -> Crossing:
+    """Write down that a link carries a choice."""
+    return Crossing(
+        link=link.name,
+        cut=choice.cut.index,
+        after=choice.cut.after,
+        tensors=tuple(tensor.name for tensor in choice.cut.tensors),
+        shapes=choice.spec.shapes,
+        dtypes=choice.spec.dtypes,
+        codec=choice.codec,
+        payload_bytes=choice.spec.payload_bytes,
+        fixed_rate=choice.spec.fixed_rate,
+        transfer_s=link.transfer_s(choice.frame_bytes),
+        energy_j=link.transfer_j(choice.frame_bytes),
+        accuracy=choice.accuracy,
+        origin=choice.origin,
+    )
+
+
+def other_model(found: str) -> InputError:
+    """Return what to raise where a plan is not one of this model."""
+    return InputError(f"plan: found {found}, expected a plan of this model; plan again")
 
 
 def known(choice: Choice, table: AccuracyTable | None) -> Choice:

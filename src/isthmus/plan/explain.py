@@ -228,7 +228,7 @@ def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick
 
 def _unsplit(problem: Problem) -> Iterator[Outcome]:
     """Yield all on the first device, all on the last, and all on the best of the others."""
-    ends = (problem.source, problem.target)
+    ends = (problem.platform.source, problem.platform.target)
     outer = (0, len(problem.graph.nodes))
     problem = narrowed(
         problem, [k for k, choice in enumerate(problem.choices) if choice.cut.index in outer]
@@ -346,7 +346,7 @@ def make_notes(
         for link, site in zip(best.walk.links, best.walk.sites[:-1], strict=True)
     ]
     if not hops:
-        device = problem.stages[problem.source].site.device
+        device = problem.stages[problem.platform.source].site.device
         hops = [(link, device) for link in problem.platform.links if device.name in link.between]
     return (
         *_split_notes(problem, best, runner_ups),

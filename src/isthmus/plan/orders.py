@@ -84,7 +84,7 @@ def everyone(problem: Problem) -> Steps:
 
 
 def _ends(problem: Problem) -> Ends:
-    source, target = problem.source, problem.target
+    source, target = problem.platform.source, problem.platform.target
     return Ends(
         source=source,
         target=target,
@@ -95,7 +95,7 @@ def _ends(problem: Problem) -> Ends:
 
 def _between(problem: Problem) -> list[int]:
     """Return the devices, but those at the ends, that can compute and that frames can pass."""
-    source, target = problem.source, problem.target
+    source, target = problem.platform.source, problem.platform.target
     return [
         index
         for index in range(len(problem.stages))

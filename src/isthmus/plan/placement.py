@@ -78,20 +78,6 @@ class Setting:
     choices: tuple[Choice, ...]
     legs: Mapping[tuple[int, int], Leg]
 
-    @property
-    def source(self) -> int:
-        """Index of the device where samples arise."""
-        return self.index(self.platform.input)
-
-    @property
-    def target(self) -> int:
-        """Index of the device where the answer is wanted."""
-        return self.index(self.platform.output)
-
-    def index(self, name: str) -> int:
-        """Return the index of a device."""
-        return [device.name for device in self.platform.devices].index(name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -227,7 +213,7 @@ def picks_for(setting: Setting, parcel: Parcel, source: int, target: int) -> tup
     devices = setting.platform.devices
     if (source, target) not in setting.legs:
         return ()
-    wanted = target == setting.target and parcel.readers[-1] == len(setting.graph.nodes)
+    wanted = target == setting.platform.target and parcel.readers[-1] == len(setting.graph.nodes)
     return tuple(
         pick
         for pick in (parcel.answers if wanted else parcel.picks)
@@ -242,7 +228,8 @@ def needed(setting: Setting, places: Sequence[int]) -> list[tuple[int, int, int]
     Returns:
         Of each message the indices of the parcel, the sender and the receiver.
     """
-    every = (*places, setting.target, setting.source)  # the caller's index is -1 as a maker
+    # As a maker the caller's index is -1.
+    every = (*places, setting.platform.target, setting.platform.source)
     return [
         (index, every[parcel.maker], target)
         for index, parcel in enumerate(setting.parcels)
@@ -261,7 +248,7 @@ def hops(setting: Setting, message: Message) -> Iterator[tuple[Device, Link]]:
 def weigh(setting: Setting, placement: Placement) -> Weighed:
     """Work out what a placement costs."""
     loads = _loads(setting, placement)
-    taken = {setting.source, setting.target, *placement.places}
+    taken = {setting.platform.source, setting.platform.target, *placement.places}
     busy_s: dict[Clock, float] = {}
     links_s = links_j = 0.0
     for message in placement.messages:
@@ -347,7 +334,7 @@ def _loads(setting: Setting, placement: Placement) -> tuple[Load, ...]:
 def _peaks(setting: Setting, placement: Placement) -> list[float]:
     """Return the largest sum of tensors and buffers that each device holds at one moment."""
     nodes = setting.graph.nodes
-    places = (*placement.places, setting.target, setting.source)
+    places = (*placement.places, setting.platform.target, setting.platform.source)
     lasts = [{places[reader]: reader for reader in parcel.readers} for parcel in setting.parcels]
     held = np.zeros((len(setting.sites), len(nodes) + 1))
     for parcel, last in zip(setting.parcels, lasts, strict=True):

@@ -21,7 +21,7 @@ import numpy as np
 
 from isthmus.plan.estimate import FORMAT, OBJECTIVES, Array, Clock, Estimate, Load, Site, compute_s
 from isthmus.plan.explain import Outcome, describe, make_walk, measure_of
-from isthmus.plan.limits import Walk
+from isthmus.plan.limits import Walk, with_rate
 from isthmus.plan.orders import States, around
 from isthmus.plan.plan import NO_LIMITS, Sensitivity
 from isthmus.plan.routes import Costs, Route, Steps, backward, ending_in, first_least, forward
@@ -242,7 +242,9 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     """
     if len(problem.stages) > _MOST_DEVICES:
         return ()
-    scope = Scope(problem=problem, paid=frozenset((problem.source, problem.target)))
+    scope = Scope(
+        problem=problem, paid=frozenset((problem.platform.source, problem.platform.target))
+    )
     stand = _stand(scope, around(problem, busy_stops(problem, best.route)))
     make = partial(_Figure, stand=stand)
     found = []
@@ -276,14 +278,14 @@ def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
                 name=f"{device.name} rate ({name})",
                 unit="MAC/s",
                 now=device.macs_per_s[name],
-                change=partial(_with_rate, device, name),
+                change=partial(_at_rate, device, name),
             )
     for link in dict.fromkeys(best.walk.links):
         yield make(
             name=f"link {link.name} rate",
             unit="byte/s",
             now=link.bytes_per_s,
-            change=partial(_with_link_rate, link),
+            change=partial(with_rate, link),
         )
 
 
@@ -296,12 +298,8 @@ def _formats(best: Outcome, device: Device) -> list[str]:
     return [name for name in used if name in device.macs_per_s]
 
 
-def _with_rate(device: Device, name: str, value: float) -> Device:
+def _at_rate(device: Device, name: str, value: float) -> Device:
     return replace(device, macs_per_s={**device.macs_per_s, name: value})
-
-
-def _with_link_rate(link: Link, value: float) -> Link:
-    return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
 
 
 def _next_winner(figure: _Figure, best: Walk, far: float) -> _Change | None:

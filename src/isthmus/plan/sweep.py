@@ -11,6 +11,7 @@ import numpy as np
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph
 from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.limits import with_rate
 from isthmus.plan.partition import partition
 from isthmus.plan.plan import Plan
 from isthmus.platform import Device, Link, Platform
@@ -204,10 +205,6 @@ def _set_share(device: Device, value: float) -> Device:
     return replace(device, efficiency=((1.0, value),))
 
 
-def _set_rate(link: Link, value: float) -> Link:
-    return replace(link, bytes_per_s=value, pins=None, clock_hz=None)
-
-
 def _set_pins(link: Link, value: float) -> Link:
     pins = max(1, round(value))
     return replace(link, pins=pins, bytes_per_s=pins * (link.clock_hz or 0.0) / 8)
@@ -235,7 +232,7 @@ def _device_figures(device: Device) -> dict[str, _Kind]:
 
 def _link_figures(link: Link) -> dict[str, _Kind]:
     found: dict[str, _Kind] = {
-        "bandwidth": ("byte/s", _set_rate),
+        "bandwidth": ("byte/s", with_rate),
         "latency": ("s", _set("latency_s")),
         "energy": ("J/byte", _set("j_per_byte")),
         "setup": ("s", _set("setup_s")),

@@ -161,20 +161,6 @@ class Problem:
             self.known[asked] = _fill(hops, self.legs, asked)
         return self.known[asked]
 
-    @property
-    def source(self) -> int:
-        """Index of the device where samples arise."""
-        return self.index(self.platform.input)
-
-    @property
-    def target(self) -> int:
-        """Index of the device where the answer is wanted."""
-        return self.index(self.platform.output)
-
-    def index(self, name: str) -> int:
-        """Return the index of a device."""
-        return [device.name for device in self.platform.devices].index(name)
-
 
 def make_problem(
     graph: Graph,
@@ -329,7 +315,7 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
             if swap.keys() & set(links)
         }
     else:
-        index = problem.index(owner.name)
+        index = problem.platform.index(owner.name)
         old = stages[index]
         devices = tuple(owner if d.name == owner.name else d for d in platform.devices)
         platform = replace(platform, devices=devices)

@@ -161,8 +161,10 @@ def make_costs(
         stages=stages,
         rank=problem.rank,
         hops=hop_costs(scope, measure),
-        first=np.where(cuts == 0, stages[problem.source].first[:-1], inf),
-        last=np.where(cuts == len(problem.graph.nodes), stages[problem.target].last[:-1], inf),
+        first=np.where(cuts == 0, stages[problem.platform.source].first[:-1], inf),
+        last=np.where(
+            cuts == len(problem.graph.nodes), stages[problem.platform.target].last[:-1], inf
+        ),
         most=measure.most,
     )
 

@@ -285,6 +285,20 @@ class Platform:
                 "round or make it half duplex"
             )
 
+    @property
+    def source(self) -> int:
+        """Index of the device where samples arise."""
+        return self.index(self.input)
+
+    @property
+    def target(self) -> int:
+        """Index of the device where the answer is wanted."""
+        return self.index(self.output)
+
+    def index(self, name: str) -> int:
+        """Return the index of a device."""
+        return [device.name for device in self.devices].index(name)
+
     def device(self, name: str) -> Device:
         """Return the device of that name."""
         for device in self.devices:

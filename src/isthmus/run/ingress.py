@@ -33,7 +33,7 @@ from isthmus.files import from_json
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
-from isthmus.run.hop import WINDOW, Arrival, Receiver, Sender
+from isthmus.run.hop import Arrival, Receiver, Sender
 from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
 from isthmus.run.terms import Terms
 
@@ -88,8 +88,6 @@ class Ingress:
         switch_at: How many requests may wait before the early exit answers the newest of them, as
             long as no more may be in flight (model switching, Zhang et al., HotCloud 2020); None:
             all.
-        depth: How many requests may be in flight; None is what `in_flight` says.
-        max_waiting: How many more may wait.
         adapter: Chooses the width of nested crossings; None leaves it to their senders.
     """
 
@@ -102,8 +100,6 @@ class Ingress:
         *,
         early_exit: EarlyExit | None = None,
         switch_at: int | None = None,
-        depth: int | None = None,
-        max_waiting: int = MAX_WAITING,
         adapter: Adapter | None = None,
     ) -> None:
         self.away: Callable[[], Sequence[str]] = tuple  # names of devices that are not there
@@ -114,8 +110,7 @@ class Ingress:
         self._bundle = bundle
         self._early_exit = early_exit
         self._switch_at = switch_at
-        self._depth = in_flight(bundle) if depth is None else min(depth, WINDOW)
-        self._max_waiting = max_waiting
+        self._depth = in_flight(bundle)
         self._adapter = adapter
         self._waiting: list[tuple[int, int, _Request]] = []  # a heap
         self._in_flight: dict[int, _Request] = {}
@@ -189,11 +184,11 @@ class Ingress:
         """Whether requests are taken."""
         return self._open
 
-    def drain(self, timeout_s: float) -> bool:
-        """Take no more requests, and wait until those that are known have ended."""
+    def drain(self) -> bool:
+        """Take no more requests; return whether those that are known have ended."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not self._known, timeout_s)
+            return not self._known
 
     def stop(self) -> None:
         """Take no more requests, and end those that are known."""
@@ -231,9 +226,9 @@ class Ingress:
     def _check_room(self, count: int) -> None:
         if not self._open:
             raise RequestError("the service is being stopped; ask again later", reason="busy")
-        if len(self._waiting) + count > self._max_waiting:
+        if len(self._waiting) + count > MAX_WAITING:
             raise RequestError(
-                f"{len(self._waiting)} requests wait already, of {self._max_waiting} that may; "
+                f"{len(self._waiting)} requests wait already, of {MAX_WAITING} that may; "
                 "ask again later",
                 reason="busy",
             )

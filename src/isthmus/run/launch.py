@@ -149,7 +149,7 @@ def run_bundle(
         calibration = _calibrate(workers, others, pause_s=min(pause_s, _LONGEST_PAUSE_S))
         payloads = _payloads(workers.bundle, width, calibration.timings)
         links_s = _links_s(workers, payloads) if throttle else 0.0
-        free = _breakdown(calibration, workers)
+        free = _breakdown(calibration)
         floor_per_hop_s = free.remainder_s / hops
         predicted_s = free.compute_s + free.codec_s + floor_per_hop_s * hops + links_s
         adapter = None
@@ -169,7 +169,7 @@ def run_bundle(
         accuracy=_accuracy(measured, labels),
         latency_s=_spread(measured.latencies_s),
         predicted_here_s=predicted_s,
-        breakdown=_breakdown(measured, workers, floor_per_hop_s=floor_per_hop_s),
+        breakdown=_breakdown(measured, floor_per_hop_s=floor_per_hop_s),
         throughput_per_s=flow.throughput_per_s,
         requests=len(measured.latencies_s),
         lost=measured.lost + flow.lost,
@@ -420,7 +420,7 @@ def _trace(workers: Workers, measured: _Pass, flow: _Flow) -> dict[str, Any]:
     return to_trace(names, [link.name for link in workers.links], spans, timings)
 
 
-def _breakdown(measured: _Pass, workers: Workers, *, floor_per_hop_s: float = 0.0) -> Breakdown:
+def _breakdown(measured: _Pass, *, floor_per_hop_s: float = 0.0) -> Breakdown:
     pairs = list(pairwise(measured.timings))
     compute_s = sum(median(work.compute_s for work in t.work) for t in measured.timings)
     link_s = sum(median(p.observed_s for p in near.passages) for near, _ in pairs)

@@ -156,7 +156,7 @@ class Service:
             self._turn(stop)
         end_s = time.monotonic() + _GRACE_S
         if self.ingress is not None:
-            while not self.ingress.drain(0.0) and time.monotonic() < end_s:
+            while not self.ingress.drain() and time.monotonic() < end_s:
                 self._turn(stop)
             self.ingress.stop()
         self._receiver.close()

@@ -38,7 +38,7 @@ from isthmus.study.database import (
     shown,
 )
 from isthmus.study.grid import SCHEMA, Cell, Grid, differences, stored_config
-from isthmus.study.records import StudyRecord, from_line, to_line, write_records
+from isthmus.study.records import StudyRecord, from_line, to_line
 
 _LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 
@@ -333,13 +333,6 @@ def records(study: Study) -> tuple[StudyRecord, ...]:
             )
         found[record.key] = record
     return tuple(found[key] for key in sorted(found))
-
-
-def export_records(study: Study, path: Path) -> tuple[StudyRecord, ...]:
-    """Write every finished cell as a line of ``records.jsonl``; see `records`."""
-    found = records(study)
-    write_records(path, found)
-    return found
 
 
 def summarize(study: Study) -> Summary:

@@ -60,11 +60,6 @@ def encode_array(array: Array) -> tuple[str, bytes]:
     return min(_forms(array), key=lambda found: len(found[1]))
 
 
-def form_bytes(array: Array) -> dict[str, int]:
-    """Return how many bytes an array takes in each form that can hold it."""
-    return {form: len(data) for form, data in _forms(array)}
-
-
 def _forms(array: Array) -> Iterator[tuple[str, bytes]]:
     flat = np.ascontiguousarray(array).reshape(-1)
     yield from _dense(flat)

@@ -21,11 +21,9 @@ References:
     https://arxiv.org/abs/2103.15306 (contexts whose symbols can be decoded together).
 """
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import Self
 
@@ -88,11 +86,6 @@ class Tables:
     def num_channels(self) -> int:
         """C: a map of fewer channels is coded as the first of them."""
         return len(self.centre)
-
-    @cached_property
-    def digest(self) -> str:
-        """The SHA-256 of the tables."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """Write the tables."""
