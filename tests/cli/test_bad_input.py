@@ -33,6 +33,26 @@ def one_line(result, *words):
         assert word in lines[0]
 
 
+PLAN = "plan digits-resnet two-mcu-spi "
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (PLAN + "--download --data-dir here", ["--data-dir, --download", "without --data;"]),
+        (PLAN + "--sweep link.bandwidth=1kbit/s..1Mbit/s --stream out", ["--stream", "--sweep"]),
+        ("compress digits-resnet --with fold --loss hinton", ["--loss", "without --epochs"]),
+        ("probe 127.0.0.1 --weights w.safetensors", ["--weights", "without --model"]),
+        ("probe --listen 127.0.0.1 --out p.yaml", ["--out", "without HOST"]),
+        ("study transfer --workers 2", ["--workers", "without a study that trains"]),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(isthmus, tmp_path, monkeypatch, command, words):
+    monkeypatch.chdir(tmp_path)
+    one_line(isthmus(*command.split()), *words)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

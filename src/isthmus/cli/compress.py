@@ -13,6 +13,7 @@ from isthmus.cli.options import (
     Json,
     Model,
     Weights,
+    check_used,
     input_texts,
     print_json,
     print_parts,
@@ -67,13 +68,14 @@ def compress(
         ),
     ] = 0,
     loss: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What is minimised, summed: task, hinton, decoupled, teacher-free, mutual; and "
             "of what the outermost blocks make: feature, attention, relational, fitnets, nst, "
-            "boundary, flow; or simkd, alone."
+            "boundary, flow; or simkd, alone.",
+            show_default="task,hinton",
         ),
-    ] = "task,hinton",
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),
     json_: Json = False,
@@ -97,6 +99,8 @@ def compress(
     from isthmus.study import compress_model
     from isthmus.train import FitConfig, augmentation_for
 
+    check_used(data is not None, "--data", data_dir=data_dir, download=download)
+    check_used(epochs > 0, "--epochs", loss=loss)
     steps = parse_chain(with_)
     torch.manual_seed(seed)
     loaded, example = read_model(model, weights, input_)
@@ -110,7 +114,7 @@ def compress(
         config = FitConfig(
             epochs=epochs,
             base_epochs=0 if trained else epochs,
-            losses=tuple(loss.split(",")),
+            losses=tuple((loss or "task,hinton").split(",")),
             seed=seed,
             augmentation=augmentation_for(data or ""),
         )

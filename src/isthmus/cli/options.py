@@ -77,6 +77,22 @@ def check_signed(bundle: Path, keys: Path | None, signed: bool, since: datetime 
     check_signature(bundle, keys, since=since)
 
 
+def check_used(used: bool, needs: str, **options: Any) -> None:
+    """Raise where options are given that nothing reads.
+
+    Args:
+        used: Whether something reads them.
+        needs: What would, e.g. ``"--data"``.
+        options: By their names without dashes; None, False and empty ones are not given.
+
+    Raises:
+        InputError: One is given in vain.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given and not used:
+        raise InputError(f"{', '.join(given)}: found without {needs}; add it, or leave this out")
+
+
 def read_model(
     model: str, weights: Path | None, inputs: list[str] | None
 ) -> tuple[Any, tuple[Any, ...]]:

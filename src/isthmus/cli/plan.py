@@ -13,6 +13,7 @@ from isthmus.cli.options import (
     Json,
     Model,
     Weights,
+    check_used,
     print_result,
     read_model,
 )
@@ -106,6 +107,9 @@ def plan(
     from isthmus.platform import load_platform
     from isthmus.report.plan_tables import plan_tables
 
+    check_used(data is not None, "--data", data_dir=data_dir, download=download)
+    if sweep and stream is not None:
+        raise InputError("--stream: found with --sweep, which finds many plans; leave one out")
     page = _page(out)
     target = load_platform(platform)
     loaded, example = read_model(model, weights, input_)
@@ -124,9 +128,7 @@ def plan(
         found_in = (data, data_dir, download)
         options |= _known(loaded, graph, target, options, fits or (), found_in)
     if sweep:
-        _sweep(
-            graph, target, sweep, options, title=f"{model} on {target.name}", out=out, json_=json_
-        )
+        _sweep(graph, target, sweep, options, title=title, out=out, json_=json_)
         return
     try:
         found = partition(graph, target, **options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus.cli.options import Json, Keys, print_result, read_model
+from isthmus.cli.options import Json, Keys, Weights, check_used, print_result, read_model
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def probe(
             "trusted local files only."
         ),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="safetensors, or a torch checkpoint of tensors alone; never run."),
-    ] = None,
+    weights: Weights = None,
     input_: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +48,10 @@ def probe(
         ),
     ] = None,
     keys: Keys = None,
-    out: Annotated[Path, typer.Option(help="Platform file to write.")] = Path("platform.yaml"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Platform file to write.", show_default="platform.yaml"),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Measure a link to another host, and both hosts, and write the platform file of it.
@@ -73,6 +73,8 @@ def probe(
 
     if (host is None) == (listen is None):
         raise InputError("found neither or both of HOST and --listen, expected one of them")
+    check_used(model is not None, "--model", weights=weights, input=input_)
+    check_used(listen is None, "HOST", out=out, json=json_)
     own_name = check_name(name or ("near" if listen is None else "far"))
     if host is None:
         place = check_listen(str(listen), keys)
@@ -80,6 +82,7 @@ def probe(
             own = _probed(own_name, model, weights, input_, progress)
         _answer(place, own, keys)
         return
+    out = out or Path("platform.yaml")
     check_out(out)
     wait_for_host(host, keys=keys)  # before this side takes its time
     with shown() as progress:

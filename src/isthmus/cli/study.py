@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli.options import DataDir, Download, Json, print_json, print_parts
+from isthmus.cli.options import DataDir, Download, Json, check_used, print_json, print_parts
 from isthmus.errors import InputError, RunError
 
 
@@ -63,8 +63,17 @@ def study(
     folder = out or Path(f"study-{name}")
     if meter and name != "transfer":
         raise InputError("--meter: is for `isthmus study transfer` alone; leave it out")
-    if (search or so_far) and name == "transfer":
-        raise InputError("--search, --so-far: transfer trains nothing; leave them out")
+    check_used(
+        name != "transfer",
+        "a study that trains",
+        search=search,
+        so_far=so_far,
+        storage=storage,
+        workers=workers > 1,
+        join=join,
+        data_dir=data_dir,
+        download=download,
+    )
     with shown() as progress:
         if name == "transfer":
             found = run_transfer(folder, meter, report=progress)
