@@ -15,12 +15,14 @@ from isthmus.links import Codec
 from isthmus.links.density import Density
 from isthmus.plan import partition
 from isthmus.platform import load_platform
+from isthmus.progress import silent
 from isthmus.train import (
     Augmentation,
     FitConfig,
     accuracy,
     climb_down,
     enough,
+    fill_tables,
     fit_base,
     fit_crossings,
     payload_bytes,
@@ -230,6 +232,48 @@ def test_a_ladder_goes_down_until_it_costs_too_much_and_reads_no_test_image():
     assert sizes == sorted(sizes, reverse=True)
     assert all(rung.drop <= 5 for rung in rungs[1:-1])
     assert enough(rungs, drop=5) in [rung.payload_bytes for rung in rungs]
+
+
+def test_an_interrupted_ladder_goes_on_and_finds_the_same_rungs(tmp_path):
+    data, model = trained(256)
+
+    def climb(folder, report=silent):
+        _, again = trained(256)
+        return climb_down(
+            lambda: split_with_codecs(again, plan_of(again, CODED)),
+            model,
+            data,
+            FitConfig(epochs=4, batch_size=16),
+            drop=5,
+            progress=Progress(report=report, checkpoints=folder),
+        )
+
+    def stop(step, done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    whole = climb(tmp_path / "whole")
+    assert len(whole) > 2
+    with pytest.raises(KeyboardInterrupt):
+        climb(tmp_path / "stopped", stop)
+    first = tmp_path / "stopped" / "ladder-0" / "receiver" / "state.ckpt"
+    written = first.stat().st_mtime_ns
+    assert climb(tmp_path / "stopped") == whole
+    assert first.stat().st_mtime_ns == written
+
+
+def test_data_sorted_by_class_are_calibrated_on_as_well_as_others():
+    data, model = trained(2048)
+    order = data.y_train.argsort(kind="stable")
+    by_class = replace(data, x_train=(data.x_train[0][order],), y_train=data.y_train[order])
+    split_model = split_with_codecs(model, plan_of(model, "uniform:bits=4+entropy"))
+    begin(split_model, by_class, FitConfig(), progress=Progress())
+    fill_tables(split_model, by_class)
+    (codec,) = (codec for codec in split_model.codecs if isinstance(codec, Codec))
+    (real,) = payload_bytes(split_model, data.x_test)
+    assert codec.spec.payload_bytes == pytest.approx(real, rel=0.03)
+    whole = accuracy(model, data.x_test, data.y_test)
+    assert accuracy(split_model, data.x_test, data.y_test) == pytest.approx(whole, abs=0.02)
 
 
 def test_the_fewest_bytes_within_the_drop_are_enough():

@@ -6,7 +6,7 @@ in a `Dataset`, 8-bit in `Images`.
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,22 @@ class Dataset:
     def unlabelled(self) -> bool:
         """Whether a training sample has no label."""
         return bool((self.y_train == NO_LABEL).any())
+
+
+def few_of(arrays: Sequence[np.ndarray], most: int) -> Arrays:
+    """Return some samples, drawn evenly by a fixed seed and in their order; all where no more.
+
+    The first ones of a data set may be of one class.
+
+    Args:
+        arrays: Each (N, ...), of the same samples.
+        most: How many at most.
+    """
+    num = len(arrays[0])
+    if num <= most:
+        return tuple(arrays)
+    chosen = np.sort(np.random.default_rng(0).permutation(num)[:most])
+    return tuple(x[chosen] for x in arrays)
 
 
 def load_data(

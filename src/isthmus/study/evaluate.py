@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from isthmus.bundle import WidthEntry
-from isthmus.data import Dataset, load_data
+from isthmus.data import Dataset, few_of, load_data
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.export import Verification, check_devices, export
@@ -337,7 +337,7 @@ def fit_model(
         graph=graph,
         model=model,
         split_model=split_model,
-        samples=tuple(x[:_NUM_SAMPLES] for x in data.x_test),
+        samples=few_of(data.x_test, _NUM_SAMPLES),
     )
 
 

@@ -24,19 +24,19 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.data import Dataset
+from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.links.nested import crossed, drawn_widths
 from isthmus.split import SplitModel
-from isthmus.train.fit import FitConfig, Sender, calibrate, first, predict
+from isthmus.train.fit import FitConfig, Sender, calibrate, first, predict, walk
 from isthmus.train.loop import (
     Batch,
     Batches,
@@ -54,6 +54,8 @@ LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win
 
 _NUM_CALIBRATED = 512
 _NUM_COUNTED = 4096  # training samples whose symbols fill the tables
+_LEAST_COUNTED = 64
+_MOST_VALUES = 1 << 26  # at a crossing, of all of them
 _DENSITY_RATE = 1e-2
 _BATCH = 512
 
@@ -132,7 +134,7 @@ def begin(
         progress: Where to report.
     """
     teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
-    start = tuple(torch.from_numpy(x[:_NUM_CALIBRATED]) for x in data.x_train)
+    start = tuple(map(torch.from_numpy, few_of(data.x_train, _NUM_CALIBRATED)))
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
@@ -187,16 +189,15 @@ def fill_tables(split_model: SplitModel, data: Dataset) -> None:
         split_model: Its codecs ready for use.
         data: Only its training half is read.
     """
-    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
+    coded = [c for c in split_model.codecs if isinstance(c, Codec) and c.spec.entropy]
+    if not coded:
         return
-    split_model.eval()
-    tensors = tuple(torch.from_numpy(x[:_NUM_COUNTED]) for x in data.x_train)
-    with torch.no_grad():
-        for stage, codec in zip(split_model.stages[:-1], split_model.codecs, strict=True):
-            tensors = stage(*tensors)
-            if isinstance(codec, Codec):
-                codec.fit_tables(tensors)
-                tensors = codec(tensors)
+    widest = max(sum(map(prod, codec.spec.shapes)) for codec in coded)
+    most = min(_NUM_COUNTED, max(_LEAST_COUNTED, _MOST_VALUES // widest))
+    inputs = tuple(map(torch.from_numpy, few_of(data.x_train, most)))
+    for _, codec, tensors in walk(split_model, inputs):
+        if codec in coded:
+            codec.fit_tables(tensors)
 
 
 def payload_bytes(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> tuple[float, ...]:
@@ -247,7 +248,7 @@ def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord |
             progress=fit.progress,
         )
     model.eval()
-    return record
+    return replace(record, rate_weight=float(fit.rate.weight)) if fit.rate.densities else record
 
 
 def _features(fit: Fit) -> Phase:
@@ -430,18 +431,12 @@ def _batches(fit: Fit, *, live: bool) -> Batches:
     )
 
 
+@torch.no_grad()
 def _calibrate_rate(rate: Rate, split_model: SplitModel, inputs: Inputs) -> None:
     """Let the densities cover what the calibrated codecs send."""
-    tensors = inputs
-    with torch.no_grad():
-        for index, (stage, codec) in enumerate(
-            zip_longest(split_model.stages[:-1], split_model.codecs)
-        ):
-            tensors = stage(*tensors)
-            if isinstance(codec, Codec):
-                symbols = codec.sender(tensors)
-                rate.calibrate(index, symbols)
-                tensors = codec.receiver(symbols)
+    for index, codec, tensors in walk(split_model, inputs):
+        if isinstance(codec, Codec):
+            rate.calibrate(index, codec.sender(tensors))
 
 
 @contextmanager

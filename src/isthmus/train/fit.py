@@ -4,7 +4,7 @@ All training runs on lightning; the same seed on the same machine gives the same
 folder for checkpoints an interrupted fit goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from isthmus.split import SplitModel
 from isthmus.train.augment import Augmentation
 from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress, run_phase
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
+
+_BATCH = 128
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
 
@@ -121,14 +123,36 @@ def fit_base(
 
 def calibrate(split_model: SplitModel, inputs: Sequence[Tensor]) -> None:
     """Set every codec's ranges from the activations that it will carry, first crossing first."""
+    for _, codec, tensors in walk(split_model, inputs):
+        if isinstance(codec, Codec):
+            codec.calibrate(tensors)
+
+
+@torch.no_grad()
+def walk(
+    split_model: SplitModel, inputs: Sequence[Tensor]
+) -> Iterator[tuple[int, nn.Module, tuple[Tensor, ...]]]:
+    """Yield each crossing's index, its codec, and what leaves the stage before it.
+
+    The next stage gets what the codec, as it is by then, makes of that. All in evaluation.
+    """
     split_model.eval()
     tensors = tuple(inputs)
-    with torch.no_grad():
-        for stage, codec in zip(split_model.stages, [*split_model.codecs, None], strict=True):
-            tensors = stage(*tensors)
-            if isinstance(codec, Codec):
-                codec.calibrate(tensors)
-                tensors = codec(tensors)
+    pairs = zip(split_model.stages[:-1], split_model.codecs, strict=True)
+    for index, (stage, codec) in enumerate(pairs):
+        tensors = _in_batches(stage, tensors)
+        yield index, codec, tensors
+        if isinstance(codec, Codec):
+            tensors = _in_batches(lambda *x, codec=codec: codec(x), tensors)
+
+
+def _in_batches(
+    function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Compute few samples at a time, as those inside may be larger than what comes out."""
+    batches = zip(*(x.split(_BATCH) for x in tensors), strict=True)
+    parts = [function(*batch) for batch in batches]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def predict(

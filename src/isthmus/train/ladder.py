@@ -61,7 +61,7 @@ def climb_down(
         data: Only its training half is read.
         config: Epochs, rates and seed.
         drop: Points of accuracy that may be lost.
-        progress: Told of every rung.
+        progress: Told of every rung; with a folder, an interrupted ladder goes on where it was.
 
     Returns:
         The rungs, widest first; the last one alone may lose too much.
@@ -77,8 +77,7 @@ def climb_down(
         )
     held = _held_out(data)
     config = replace(config, epochs=max(1, config.epochs // 4), wanted_bytes=None)
-    quiet = Progress()
-    fit = begin(split_model, held, config, progress=quiet)
+    fit = begin(split_model, held, config, progress=_kept(progress, 0))
     assert fit is not None
     match_features(fit)
     best = accuracy(whole, held.x_test, held.y_test)
@@ -86,7 +85,7 @@ def climb_down(
     rungs: list[Rung] = []
     for number in range(_MOST_RUNGS):
         fit.rate.want(wanted)
-        tune_receiver(fit)
+        tune_receiver(replace(fit, progress=_kept(progress, number)))
         reached = accuracy(split_model, held.x_test, held.y_test)
         rungs.append(
             Rung(
@@ -102,6 +101,12 @@ def climb_down(
             break
         wanted = min(wanted, rungs[-1].payload_bytes) * _STEP
     return tuple(rungs)
+
+
+def _kept(progress: Progress, number: int) -> Progress:
+    """Return where a rung keeps its state; it reports nothing itself."""
+    folder = progress.checkpoints
+    return Progress(checkpoints=folder and folder / f"ladder-{number}")
 
 
 def enough(rungs: tuple[Rung, ...], *, drop: float) -> float:

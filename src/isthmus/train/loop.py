@@ -32,6 +32,7 @@ class PhaseRecord:
         losses: Mean loss of each.
         learning_rates: With which each began; of the first group of weights.
         accuracies: On held-out samples after each, 0..1; empty where none were held out.
+        rate_weight: Lambda at its end, the loss that a bit costs; None where nothing is coded.
         seconds: Time it took; of the last sitting, where it was resumed.
     """
 
@@ -40,6 +41,7 @@ class PhaseRecord:
     losses: tuple[float, ...]
     learning_rates: tuple[float, ...] = ()
     accuracies: tuple[float, ...] = ()
+    rate_weight: float | None = None
     seconds: float
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isthmus.data import few_of
 from isthmus.errors import InputError
 from isthmus.models.joint import kept
 from isthmus.train.fit import first
@@ -47,7 +48,7 @@ class Reuse(nn.Module):
 
     def __init__(self, model: nn.Module, teacher: nn.Module, inputs: Sequence[np.ndarray]) -> None:
         super().__init__()
-        start = tuple(torch.from_numpy(x[:_STARTING]) for x in inputs)
+        start = tuple(map(torch.from_numpy, few_of(inputs, _STARTING)))
         self.path = classifier(teacher, start)
         if not self.path or self.path != classifier(model.eval(), start):
             raise InputError(

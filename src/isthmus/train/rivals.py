@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from isthmus.data import Dataset
+from isthmus.data import Dataset, few_of
 from isthmus.links import Codec, make_codec
 from isthmus.plan import Plan
 from isthmus.split import SplitModel, split
@@ -77,7 +77,7 @@ def png_bytes(data: Dataset) -> float | None:
     """Return the mean size of the training inputs as PNG, or None where they are no images."""
     if len(data.x_train) != 1 or not is_image(data.x_train[0]):
         return None
-    x = data.x_train[0][:500]
+    (x,) = few_of(data.x_train, 500)
     spec = parse_codec("png", shapes=(x.shape[1:],), dtypes=("float32",))
     return float(np.mean([len(pack(spec, [pixels])) for pixels in _pixels(x)]))
 
@@ -115,7 +115,7 @@ def _post_hoc(model: nn.Module, plan: Plan, data: Dataset) -> list[Rival]:
             make_codec(parse_codec(text, shapes=crossing.shapes, dtypes=crossing.dtypes))
         )
     quantized = split(copy.deepcopy(model), plan, codecs, eval_form=True)
-    calibrate(quantized, [torch.from_numpy(x[:512]) for x in data.x_train])
+    calibrate(quantized, tuple(map(torch.from_numpy, few_of(data.x_train, 512))))
     correct = accuracy(quantized, data.x_test, data.y_test)
     payloads = _widest(quantized, [torch.from_numpy(x) for x in data.x_test])
     sizes = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.data import Dataset
+from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
 from isthmus.models.joint import Joint, kept
 from isthmus.train.fit import FitConfig, check_labels, first
@@ -159,7 +159,7 @@ def agreement(model: nn.Module, teacher: nn.Module, data: Dataset) -> float:
         teacher: What it came from.
         data: Only its training half is read.
     """
-    inputs = [torch.from_numpy(x[:_COMPARED]) for x in data.x_train]
+    inputs = tuple(map(torch.from_numpy, few_of(data.x_train, _COMPARED)))
     answers = [first(network.eval()(*inputs)).argmax(dim=1) for network in (model, teacher)]
     return float((answers[0] == answers[1]).double().mean())
 
