@@ -10,9 +10,9 @@
 
 The network is a ResNet-20 for CIFAR-100 with three stages, ``layer1`` to ``layer3``, that takes
 normalized images. All bytes are those of really coded payloads of all 10,000 test images, without
-the frame's header. Everything is fitted on training images, and no row is picked among several by
-its test accuracy; what the test set was looked at for besides is said on the page. A finished row
-is a line of ``link_rate_*.jsonl``; training goes on from its last epoch when it was stopped.
+the frame's header. Everything is fitted on training images; what the test set was looked at for
+besides is said on the page. A finished row is a line of ``link_rate_*.jsonl``; training goes on
+from its last epoch when it was stopped.
 """
 
 import argparse
@@ -201,7 +201,8 @@ def plan_of(model: nn.Module, cut: str, codec: str) -> tuple[Plan, dict[str, Any
     index = place(graph, cut)
     plan = partition(graph, load_platform(PLATFORM), codec=codec, cut=index)
     share = sum(node.macs or 0 for node in graph.nodes[:index]) / graph.macs
-    return plan, {"cut": CUTS[cut][0], "macs_before_share": round(share, 4)}
+    facts = {"macs_before_share": round(share, 4), "macs_whole": graph.macs}
+    return plan, {"cut": CUTS[cut][0], **facts}
 
 
 def crossings(split_model: SplitModel, data: Dataset) -> tuple[torch.Tensor, ...]:
@@ -452,6 +453,7 @@ def images(model: nn.Module, arguments: argparse.Namespace) -> Iterator[dict[str
 
 
 # Bytes within a point of the whole model that were asked for: sender tuned, sender frozen.
+SEEDS = 3  # that a target is met with
 TARGETS = {"after stage 1": (384, 512), "after stage 2": (192, 256), "stage 3, block 1": (96, 128)}
 
 
@@ -528,6 +530,7 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
         f"![Accuracy against bytes, a panel for each cut]({name}.png)",
         "",
     ]
+    macs = {row["network"]: row["macs_whole"] for row in rows if "macs_whole" in row}
     for network, cut in cuts:
         own = [row for row in rows if (row["network"], row["cut"]) == (network, cut)]
         own.sort(key=lambda row: -row["bytes_mean"])
@@ -540,7 +543,7 @@ def page(rows: Sequence[dict[str, Any]], name: str) -> str:
             "",
             "| method | sender | bytes, mean | bytes, p95 | accuracy, % | drop | encoder MACs |",
             "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-            *(line(row) for row in own),
+            *(line(row, macs.get(network)) for row in own),
             "",
         ]
     if learned:
@@ -575,9 +578,18 @@ def wanted(row: dict[str, Any]) -> str:
     return size + f" --codec {codec}" * (codec != usual) + " --bf16" * row.get("bf16", False)
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: dict[str, Any], macs_whole: int | None) -> str:
+    """Return a row of a table; an encoder's MACs beside those before the cut and those behind."""
     sender = {True: "frozen", False: "tuned"}.get(row.get("sender_frozen", "-"), "")
     macs = f"{row['encoder_macs']:,}" if row.get("encoder_macs") is not None else ""
+    if row.get("encoder_macs") and macs_whole:
+        before = row["macs_before_share"] * macs_whole
+        macs += f" ({row['encoder_macs'] / before:.1%} of those before"
+        macs += (
+            ", more than the rest of the network)"
+            if (row["encoder_macs"] >= macs_whole - before)
+            else ")"
+        )
     return (
         f"| {row['method']} | {sender} | {row['bytes_mean']:,.1f} | {row['bytes_p95']:,.0f} | "
         f"{100 * row['accuracy']:.2f} | "
@@ -594,17 +606,24 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
             allowed = {True} if frozen else {True, False}
             own = means([r for r in rows if r["cut"] == cut and r.get("sender_frozen") in allowed])
             good = [r for r in own if 100 * (whole - r["accuracy"]) <= 1]
+            met = [r for r in good if r["bytes_mean"] <= target]
             wanted = f"{cut}, {words}: wanted {target} bytes within 1 point"
-            if good:
-                best = min(good, key=lambda r: r["bytes_mean"])
-                verdict = "met" if best["bytes_mean"] <= target else "missed"
+            if met:
+                best = max(met, key=lambda r: (r["seeds"], -r["bytes_mean"]))
                 surer = [
                     r
                     for r in own
                     if r["seeds"] > best["seeds"] and r["bytes_mean"] <= target and r not in good
                 ]
+                verdict = (
+                    "met"
+                    if best["seeds"] >= SEEDS
+                    else f"met, by {best['seeds']} of {SEEDS} seeds"
+                )
                 but = "".join(f"; but {said(r, whole)}" for r in surer)
                 yield f"{wanted}; {verdict}: {said(best, whole)}{but}."
+            elif good:
+                yield f"{wanted}; missed: {said(min(good, key=bytes_of), whole)}."
             elif own:
                 yield f"{wanted}; missed: best {said(max(own, key=accuracy_of), whole)}."
             else:
@@ -633,10 +652,10 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Seeds trained in float32 and in bfloat16 count alike.
     """
-    by_training: dict[Any, list[dict[str, Any]]] = {}
+    by_training: dict[Any, dict[int, dict[str, Any]]] = {}
     for row in rows:
         key = (row["method"], row["wanted_bytes"], row["epochs"], row["sender_frozen"])
-        by_training.setdefault(key, []).append(row)
+        by_training.setdefault(key, {})[row["seed"]] = row
     return [
         {
             **group[0],
@@ -644,8 +663,12 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "bytes_mean": float(np.mean([row["bytes_mean"] for row in group])),
             "accuracy": float(np.mean([row["accuracy"] for row in group])),
         }
-        for group in by_training.values()
+        for group in (list(of_seed.values()) for of_seed in by_training.values())
     ]
+
+
+def bytes_of(row: dict[str, Any]) -> float:
+    return float(row["bytes_mean"])
 
 
 def accuracy_of(row: dict[str, Any]) -> float:

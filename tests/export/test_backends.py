@@ -13,10 +13,13 @@ from isthmus.errors import CaptureError
 from isthmus.export import export
 from isthmus.export.export import Program, write_program
 from isthmus.graph import capture
+from isthmus.links import make_codec
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.run import start_workers
 from isthmus.train import calibrate, split_with_codecs
+from isthmus.wire import parse_codec
+from isthmus.wire.formats import CROSSING
 from tests.nets import NETS
 
 MIXED = """
@@ -93,6 +96,41 @@ def test_the_operators_that_are_allowed_write_to_nothing_and_draw_no_lots():
         assert torch.Tag.nondeterministic_seeded not in operator.tags, name
         texts = {each.name for each in operator._schema.arguments if "str" in str(each.type)}
         assert texts <= {"approximate", "rounding_mode"}, name  # no names of files
+
+
+class Empty(nn.Module):
+    """A stage that only passes on."""
+
+    def forward(self, *inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "uniform:bits=8",
+        "uniform:bits=4,per=vector",
+        "bottleneck:ratio=2,bits=8",
+        "bottleneck:ratio=2,stride=2,hidden=8,bits=8",
+        *(f"float:format={name}" for name in CROSSING),
+    ],
+)
+def test_a_codec_sends_the_same_symbols_on_every_backend(tmp_path, codec, backend):
+    pytest.importorskip(backend)
+    torch.manual_seed(0)
+    x = torch.randn(4, 16, 8, 8).relu() * 2.0 ** torch.randint(-12, 12, (4, 16, 1, 1))
+    carrier = make_codec(parse_codec(codec, shapes=[(16, 8, 8)], dtypes=["float32"]))
+    carrier.calibrate((x,))
+    path = tmp_path / "x" / "program.onnx"
+    write_program(Program(None, Empty(), carrier).eval(), (x[:2],), path, device="x")
+    found = load_program(path, backend=backend)([x.numpy()])
+    with torch.no_grad():
+        wanted = carrier.sender((x,))
+    for ours, theirs in zip(found, wanted, strict=True):
+        apart = abs(ours.astype(np.int64) - theirs.numpy().astype(np.int64))
+        assert apart.max() <= (not codec.startswith("float"))  # else a value on an edge
+        assert np.count_nonzero(apart) <= 0.001 * apart.size
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from math import inf
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,10 @@ def test_blocks_bear_zeros_infinities_and_the_smallest_values(name):
     (restored,) = make(name, 64).eval()((x,))
     assert torch.equal(restored[:, :32], x[:, :32])
     assert restored[0, 32].item() == pytest.approx(3e38, rel=0.3)
+    x[0, 32:34] = torch.tensor([inf, -inf])
+    (restored,) = make(name, 64).eval()((x,))
+    assert restored[0, 32] == -restored[0, 33]
+    assert 2e38 < restored[0, 32] < inf
     tiny = torch.full((1, 32), 1e-45)
     assert (make(name, 32).eval()((tiny,))[0].abs() < 1e-37).all()
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle, confidence, read_bundle
 from isthmus.errors import BundleError
+from isthmus.links import Codec
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
 from isthmus.wire.pack import read_tables
@@ -29,6 +30,9 @@ class Verification:
         largest_difference: Largest absolute difference of any output.
         equal_predictions: Share of samples with the same largest output, 0..1.
         payload_bytes: Mean payload of each crossing.
+        symbols_differ: The share of each crossing's integers that are other ones than the model's,
+            0..1; None where floats go as they are.
+        symbols_apart: The largest difference of these, in steps.
         early_exit_equal: The share of samples for which the early exit predicts what the model
             does; None where there is none.
         early_exit_share: The share of samples of which it is sure, so that nothing crosses; None
@@ -43,6 +47,8 @@ class Verification:
     largest_difference: float
     equal_predictions: float
     payload_bytes: tuple[float, ...]
+    symbols_differ: tuple[float | None, ...] = ()
+    symbols_apart: tuple[int | None, ...] = ()
     early_exit_equal: float | None = None
     early_exit_share: float | None = None
     early_exit_sure_equal: float | None = None
@@ -87,12 +93,16 @@ def verify(
         read_tables(path / crossing.tables, spec) if crossing.tables else ()
         for crossing, spec in zip(bundle.crossings, specs, strict=True)
     ]
-    with torch.no_grad():
-        expected = tree_leaves(split_model.eval()(*(torch.from_numpy(x) for x in inputs)))
+    expected, sent = _expected(split_model, inputs)
+    counts = [_Counted() for _ in specs]
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
     for i in range(len(inputs[0])):
-        outputs = _run(programs, specs, tables, [x[i : i + 1] for x in inputs], payloads[i])
+        outputs, crossed = _run(
+            programs, specs, tables, [x[i : i + 1] for x in inputs], payloads[i]
+        )
+        for count, symbols, wanted_N in zip(counts, crossed, sent, strict=True):
+            count.add(symbols, [x[i : i + 1] for x in wanted_N])
         for output, wanted in zip(outputs, expected, strict=True):
             largest = max(largest, _difference(output, wanted[i : i + 1].numpy(), where=path))
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
@@ -101,6 +111,8 @@ def verify(
         largest_difference=largest,
         equal_predictions=equal / len(inputs[0]),
         payload_bytes=tuple(payloads.mean(axis=0).tolist()),
+        symbols_differ=tuple(c.differ / c.all if c.all else None for c in counts),
+        symbols_apart=tuple(c.apart if c.all else None for c in counts),
         **_early_exit(path, bundle, inputs, expected[0].numpy(), labels_N),
     )
     flips = result.samples - equal
@@ -119,17 +131,59 @@ def _run(
     tables: Sequence[Sequence[Tables]],
     inputs: Sequence[np.ndarray],
     payload_bytes: np.ndarray,
-) -> Sequence[np.ndarray]:
-    """Return one sample's outputs, each (1, ...); fill in the payload of each crossing."""
+) -> tuple[Sequence[np.ndarray], list[Sequence[np.ndarray]]]:
+    """Return one sample's outputs and the symbols of each crossing, each (1, ...).
+
+    The payload of each crossing is filled in.
+    """
     symbols: Sequence[np.ndarray] = inputs
+    crossed = []
     for k, program in enumerate(programs):
         if program is not None:
             symbols = program(symbols)
         if k < len(specs):
             payload = pack(specs[k], [array[0] for array in symbols], tables[k])
             payload_bytes[k] = len(payload)
+            crossed.append(symbols)
             symbols = [array[None] for array in unpack(specs[k], payload, tables[k])]
-    return symbols
+    return symbols, crossed
+
+
+@dataclass(slots=True)
+class _Counted:
+    """How many integers crossed, how many were others than the model's, and by how much."""
+
+    all: int = 0
+    differ: int = 0
+    apart: int = 0
+
+    def add(self, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
+        for x, y in zip(found, wanted, strict=True):
+            if x.dtype.kind in "iu":
+                apart = np.abs(x.astype(np.int64) - y.astype(np.int64))
+                self.all += apart.size
+                self.differ += int(np.count_nonzero(apart))
+                self.apart = max(self.apart, int(apart.max(initial=0)))
+
+
+@torch.no_grad()
+def _expected(
+    split_model: SplitModel, inputs: Sequence[np.ndarray]
+) -> tuple[list[torch.Tensor], list[list[np.ndarray]]]:
+    """Return the model's outputs (N, ...), and the symbols that it sends at each crossing."""
+    split_model.eval()
+    tensors = tuple(map(torch.from_numpy, inputs))
+    expected = tree_leaves(split_model(*tensors))
+    sent: list[list[np.ndarray]] = []
+    for stage, codec in zip(split_model.stages[:-1], split_model.codecs, strict=True):
+        tensors = stage(*tensors)
+        if isinstance(codec, Codec):
+            symbols = codec.sender(tensors)
+            sent.append([x.numpy() for x in symbols])
+            tensors = codec.receiver(symbols)
+        else:  # a relay passes on what came
+            sent.append(sent[-1])
+    return expected, sent
 
 
 def _early_exit(

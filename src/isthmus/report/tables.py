@@ -213,6 +213,11 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
     add_row(table, "equal predictions", percent(verification.equal_predictions))
     add_row(table, "largest difference of an output", f"{verification.largest_difference:.3g}")
     add_row(table, "payload of each crossing, mean bytes", payloads or "nothing crosses")
+    counted = [share for share in verification.symbols_differ if share is not None]
+    if counted:
+        apart = max(steps or 0 for steps in verification.symbols_apart)
+        most = f"{max(counted):.4%}, by {apart} at most" if any(counted) else "none"
+        add_row(table, "symbols other than the model's, at the worst crossing", most)
     if verification.early_exit_equal is not None:
         equal = percent(verification.early_exit_equal)
         add_row(table, "early exit, predictions equal to the model's", equal)
