@@ -7,6 +7,7 @@ The ``>>>`` blocks of README.md, docs and docstrings are run by pytest itself: s
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -59,9 +60,15 @@ def test_every_stage_has_its_page():
         "study",
     )
     headings = ["## What goes in", "## What comes out", "## An example", "## The options"]
-    for stage in (*stages, "compress", "report"):
+    for stage in (*stages, "report"):
         found = re.findall(r"^## .*$", (DOCS / f"{stage}.md").read_text(), re.M)
         assert found[:4] == headings, stage
+
+
+def test_the_layers_that_contributors_read_are_those_that_are_checked():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert "\n".join(f"    {line}" for line in layers) in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_the_platform_file_of_the_documentation_can_be_read(tmp_path):

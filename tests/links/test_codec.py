@@ -156,6 +156,13 @@ def test_calibration_refuses_what_is_not_finite():
         make("uniform", (2,)).calibrate((torch.tensor([[1.0, torch.nan]]),))
 
 
+@pytest.mark.parametrize("text", ["uniform:range=mse", "bottleneck:ratio=2"])
+def test_calibration_refuses_what_is_too_large_to_square(text):
+    codec = make_codec(parse_codec(text, shapes=[(4, 2, 2)], dtypes=["float32"]))
+    with pytest.raises(InputError, match=r"found activations up to 1e\+19, expected .* at most"):
+        codec.calibrate((torch.full((2, 4, 2, 2), 1e19),))
+
+
 def test_a_codec_in_training_does_not_compress():
     with pytest.raises(InputError, match=r"call eval\(\) first"):
         make("uniform", (2,)).compress((torch.zeros(1, 2),))

@@ -35,7 +35,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("isthmus-demo"),
     json_: Json = False,
 ) -> None:
-    """Run the whole chain on handwritten digits, in a minute or two on two cores.
+    """Run the whole chain on handwritten digits, in about a minute on two cores.
 
     Trains a small ResNet that fits on neither of two microcontrollers, finds where to cut it,
     learns how little has to cross, and runs both halves as processes over an emulated SPI link.

@@ -26,6 +26,8 @@ from isthmus.wire.tables import Tables, as_map, fit_tables, join_tables, split_t
 
 Tensors = tuple[Tensor, ...]
 _MEASURED = Struct("<dd")
+_RANGED = ("uniform", "bottleneck")  # what squares activations to find its ranges
+_MOST = 1e16
 
 
 class Codec(nn.Module):
@@ -112,7 +114,7 @@ class Codec(nn.Module):
         """Set ranges, steps and narrow layers from real activations, before any training.
 
         Raises:
-            InputError: An activation is not finite.
+            InputError: An activation is not finite, or too large for squares of it.
         """
         carried = tensors if self._join is None else self._join(tensors)
         for calibrate, x in zip(self._calibrate, carried, strict=True):
@@ -120,6 +122,11 @@ class Codec(nn.Module):
                 raise InputError(
                     f"codec {self.spec.name}: the calibration data makes activations that are not "
                     "finite; look for NaN in the data or the weights"
+                )
+            if self.spec.name in _RANGED and (largest := float(x.abs().max())) > _MOST:
+                raise InputError(
+                    f"codec {self.spec.name}: found activations up to {largest:.3g}, expected "
+                    f"{_MOST:g} at most; carry them by float:format=bf16, or raw"
                 )
             calibrate(x)
 
