@@ -51,7 +51,7 @@ from isthmus.compress.prune import (
     pruning,
     tracing,
 )
-from isthmus.compress.technique import Number, Options, Samples, Technique, needs_data
+from isthmus.compress.technique import Number, Options, Samples, Technique, needs_data, watch
 from isthmus.errors import InputError
 
 _GROUP_LASSO, _LEAST_SQUARES = "prune:group-lasso", "prune:least-squares"
@@ -188,11 +188,7 @@ def _in_order(model: nn.Module, groups: Sequence[Any], samples: Samples) -> list
     def note(layer: nn.Module, *_: object) -> None:
         called.setdefault(layer, len(called))
 
-    hooks = [layer.register_forward_hook(note) for _, layer in _channelled(model)]
-    with torch.no_grad():
-        model.eval()(*samples.example)
-    for hook in hooks:
-        hook.remove()
+    watch(model, {layer: note for _, layer in _channelled(model)}, samples.example)
 
     def first_read(group: Any) -> int:
         layers = [item.dep.target.module for item in group if not _makes(item)]
@@ -269,9 +265,8 @@ def _passing(
 ) -> tuple[Tensor, Tensor]:
     """Return what a layer read and made, of the last call where there are several."""
     seen: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, read, made: seen.append((read[0], made)))
-    model.eval()(*inputs)
-    hook.remove()
+    hook = {layer: lambda _, read, made: seen.append((read[0], made))}
+    watch(model, hook, inputs, batch_size=len(inputs[0]))
     return seen[-1]
 
 

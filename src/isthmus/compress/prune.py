@@ -23,6 +23,7 @@ from isthmus.compress.technique import (
     layers,
     losses,
     needs_data,
+    watch,
 )
 from isthmus.errors import InputError
 from isthmus.graph import capture
@@ -275,18 +276,15 @@ def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
     """Return for each layer the share of each input channel that is not 0."""
     counts: dict[nn.Module, list[Tensor]] = {}
 
-    def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0].detach()
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
+        del made
+        x = arguments[0]
         along = -1 if isinstance(module, nn.Linear) else 1
         rest = [dim for dim in range(x.ndim) if dim != along % x.ndim]
         counts.setdefault(module, []).append((x != 0).float().mean(dim=rest))
 
-    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if type(m) in CHANNELLED]
-    with torch.no_grad():
-        for start in range(0, len(samples.inputs[0]), 128):
-            model.eval()(*(x[start : start + 128] for x in samples.inputs))
-    for handle in hooks:
-        handle.remove()
+    chosen = (module for module in model.modules() if type(module) in CHANNELLED)
+    watch(model, dict.fromkeys(chosen, hook), samples.inputs)
     return {module: torch.stack(shares).mean(dim=0) for module, shares in counts.items()}
 
 

@@ -19,7 +19,7 @@ References:
     Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, log2, prod
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isthmus.compress.technique import watch
 from isthmus.errors import InputError
 from isthmus.models.layers import WEIGHTED, Integer, round_to_int8
 
@@ -244,13 +245,13 @@ def count_savings(
     def measure(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
         zeros.append(_nonzero(module, arguments[0]))
 
-    _run(model, named, tuple(x[:1] for x in example), look)
+    watch(model, dict.fromkeys(named, look), [x[:1] for x in example])
     if not called:
         raise InputError("--savings: found no convolution and no linear layer in the model")
     sums = [(0.0, 0.0)] * len(called)
     for start in range(0, len(inputs[0]) if inputs else 0, _BATCH):
         zeros.clear()
-        _run(model, named, tuple(x[start : start + _BATCH] for x in inputs), measure)
+        watch(model, dict.fromkeys(named, measure), [x[start : start + _BATCH] for x in inputs])
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, zeros, strict=True)]
     num = len(inputs[0]) if inputs else 0
     return tuple(
@@ -277,16 +278,6 @@ def count_savings(
             called, sums, strict=True
         )
     )  # fmt: skip
-
-
-def _run(model: nn.Module, named: Iterable[nn.Module], x: tuple[Tensor, ...], hook: Any) -> None:
-    hooks = [module.register_forward_hook(hook) for module in named]
-    try:
-        with torch.no_grad():
-            model.eval()(*x)
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def _weight(module: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from isthmus.compress.technique import Samples, losses
+from isthmus.compress.technique import Samples, losses, watch
 
 Layers = Mapping[str, nn.Module]  # by path
 Weights = Mapping[str, Tensor]  # of layers, by path, and whatever has their shapes
@@ -86,23 +86,17 @@ def _gradients(
 
 def _input_norms(model: nn.Module, chosen: Layers, samples: Samples) -> Weights:
     """Return the L2 norm of each input channel of each layer, over all samples and places."""
-    squares = {path: torch.zeros(()) for path in chosen}
-    hooks = []
-    for path, layer in chosen.items():
+    squares = dict.fromkeys(chosen.values(), torch.zeros(()))
 
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], path: str = path) -> None:
-            x = arguments[0].detach().float()
-            along = x.ndim - 1 if isinstance(module, nn.Linear) else 1
-            rest = [dim for dim in range(x.ndim) if dim != along]
-            squares[path] = squares[path] + x.square().sum(dim=rest)
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
+        del made
+        x = arguments[0].float()
+        along = x.ndim - 1 if isinstance(module, nn.Linear) else 1
+        rest = [dim for dim in range(x.ndim) if dim != along]
+        squares[module] = squares[module] + x.square().sum(dim=rest)
 
-        hooks.append(layer.register_forward_pre_hook(hook))
-    with torch.no_grad():
-        for start in range(0, len(samples.inputs[0]), 128):
-            model.eval()(*(x[start : start + 128] for x in samples.inputs))
-    for handle in hooks:
-        handle.remove()
-    return {path: square.sqrt() for path, square in squares.items()}
+    watch(model, dict.fromkeys(squares, hook), samples.inputs)
+    return {path: squares[layer].sqrt() for path, layer in chosen.items()}
 
 
 SCORES: Mapping[str, Callable[[nn.Module, Layers, Weights, Samples], Weights]] = {

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from isthmus.compress.technique import Options, Samples, may_change
+from isthmus.compress.technique import Options, Samples, may_change, watch
 from isthmus.graph import Graph, Node
 from isthmus.graph.integers import CHOOSING
 from isthmus.models.layers import OUTPUT_GRID
@@ -96,17 +96,17 @@ def _around(path: str) -> Iterator[str]:
 def _called_once(model: nn.Module, samples: Samples) -> set[str]:
     """Return the modules that are called once, return one tensor, and hold what they name."""
     made: dict[str, list[Any]] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda module, inputs, output, path=path: made.setdefault(path, []).append(output)
-        )
+    paths = {
+        module: path
         for path, module in model.named_modules()
         if not isinstance(module, _KEEPING) and not hasattr(module, OUTPUT_GRID)
-    ]
-    with torch.no_grad():
-        model(*samples.example)
-    for hook in hooks:
-        hook.remove()
+    }
+
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        del inputs
+        made.setdefault(paths[module], []).append(output)
+
+    watch(model, dict.fromkeys(paths, hook), samples.example)
     return {
         path for path, each in made.items() if len(each) == 1 and isinstance(each[0], torch.Tensor)
     }

@@ -1,6 +1,6 @@
 """What a technique is, and how people write one: ``prune:slimming,keep=0.5``."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
@@ -18,7 +18,9 @@ Need = Literal["nothing", "data", "training"]
 Stage = Literal["structure", "zeros", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "zeros", "values")
 
+Hook = Callable[[nn.Module, Any, Any], None]  # a module, what it read and what it made
 Options = Mapping[str, Any]
+_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,6 +388,7 @@ def observed(
         inputs: Of the model (N, ...).
         most: Values to keep for each module.
     """
+    hooks: dict[nn.Module, Hook] = {}
     arriving: dict[str, list[Tensor]] = {}
     leaving: dict[str, list[Tensor]] = {}
     batches = range(0, len(inputs[0]), _BATCH)
@@ -398,7 +401,7 @@ def observed(
             flat = flat[torch.randint(len(flat), (share,), generator=generator)]
         return flat.float()
 
-    def keep(path: str) -> Callable[..., None]:
+    def keep(path: str) -> Hook:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
             del module
             arriving.setdefault(path, []).append(some(arguments[0]))
@@ -406,17 +409,34 @@ def observed(
 
         return hook
 
-    hooks = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
-    try:
-        with torch.no_grad():
-            for start in batches:
-                model.eval()(*(x[start : start + _BATCH] for x in inputs))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for path, module in modules.items():
+        hooks[module] = keep(path)
+    watch(model, hooks, inputs)
     joined = ({path: torch.cat(x) for path, x in side.items()} for side in (arriving, leaving))
     before, after = joined
     return before, after
 
 
-_BATCH = 128
+@torch.no_grad()
+def watch(
+    model: nn.Module,
+    hooks: Mapping[nn.Module, Hook],
+    inputs: Sequence[Tensor],
+    *,
+    batch_size: int = _BATCH,
+) -> None:
+    """Run a model in evaluation, and tell of what some of its modules read and make.
+
+    Args:
+        model: Run without gradients.
+        hooks: For each module who is told: of the module, what it read and what it made.
+        inputs: Of the model (N, ...).
+        batch_size: Samples at a time.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        for start in range(0, len(inputs[0]), batch_size):
+            model.eval()(*(x[start : start + batch_size] for x in inputs))
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -11,6 +11,7 @@ from isthmus.graph import Graph, fingerprint
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.answer import make_plan
 from isthmus.plan.choices import Choice, Choices, find_choices, undominated, within
+from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.explain import make_outcome
 from isthmus.plan.limits import MOST_RATE, Walk, least_rate, with_rate
 from isthmus.plan.orders import States, everyone, ordered, states_of
@@ -26,13 +27,7 @@ from isthmus.wire.options import option_names
 # Where there are more choices and devices, one more plan for each rate would take too long.
 _MANY = 4096
 
-_OBJECTIVE_OF = {
-    "latency_s": "latency",
-    "interval_s": "throughput",
-    "energy_j": "energy",
-    "price": "price",
-    "drop": "drop",
-}
+_OBJECTIVE_OF = {figure: objective for objective, figure in OBJECTIVES.items()} | {"drop": "drop"}
 
 
 def plan_chain(

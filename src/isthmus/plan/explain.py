@@ -19,7 +19,7 @@ from isthmus.plan.estimate import (
     coding_format,
     halves_load,
 )
-from isthmus.plan.limits import Walk, violations
+from isthmus.plan.limits import WHOLE, Walk, violations
 from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
@@ -40,7 +40,7 @@ from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
 
 _MOST_RUNNER_UPS = 8
 _MOST_LOOKED_AT = 50
-_UNITS = {"latency": "s", "throughput": "s", "energy": "J", "price": "USD"}
+_UNITS = {objective: WHOLE[figure][1] for objective, figure in OBJECTIVES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

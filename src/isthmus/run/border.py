@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from isthmus.backends import Array
 from isthmus.bundle import TensorEntry
 from isthmus.errors import RunError
-
-Array = npt.NDArray[Any]
 
 
 def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorEntry]) -> bytes:

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy.typing as npt
 import zenoh
 
+from isthmus.backends import Array
 from isthmus.errors import InputError, RequestError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.run import border
@@ -30,8 +30,6 @@ from isthmus.run.messages import (
 )
 from isthmus.run.service import PORT, SERVICE, address, check_service
 from isthmus.run.session import close_session, open_session
-
-Array = npt.NDArray[Any]
 
 PARALLEL = 16  # requests of one client at a time
 _SLACK_S = 0.5  # the service's answer that the time is up may take so long to arrive

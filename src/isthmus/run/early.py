@@ -3,16 +3,12 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from isthmus.backends import Program, load_program
+from isthmus.backends import Array, Program, load_program
 from isthmus.bundle import Bundle, confidence
 from isthmus.run import border
-
-Array = npt.NDArray[Any]
 
 _LEAST_S = 0.02
 _SHARE = 0.1  # of a deadline, at least

@@ -21,10 +21,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import zenoh
 
 from isthmus.bundle import Bundle
@@ -36,8 +35,6 @@ from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import Arrival, Receiver, Sender
 from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
 from isthmus.run.terms import Terms
-
-Array = npt.NDArray[Any]
 
 MAX_WAITING = 256
 MAX_DEADLINE_S = 3600.0

@@ -22,8 +22,8 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from isthmus.backends import Array
 from isthmus.bundle import Bundle, read_bundle
 from isthmus.errors import InputError, RunError
 from isthmus.machine import describe_machine, library_versions
@@ -43,7 +43,6 @@ from isthmus.run.timeline import MAX_REQUESTS, Span, to_trace
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, payload_bytes_at
 
-Array = npt.NDArray[Any]
 Samples = Sequence[Array]  # one array for each input, samples along axis 0
 Sample = tuple[Array, ...]  # one array for each input, without a batch
 

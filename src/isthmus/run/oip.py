@@ -13,16 +13,14 @@ from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
+from isthmus.backends import Array
 from isthmus.bundle import Bundle, TensorEntry
 from isthmus.errors import RequestError
 from isthmus.files import first_problem
 from isthmus.run import border
 from isthmus.run.early import Result
-
-Array = npt.NDArray[Any]
 
 VERSION = "1"  # of the model; a service has one
 MAX_BATCH = 32

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
-import numpy.typing as npt
 import zenoh
 
+from isthmus.backends import Array
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, RunError
 from isthmus.files import from_json, to_json
@@ -43,7 +43,6 @@ from isthmus.run.terms import Terms
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 
-Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 _WATCH_S = 0.05

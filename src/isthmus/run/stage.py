@@ -4,12 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from isthmus.backends import Program, load_program
+from isthmus.backends import Array, Program, load_program
 from isthmus.bundle import Bundle
 from isthmus.errors import IsthmusError, RunError
 from isthmus.run import border
@@ -19,8 +17,6 @@ from isthmus.wire import CodecSpec, pack, parse_codec, unpack
 from isthmus.wire.nested import Width, read_width
 from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import zenoh
 
 from isthmus.bundle import Bundle, bundle_id, read_bundle
@@ -45,8 +43,6 @@ from isthmus.run.terms import Terms
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
 from isthmus.wire.nested import Width, parse_width
-
-Array = npt.NDArray[Any]
 
 _IDLE_S = 1.0
 _GRACE_S = 2.0

@@ -19,17 +19,15 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import get_clock_info, perf_counter, thread_time
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx.parser
 import onnxruntime
 import torch
 from onnx.utils import Extractor
 from torch import nn
 
-from isthmus.backends import load_program
+from isthmus.backends import Array, load_program
 from isthmus.errors import InputError, IsthmusError
 from isthmus.export.export import Program, write_program
 from isthmus.graph import Graph, fingerprint
@@ -47,7 +45,6 @@ empty (float[1] x) => (float[1] y) {y = Identity(x)}
 # Processor time where it is fine enough: then other work on the machine does not count.
 _clock = thread_time if get_clock_info("thread_time").resolution < 1e-6 else perf_counter
 
-Array = npt.NDArray[Any]
 Call = Callable[[], object]
 
 
