@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from isthmus.errors import InputError, RunError
 from isthmus.run import oip
 from isthmus.run.oip import MAX_BATCH
-from isthmus.run.service import Site, open_service
+from isthmus.run.service import ServiceConfig, open_service
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import LONG_S, devices, free_ports
 
@@ -249,7 +249,7 @@ def test_a_large_body_is_read_aside_so_that_others_are_answered_meanwhile(tmp_pa
     near, far, http_port = free_ports(3)
     at = {"near": f"127.0.0.1:{near}", "far": f"127.0.0.1:{far}"}
     with (
-        open_service(tmp_path / "bundle", "near", site=Site(addresses=at)) as service,
+        open_service(tmp_path / "bundle", "near", site=ServiceConfig(addresses=at)) as service,
         open_http(service, http=str(http_port)),
     ):
         for padding in (0, 40_000):
@@ -360,7 +360,7 @@ def test_a_program_that_fails_is_named(tmp_path):
 def test_a_place_that_makes_no_sense_is_one_line(tmp_path, device, where, said):
     write_chain(tmp_path / "bundle", FAST)
     at = dict(zip(TWO, (f"127.0.0.1:{port}" for port in free_ports(2)), strict=True))
-    with open_service(tmp_path / "bundle", device, site=Site(addresses=at)) as service:
+    with open_service(tmp_path / "bundle", device, site=ServiceConfig(addresses=at)) as service:
         with pytest.raises(InputError, match=said) as error, open_http(service, **where):
             pass
         assert "\n" not in str(error.value)
@@ -370,7 +370,7 @@ def test_a_port_that_is_taken_is_one_line(served, tmp_path):
     write_chain(tmp_path / "bundle", FAST)
     at = dict(zip(TWO, (f"127.0.0.1:{port}" for port in free_ports(2)), strict=True))
     with (
-        open_service(tmp_path / "bundle", "near", site=Site(addresses=at)) as service,
+        open_service(tmp_path / "bundle", "near", site=ServiceConfig(addresses=at)) as service,
         pytest.raises(RunError, match=f"http://127.0.0.1:{served.http}: cannot listen there"),
         open_http(service, http=str(served.http)),
     ):

@@ -15,7 +15,7 @@ from isthmus.errors import InputError, RequestError
 from isthmus.files import from_json, to_json
 from isthmus.run.client import PARALLEL, Client
 from isthmus.run.messages import ABOUT_SCHEMA, ASK_SCHEMA, Ask, about_key, infer_key
-from isthmus.run.service import SERVICE, Site, address, open_service
+from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import LONG_S, devices
@@ -281,7 +281,7 @@ def test_with_keys_only_those_who_belong_are_heard(folder, tmp_path):
 def test_a_service_has_a_plain_name(folder, name):
     with (
         pytest.raises(InputError, match="expected at most 64 letters"),
-        open_service(folder, "near", site=Site(service=name)),
+        open_service(folder, "near", site=ServiceConfig(service=name)),
     ):
         pass
 
@@ -298,7 +298,7 @@ def test_a_service_has_a_plain_name(folder, name):
 def test_a_site_that_makes_no_sense_is_one_line(folder, device, addresses, said):
     with (
         pytest.raises(InputError, match=said) as error,
-        open_service(folder, device, site=Site(addresses=addresses)),
+        open_service(folder, device, site=ServiceConfig(addresses=addresses)),
     ):
         pass
     assert "\n" not in str(error.value)

@@ -80,7 +80,7 @@ def serve(
     """
     from isthmus.run.adapt import parse_target
     from isthmus.run.refusals import telling_refusals
-    from isthmus.run.service import Site, open_service
+    from isthmus.run.service import ServiceConfig, open_service
 
     if http is not None or metrics is not None:
         from isthmus.run.http import open_http  # needs the extra `serve`
@@ -100,7 +100,7 @@ def serve(
     def say(words: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
-    site = Site(
+    site = ServiceConfig(
         addresses=addresses,
         service=service,
         keys=keys,

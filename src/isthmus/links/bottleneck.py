@@ -65,7 +65,7 @@ def bottleneck_halves(
         shape: Of one sample.
         dtype: Of the tensor.
     """
-    grid = Grid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
+    grid = LearnedGrid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
     separable = spec.sender == "separable"
     sender = BottleneckSender(shape, grid, stride=spec.stride, separable=separable)
     kept = tuple(dict.fromkeys(num_channels(shape) // width.ratio for width in widths(spec)))
@@ -77,7 +77,7 @@ def bottleneck_halves(
     )
 
 
-class Grid(nn.Module):
+class LearnedGrid(nn.Module):
     """What both halves agree on: a step per wire channel; zero lies in the middle of the range.
 
     Args:
@@ -144,7 +144,7 @@ class BottleneckSender(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], grid: Grid, *, stride: int, separable: bool = False
+        self, shape: tuple[int, ...], grid: LearnedGrid, *, stride: int, separable: bool = False
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -182,7 +182,7 @@ class BottleneckReceiver(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        grid: Grid,
+        grid: LearnedGrid,
         *,
         stride: int,
         hidden: int,

@@ -39,7 +39,7 @@ _SMALL_SHARE = 1e-6  # stands for a share of 0, of which there is no logarithm
 _NEWTON_STEPS = 30
 
 
-class Range(Protocol):
+class RangeFinder(Protocol):
     """Chooses low and high of every channel; the module says what it takes and returns."""
 
     def __call__(self, x_MC: Tensor, *, bits: int, symmetric: bool) -> Ends:
@@ -210,7 +210,7 @@ def octav(x_MC: Tensor, *, bits: int, symmetric: bool) -> Ends:
     return side.ends(reach_C)
 
 
-RANGES: dict[str, Range] = {
+RANGES: dict[str, RangeFinder] = {
     "minmax": minmax,
     "average": average,
     "percentile": percentile,

@@ -48,7 +48,7 @@ def uniform_halves(
         dtype: Of the tensor.
     """
     del tensor
-    affine = Range(spec, shape)
+    affine = AffineGrid(spec, shape)
     vector = spec.per == "vector"
     return Halves(
         sender=VectorSender(affine) if vector else UniformSender(affine),
@@ -57,7 +57,7 @@ def uniform_halves(
     )
 
 
-class Range(nn.Module):
+class AffineGrid(nn.Module):
     """What both halves agree on: where each channel begins and how wide its steps are.
 
     Until it is calibrated, every channel ranges from -4 to 4.
@@ -104,7 +104,7 @@ class Range(nn.Module):
 class UniformSender(nn.Module):
     """Scale and round."""
 
-    def __init__(self, affine: Range) -> None:
+    def __init__(self, affine: AffineGrid) -> None:
         super().__init__()
         self.affine = affine
 
@@ -117,7 +117,7 @@ class UniformSender(nn.Module):
 class UniformReceiver(nn.Module):
     """Scale back."""
 
-    def __init__(self, affine: Range, *, dtype: str) -> None:
+    def __init__(self, affine: AffineGrid, *, dtype: str) -> None:
         super().__init__()
         self.affine = affine
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -130,7 +130,7 @@ class UniformReceiver(nn.Module):
 class VectorSender(nn.Module):
     """Scale each vector by a whole number of the channel's steps, and round."""
 
-    def __init__(self, affine: Range) -> None:
+    def __init__(self, affine: AffineGrid) -> None:
         super().__init__()
         self.affine = affine
         self.middle = affine.num_steps / 2 if affine.spec.symmetric else 0
@@ -151,7 +151,7 @@ class VectorSender(nn.Module):
 class VectorReceiver(nn.Module):
     """Scale back."""
 
-    def __init__(self, affine: Range, *, dtype: str) -> None:
+    def __init__(self, affine: AffineGrid, *, dtype: str) -> None:
         super().__init__()
         self.affine = affine
         self.middle = affine.num_steps / 2 if affine.spec.symmetric else 0

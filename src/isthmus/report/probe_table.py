@@ -9,7 +9,7 @@ from rich.text import Text
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import quantity
 from isthmus.run.probe import ProbeRecord
-from isthmus.run.rates import Figure
+from isthmus.run.rates import Quartiles
 
 
 def probe_tables(record: ProbeRecord, written: Sequence[Path]) -> tuple[Table | Text, ...]:
@@ -54,5 +54,5 @@ def probe_tables(record: ProbeRecord, written: Sequence[Path]) -> tuple[Table | 
     return trips, figures, Text(said), Text(f"Written: {', '.join(map(str, written))}")
 
 
-def _range(found: Figure, unit: str) -> str:
+def _range(found: Quartiles, unit: str) -> str:
     return f"{quantity(found.low, unit)} to {quantity(found.high, unit)}"

@@ -53,7 +53,7 @@ from isthmus.run.probed import (
     Probed,
     check_name,
 )
-from isthmus.run.rates import Figure, figure
+from isthmus.run.rates import Quartiles, figure
 from isthmus.run.service import address
 from isthmus.run.session import closing
 from isthmus.wire import HEADER_BYTES
@@ -83,7 +83,7 @@ class Trips:
 
     frame_bytes: int
     count: int
-    seconds: Figure
+    seconds: Quartiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Direction:
     """
 
     trips: tuple[Trips, ...]
-    bytes_per_s: Figure
+    bytes_per_s: Quartiles
     rest_s: float
 
 
@@ -124,8 +124,8 @@ class ProbeRecord:
     far: Probed
     there: Direction
     back: Direction
-    round_trip_s: Figure
-    message_s: Figure
+    round_trip_s: Quartiles
+    message_s: Quartiles
     retries: int
     secured: bool
     version: str = __version__
@@ -357,5 +357,5 @@ def _direction(sizes: Sequence[int], seconds: Sequence[list[float]]) -> Directio
             "than it, so probe again when both machines are at rest"
         )
     low, high = sorted((1 / slow, 1 / fast))
-    rate = Figure(median=1 / slope, low=min(low, 1 / slope), high=max(high, 1 / slope))
+    rate = Quartiles(median=1 / slope, low=min(low, 1 / slope), high=max(high, 1 / slope))
     return Direction(trips=trips, bytes_per_s=rate, rest_s=rest_s)

@@ -10,7 +10,7 @@ from isthmus.platform.files import SCHEMA
 from isthmus.platform.times import SCHEMA as TIMES_SCHEMA
 from isthmus.run.probe import Direction, ProbeRecord
 from isthmus.run.probed import Probed
-from isthmus.run.rates import Figure
+from isthmus.run.rates import Quartiles
 from isthmus.units import exact_quantity, format_quantity
 
 _LONGEST_WORDS = 500
@@ -117,12 +117,12 @@ def _device_lines(probed: Probed, out: Path) -> Iterator[str]:
 
 def _rate_words(direction: Direction) -> str:
     rate = direction.bytes_per_s
-    bits = Figure(median=8 * rate.median, low=8 * rate.low, high=8 * rate.high)
+    bits = Quartiles(median=8 * rate.median, low=8 * rate.low, high=8 * rate.high)
     largest = format_quantity(direction.trips[-1].frame_bytes, "byte")
     return f"{_range(bits, 'bit/s')} by frames of up to {largest}"
 
 
-def _range(found: Figure, unit: str) -> str:
+def _range(found: Quartiles, unit: str) -> str:
     low, median, high = (
         format_quantity(value, unit) for value in (found.low, found.median, found.high)
     )

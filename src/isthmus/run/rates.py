@@ -32,7 +32,7 @@ _WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Quartiles:
     """A figure measured many times: its median and quartiles.
 
     Raises:
@@ -49,10 +49,10 @@ class Figure:
                 raise InputError(f"found {value}, expected a figure of 0 or more")
 
 
-def figure(values: list[float]) -> Figure:
+def figure(values: list[float]) -> Quartiles:
     """Return the median and the quartiles of what was measured."""
     low, median, high = np.percentile(values, (25, 50, 75)).tolist()
-    return Figure(median=median, low=low, high=high)
+    return Quartiles(median=median, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +69,9 @@ class Rates:
         InputError: A figure that cannot be.
     """
 
-    macs_per_s: Figure
+    macs_per_s: Quartiles
     shares: tuple[tuple[float, float], ...]
-    start_s: Figure
+    start_s: Quartiles
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -121,13 +121,13 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start_s
 
 
-def _rate(side: int, start: Figure, product: Figure) -> Figure:
+def _rate(side: int, start: Quartiles, product: Quartiles) -> Quartiles:
     """Return MACs per second without the start of a call, of which at most half is taken off."""
 
     def rate(seconds: float) -> float:
         return side**3 / max(seconds - start.median, seconds / 2)
 
-    return Figure(median=rate(product.median), low=rate(product.high), high=rate(product.low))
+    return Quartiles(median=rate(product.median), low=rate(product.high), high=rate(product.low))
 
 
 def _memory_bytes() -> int | None:

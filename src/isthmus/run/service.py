@@ -58,7 +58,7 @@ from isthmus.run.messages import (
 )
 from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
-from isthmus.run.stage import Stage, apply_each, load_stage
+from isthmus.run.stage import LoadedStage, apply_each, load_stage
 from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.run.watch import Watch
 from isthmus.wire.spec import SYMBOLS
@@ -74,7 +74,7 @@ _RECONNECT_MS = {"period_init_ms": 50, "period_max_ms": 1000, "period_increase_f
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class ServiceConfig:
     """Where the devices of a service are.
 
     Attributes:
@@ -124,7 +124,7 @@ class Service:
         bundle: Bundle,
         identity: str,
         index: int,
-        stage: Stage,
+        stage: LoadedStage,
         session: zenoh.Session,
         receiver: Receiver,
         sender: Sender,
@@ -224,7 +224,7 @@ def open_service(
     path: Path,
     device: str,
     *,
-    site: Site | None = None,
+    site: ServiceConfig | None = None,
     say: Callable[[str], None] = lambda words: None,
 ) -> Iterator[Service]:
     """Begin to serve one device of a bundle; see `Service.work`.
@@ -243,7 +243,7 @@ def open_service(
         BundleError: The bundle is damaged.
         RunError: The program cannot be loaded, or the port is taken.
     """
-    site = site or Site()
+    site = site or ServiceConfig()
     bundle, identity = read_bundle(path), bundle_id(path)
     names = tuple(entry.name for entry in bundle.devices)
     if device not in names:
@@ -310,7 +310,7 @@ def open_service(
         yield service
 
 
-def _exit_of(path: Path, bundle: Bundle, site: Site) -> EarlyExit | None:
+def _exit_of(path: Path, bundle: Bundle, site: ServiceConfig) -> EarlyExit | None:
     found = load_exit(path, bundle)
     if site.switch_at is not None and found is None:
         raise InputError(
@@ -371,21 +371,21 @@ def secured(
     return "tcp", {}
 
 
-def _place(site: Site, names: tuple[str, ...], index: int) -> str:
+def _place(site: ServiceConfig, names: tuple[str, ...], index: int) -> str:
     if site.config is not None:
         return f"the addresses of {site.config}"
     place = _places(site, names)[index]
     return place if site.keys else f"{place} (this machine only: there are no keys)"
 
 
-def _places(site: Site, names: tuple[str, ...]) -> list[str]:
+def _places(site: ServiceConfig, names: tuple[str, ...]) -> list[str]:
     return [
         address(site.addresses.get(name, "127.0.0.1"), PORT + place)
         for place, name in enumerate(names)
     ]
 
 
-def _session(site: Site, bundle: Bundle, index: int) -> zenoh.Session:
+def _session(site: ServiceConfig, bundle: Bundle, index: int) -> zenoh.Session:
     """Listen at this device's address, and connect to those before it, whenever they come."""
     names = tuple(entry.name for entry in bundle.devices)
     unknown = sorted(set(site.addresses) - set(names))

@@ -28,7 +28,7 @@ class _Codec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class LoadedStage:
     """What turns a payload into the next one.
 
     Attributes:
@@ -46,7 +46,7 @@ class Stage:
     after: _Codec | None
 
 
-def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
+def load_stage(path: Path, bundle: Bundle, index: int) -> LoadedStage:
     """Load what one device of a bundle runs.
 
     Args:
@@ -58,7 +58,7 @@ def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
         IsthmusError: A program or a table is damaged, or there is no such backend.
     """
     device = bundle.devices[index]
-    return Stage(
+    return LoadedStage(
         bundle=bundle,
         batch=device.batch,
         program=None
@@ -70,7 +70,7 @@ def load_stage(path: Path, bundle: Bundle, index: int) -> Stage:
 
 
 def apply_stage(
-    stage: Stage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
+    stage: LoadedStage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
 ) -> list[tuple[bytes, Work]]:
     """Return the payload that leaves for each that arrived, and what that cost.
 
@@ -117,7 +117,7 @@ def apply_stage(
 
 
 def apply_each(
-    stage: Stage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
+    stage: LoadedStage, frames: Sequence[Arrival], width: Width | None, *, ready_s: float
 ) -> Iterator[tuple[Arrival, tuple[bytes, Work] | IsthmusError]]:
     """Do as `apply_stage`, and give each frame its result, or why it has none.
 
@@ -133,13 +133,13 @@ def apply_each(
             yield from apply_each(stage, [frame], width, ready_s=ready_s)
 
 
-def _unpack(stage: Stage, payload: memoryview) -> tuple[Array, ...]:
+def _unpack(stage: LoadedStage, payload: memoryview) -> tuple[Array, ...]:
     if stage.before is None:
         return border.from_bytes(payload, stage.bundle.inputs)
     return unpack(stage.before.spec, payload, stage.before.tables)
 
 
-def _pack(stage: Stage, outputs: list[Array], width: Width | None, asked: int) -> bytes:
+def _pack(stage: LoadedStage, outputs: list[Array], width: Width | None, asked: int) -> bytes:
     if stage.after is None:
         return border.to_bytes(outputs, stage.bundle.outputs)
     spec = stage.after.spec

@@ -65,7 +65,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Lease:
     """One cell that one worker has to itself.
 
     Attributes:
@@ -222,7 +222,7 @@ def open_study(url: str, name: str, *, heartbeat: Heartbeat | None = None) -> It
         )
 
 
-def claim(study: Study) -> Claim | None:
+def claim(study: Study) -> Lease | None:
     """Take the next waiting cell, those of dead workers included; None if none is waiting.
 
     Raises:
@@ -238,7 +238,7 @@ def claim(study: Study) -> Claim | None:
         study.storage.record_heartbeat(trial_id)
         trial = study.trials.ask()
         assert trial.number == waiting[0].number
-    return Claim(
+    return Lease(
         cell=Cell(**waiting[0].user_attrs["cell"]),
         attempt=1 + len(waiting[0].system_attrs.get("retry_history", ())),
         trial_id=trial_id,
@@ -246,7 +246,7 @@ def claim(study: Study) -> Claim | None:
     )
 
 
-def beat(study: Study, claimed: Claim) -> bool:
+def beat(study: Study, claimed: Lease) -> bool:
     """Show that the worker lives; return whether the cell is still its own."""
     with reaching(study.url):
         if study.storage.get_trial(claimed.trial_id).state is not TrialState.RUNNING:
@@ -255,7 +255,7 @@ def beat(study: Study, claimed: Claim) -> bool:
     return True
 
 
-def finish(study: Study, claimed: Claim, record: StudyRecord) -> bool:
+def finish(study: Study, claimed: Lease, record: StudyRecord) -> bool:
     """Hand in a record; return whether it was taken.
 
     It is not taken if the worker was silent for so long that the cell was given to another. Done
@@ -291,7 +291,7 @@ def objective_values(study: Study, record: StudyRecord) -> list[float]:
     return values
 
 
-def fail(study: Study, claimed: Claim, reason: str) -> None:
+def fail(study: Study, claimed: Lease, reason: str) -> None:
     """Give a cell up, with one line that says why; it stays failed until the study is run again.
 
     Raises:
@@ -303,7 +303,7 @@ def fail(study: Study, claimed: Claim, reason: str) -> None:
             study.trials.tell(claimed.trial, state=TrialState.FAIL)
 
 
-def release(study: Study, claimed: Claim) -> None:
+def release(study: Study, claimed: Lease) -> None:
     """Put a cell back for the next worker, who goes on from its checkpoint.
 
     Raises:

@@ -38,7 +38,7 @@ from isthmus.study.database import Heartbeat
 from isthmus.study.grid import Cell
 from isthmus.study.records import StudyRecord, from_line, to_line
 from isthmus.study.store import (
-    Claim,
+    Lease,
     Study,
     Summary,
     beat,
@@ -179,7 +179,7 @@ def cell_folder(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Path:
 
 
 def _work(
-    study: Study, claimed: Claim, compute: Compute, folder: Path, label: str, report: Report
+    study: Study, claimed: Lease, compute: Compute, folder: Path, label: str, report: Report
 ) -> bool:
     """Compute one cell and hand its record in; return whether it was taken."""
     place = cell_folder(folder, claimed.cell, study.config["config"])
@@ -209,7 +209,7 @@ def _work(
         raise
 
 
-def _put_back(study: Study, claimed: Claim) -> None:
+def _put_back(study: Study, claimed: Lease) -> None:
     """Release a cell on the way out; where that fails to the end, its silent heart tells."""
     for _ in range(_RELEASES):
         with suppress(StorageError):
@@ -219,7 +219,7 @@ def _put_back(study: Study, claimed: Claim) -> None:
 
 
 def _record(
-    study: Study, claimed: Claim, compute: Compute, place: Path, report: Report
+    study: Study, claimed: Lease, compute: Compute, place: Path, report: Report
 ) -> StudyRecord:
     """Return the record that an earlier attempt could not hand in, or compute it."""
     path = place / RECORD_FILE
@@ -244,7 +244,7 @@ def _record(
     return record
 
 
-def _give_up(study: Study, claimed: Claim, place: Path, error: Exception, report: Report) -> None:
+def _give_up(study: Study, claimed: Lease, place: Path, error: Exception, report: Report) -> None:
     """Mark the cell as failed; all that is known stays in its folder."""
     words = " ".join(str(error).split())
     reason = words if isinstance(error, IsthmusError) else f"{type(error).__name__}: {words}"
@@ -255,7 +255,7 @@ def _give_up(study: Study, claimed: Claim, place: Path, error: Exception, report
 
 
 @contextmanager
-def _beating(study: Study, claimed: Claim, lost: Event) -> Iterator[None]:
+def _beating(study: Study, claimed: Lease, lost: Event) -> Iterator[None]:
     """Show in a thread that the worker lives; set ``lost`` when the cell is no longer its own."""
     stop = Event()
 
