@@ -105,6 +105,33 @@ def test_a_fit_with_entropy_code_repeats_to_the_bit():
     assert all(torch.equal(v, found[1][k]) for k, v in found[0].items())
 
 
+def test_a_fit_interrupted_in_any_phase_goes_on_and_ends_with_the_same_bits(tmp_path):
+    def fit(folder, report=silent):
+        data, model = trained(128)
+        split_model = split_with_codecs(model, plan_of(model, CODED))
+        config = FitConfig(epochs=2, batch_size=16, wanted_bytes=20)
+        fit_crossings(
+            split_model, data, config, progress=Progress(report=report, checkpoints=folder)
+        )
+        return weights_of(split_model)
+
+    stopped = []
+
+    def stop(step, done, total):
+        phase = step.partition(",")[0]
+        if phase not in stopped:
+            stopped.append(phase)
+            raise KeyboardInterrupt
+
+    expected = fit(tmp_path / "whole")
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "stopped", stop)
+    assert stopped == ["features", "receiver", "whole"]
+    found = fit(tmp_path / "stopped", stop)
+    assert all(torch.equal(v, expected[k]) for k, v in found.items())
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_layers_compute_in_the_precision_that_was_asked_for_and_weights_stay_floats(precision):
     data, model = trained()
