@@ -160,6 +160,21 @@ def test_the_stream_is_as_long_as_the_frequencies_say():
     assert len(stream.encode([(tables, fitted_on[0])])) < entropy_bytes
 
 
+@pytest.mark.parametrize("side", [1, 4, 40])
+def test_a_stream_takes_what_its_symbols_are_worth_and_at_most_three_bytes_more(side):
+    rng = np.random.default_rng(side)
+    fitted_on = rng.binomial(15, 0.3, (200, 4, side, side)).astype(np.uint8)
+    tables = fit_tables(fitted_on, 4)
+    assert tables.num_levels == 1
+    rows_C = tables.row_of[:4, 0]
+    for symbols in fitted_on[:20]:
+        counts = tables.frequencies[rows_C[:, None], symbols.reshape(4, -1)]
+        assert counts.all()
+        worth_bits = -np.log2(counts / TOTAL).sum()
+        length_bits = 8 * len(stream.encode([(tables, symbols)]))
+        assert worth_bits - 8 < length_bits < worth_bits + 24 + 8
+
+
 def test_neighbours_are_looked_at_where_that_pays_and_only_there():
     rng = np.random.default_rng(0)
     clustered = maps_of(0, bits=4, shape=(2, 16, 16))
