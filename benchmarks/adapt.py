@@ -9,7 +9,6 @@ has random weights: only time and bytes matter here.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 from matplotlib import pyplot
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
@@ -47,11 +47,7 @@ def main() -> None:
     revision, load = git_revision(), os.getloadavg()[0]
     rows = [*phases("chosen", f"--adapt=latency={TARGET_MS}ms"), *phases("widest")]
     name = f"adapt_2core-x86_{date.today():%Y-%m}"
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("way", "phase", "request", "ms", "width"))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows, ("way", "phase", "request", "ms", "width"))
     draw(rows, out / f"{name}.png")
     write_bytes(out / f"{name}.md", page(name, rows, revision, load).encode())
     print(out / f"{name}.md")

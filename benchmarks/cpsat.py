@@ -10,7 +10,6 @@ time: where other programs take the core, the search gets the CPU time that is s
 """
 
 import argparse
-import csv
 import os
 import random
 import time
@@ -19,6 +18,8 @@ from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, Node, Tensor, Weight
@@ -47,10 +48,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     name = f"cpsat_{arguments.hardware}_{date.today():%Y-%m}"
     page = text(rows, name, command)  # before the files change what git says
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", page.encode())
     print(page)
 

@@ -8,7 +8,6 @@ by the demo's recipe, seeds 0..4. The test set is not read.
 
 import argparse
 import copy
-import csv
 import statistics
 from dataclasses import replace
 from datetime import date
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
+from table import write_csv
 
 from isthmus.data import Dataset, load_data
 from isthmus.files import write_bytes
@@ -39,10 +39,7 @@ def main() -> None:
     data = held_out(load_data("digits"))
     rows = [row for seed in SEEDS for row in rows_of(seed, data)]
     name = f"demo_codec_{arguments.hardware}_{date.today():%Y-%m}"
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", text(rows, name).encode())
     print(text(rows, name))
 

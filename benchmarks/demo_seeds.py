@@ -8,7 +8,6 @@ run and what came out.
 """
 
 import argparse
-import csv
 import json
 import resource
 import statistics
@@ -17,6 +16,8 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, library_versions
@@ -33,11 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(seed, Path(folder)) for seed in SEEDS]
     name = f"demo_seeds_{arguments.hardware}_{date.today():%Y-%m}"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", text(rows, name).encode())
     print(text(rows, name))
 

@@ -8,7 +8,6 @@ Networks of `transformers` and the figures of `fvcore` are left out where these 
 """
 
 import argparse
-import csv
 import importlib.util
 import logging
 import os
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from table import write_csv
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -136,10 +136,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     rows = [row for net in networks() for row in rows_of(net)]
     name = f"graph_cost_{arguments.hardware}_{date.today():%Y-%m}"
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", text(rows, name).encode())
     print(text(rows, name))
 

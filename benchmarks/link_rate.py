@@ -16,7 +16,6 @@ from its last epoch when it was stopped.
 """
 
 import argparse
-import csv
 import io
 import json
 import time
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
+from table import write_csv
 from torch import nn
 
 from isthmus.compress import parse_chain
@@ -496,11 +496,7 @@ TICKS = (100, 200, 500, 1000, 2000, 5000)
 def write_page(path: Path) -> None:
     """Write the rows as CSV, a figure, and a page of what they say."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, FIELDS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path.with_suffix(".csv"), file.getvalue().encode())
+    write_csv(path.with_suffix(".csv"), rows, FIELDS)
     draw(of_first_network(rows), path.with_suffix(".png"))
     write_bytes(path.with_suffix(".md"), page(rows, path.stem).encode())
 

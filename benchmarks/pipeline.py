@@ -22,7 +22,6 @@ are hot, and take a third to a half of that.
 """
 
 import argparse
-import csv
 import os
 import shutil
 import socket
@@ -44,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
+from table import write_csv
 
 from isthmus.bundle import PLATFORM_FILE, read_bundle, write_bundle
 from isthmus.export import export
@@ -88,11 +88,7 @@ def main() -> None:
     revision, load = git_revision(), os.getloadavg()[0]
     rows = [row for cut in ENDS for row in measure(cut)]
     name = f"pipeline_2core-x86_{date.today():%Y-%m}"
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows, FIELDS)
     write_bytes(out / f"{name}.md", page(name, rows, revision, load).encode())
     print(out / f"{name}.md")
 

@@ -11,7 +11,6 @@ quiet machine.
 """
 
 import argparse
-import csv
 import os
 import random
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.graph import Graph, capture
@@ -56,10 +56,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     name = f"planner_{arguments.hardware}_{date.today():%Y-%m}"
     page = text(rows, name, len(graph.nodes))  # before the files change what git says
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", page.encode())
     print(page)
 

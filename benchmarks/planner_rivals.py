@@ -19,7 +19,6 @@ A division that overflows a memory counts as one that does not fit.
 """
 
 import argparse
-import csv
 import os
 import random
 import statistics
@@ -33,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from table import write_csv
 from torch import fx, nn
 from torch.fx.experimental.accelerator_partitioner import Partitioner
 from torch.fx.experimental.partitioner_utils import (
@@ -81,10 +81,7 @@ def main() -> None:
                 print(name, platform.name, flush=True)
     stem = f"planner_rivals_{arguments.hardware}_{date.today():%Y-%m}"
     written_up = text(rows, stem)  # with the revision before there are new files
-    with (arguments.out / f"{stem}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{stem}.csv", rows)
     write_bytes(arguments.out / f"{stem}.md", written_up.encode())
     print(written_up)
 

@@ -10,7 +10,6 @@ starting both processes to the first answer, what each holds in memory, and one 
 """
 
 import argparse
-import csv
 import os
 import queue
 import socket
@@ -27,6 +26,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import zenoh
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, keep_freed_memory, library_versions
@@ -58,11 +58,7 @@ def main() -> None:
     revision, load = git_revision(), os.getloadavg()[0]
     rows = [*hops(), *service()]
     name = f"runtime_2core-x86_{date.today():%Y-%m}"
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["what", "way", "bytes", "figure", "value", "p90"])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows, ["what", "way", "bytes", "figure", "value", "p90"])
     write_bytes(out / f"{name}.md", page(name, rows, revision, load).encode())
     print(out / f"{name}.md")
 

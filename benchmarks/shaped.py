@@ -11,7 +11,6 @@ asked. Of a frame every interface counts payload, header, zenoh, TLS, TCP, IP an
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -24,6 +23,8 @@ from datetime import date
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
+
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
@@ -82,10 +83,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for suffix, fields, content in (("", FIELDS, rows), ("_bytes", OVERHEAD_FIELDS, overheads)):
         path = out / f"{name.replace('shaped', f'shaped{suffix}')}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            writer.writerows(content)
+        write_csv(path, content, fields)
     write_bytes(out / f"{name}.md", page(name, rows, notes, overheads, revision, load).encode())
     print(out / f"{name}.md")
 

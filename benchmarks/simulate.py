@@ -15,7 +15,6 @@ are simulated. Networks have random weights: only time matters here.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -33,6 +32,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import pyplot
+from table import write_csv
 
 from isthmus.data import load_data
 from isthmus.export import export
@@ -86,11 +86,7 @@ def main() -> None:
     rows = [*runs(arguments.repetitions), *fleet(), *chiplets()]
     name = f"simulate_{arguments.hardware}_{date.today():%Y-%m}"
     page = text(rows, name)  # before the files change what git says
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows, COLUMNS)
     draw(rows, arguments.out / f"{name}.png")
     write_bytes(arguments.out / f"{name}.md", page.encode())
     print(page)

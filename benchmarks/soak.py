@@ -10,7 +10,6 @@ request has to end once, in the right answer or in a typed error, by its deadlin
 """
 
 import argparse
-import csv
 import os
 import random
 import statistics
@@ -24,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
+from table import write_csv
 
 from isthmus.errors import RequestError
 from isthmus.files import write_bytes
@@ -55,11 +55,7 @@ def main() -> None:
     revision, load = git_revision(), os.getloadavg()[0]
     rows = [*long_run(arguments.requests), *kills(arguments.kills)]
     name = f"soak_2core-x86_{date.today():%Y-%m}"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["what", "figure", "value"])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows, ["what", "figure", "value"])
     write_bytes(arguments.out / f"{name}.md", page(name, rows, revision, load).encode())
     print(arguments.out / f"{name}.md")
 

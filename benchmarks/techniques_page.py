@@ -5,14 +5,14 @@ Networks: A Survey on Model-, Arithmetic-, and Implementation-Level Techniques",
 Surveys 2023, and columns of our own.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from table import write_csv
 
 from isthmus.compress import TECHNIQUES
 from isthmus.files import write_bytes
@@ -74,11 +74,7 @@ COLUMNS = (
 def write_page(path: Path, budget: int, long_budget: int, planned: Sequence[Row]) -> None:
     """Write the csv and the page beside the rows; the page names planned rows that are missing."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path.with_suffix(".csv"), text.getvalue().encode())
+    write_csv(path.with_suffix(".csv"), rows, FIELDS)
     parts = [head(rows, path.stem, budget), findings(rows), techniques(rows), survey(rows)]
     parts += [longer(rows, long_budget), seeds(rows), rivals(rows), rates(rows, budget)]
     parts += [missing(rows, planned), foot(rows)]

@@ -11,7 +11,6 @@ done again. Images are random: what they show does not matter here.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -27,6 +26,7 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image, ImageOps
+from table import write_csv
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -117,10 +117,7 @@ def main() -> None:
     device = training_device()
     rows = [row for case in cases(device) for row in rows_of(case, device, arguments.repetitions)]
     name = f"train_throughput_{arguments.hardware}_{date.today():%Y-%m}"
-    with (arguments.out / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(arguments.out / f"{name}.csv", rows)
     write_bytes(arguments.out / f"{name}.md", text(rows, name, device, load).encode())
     print(text(rows, name, device, load))
 

@@ -9,7 +9,6 @@ that both meet the same machine.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from constriction import stream as library
+from table import write_csv
 
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
@@ -68,11 +68,7 @@ def main() -> None:
     rows += packing()
     name = f"wire_speed_2core-x86_{date.today():%Y-%m}"
     page = text(rows, name).encode()  # before the files change what git says
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / f"{name}.csv", rows)
     write_bytes(out / f"{name}.md", page)
 
 
