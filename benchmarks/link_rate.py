@@ -601,7 +601,7 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
             # Who may tune everything may also leave the sender as it came.
             allowed = {True} if frozen else {True, False}
             own = means([r for r in rows if r["cut"] == cut and r.get("sender_frozen") in allowed])
-            good = [r for r in own if 100 * (whole - r["accuracy"]) <= 1]
+            good = [r for r in own if round(100 * (whole - r["accuracy"]), 3) <= 1]
             met = [r for r in good if r["bytes_mean"] <= target]
             wanted = f"{cut}, {words}: wanted {target} bytes within 1 point"
             if met:

@@ -4,6 +4,7 @@
   + InputError         a file or an argument is wrong; also a ValueError
     - UnitError        a quantity without a unit, or with the wrong one
     - StorageError     a study's database cannot be reached or not be used
+    - StateError       the state of training cannot be written or read
   + CaptureError       the model could not be traced, or not be divided
   + InfeasibleError    no plan satisfies the platform; carries the violations
   + BundleError        an exported bundle is damaged or of another version
@@ -31,6 +32,10 @@ class UnitError(InputError):
 
 class StorageError(InputError):
     """A study's database cannot be reached or not be used."""
+
+
+class StateError(InputError):
+    """The state of training cannot be written or read; what there is of it stands."""
 
 
 class CaptureError(IsthmusError):

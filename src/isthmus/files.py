@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -227,18 +228,18 @@ def _may_hold(found: Path, name: Path, files: Sequence[str]) -> bool:
     )
 
 
-def load_function(path: Path, name: str) -> Callable[[], Any]:
-    """Run a Python file of the user's and return one of its functions.
+def call_function(path: Path, name: str) -> Any:
+    """Run a Python file of the user's and call one of its functions.
 
     Args:
         path: A trusted local file; modules beside it can be imported by it.
-        name: The function.
+        name: The function, which takes nothing.
 
     Returns:
-        The function, not yet called.
+        What it returns.
 
     Raises:
-        InputError: No such file or function, or the file failed when it ran.
+        InputError: No such file or function, or one of them failed; says in which line.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected path/to/file.py:function")
@@ -249,11 +250,17 @@ def load_function(path: Path, name: str) -> Callable[[], Any]:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise InputError(f"{path}: no function {name!r}; expected path/to/file.py:function")
+        return function()
+    except InputError:
+        raise
     except Exception as error:  # whatever a user's file raises
-        raise InputError(f"{path}: failed when run ({type(error).__name__}: {error})") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename) == path.absolute()]
+        where = f"line {own[-1].lineno}, " if own else ""
+        problem = f"{where}{type(error).__name__}: {error}"
+        raise InputError(f"{path}: {name} failed when run ({problem})") from error
     finally:
         sys.path.remove(str(path.parent))
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise InputError(f"{path}: no function {name!r}; expected path/to/file.py:function")
-    return function

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from isthmus.data.inputs import read_inputs
+from isthmus.errors import InputError
+
 PLATFORM = """
 schema: isthmus.platform/1
 name: pair
@@ -41,6 +44,8 @@ PLAN = "plan digits-resnet two-mcu-spi "
     [
         (PLAN + "--download --data-dir here", ["--data-dir, --download", "without --data;"]),
         (PLAN + "--sweep link.bandwidth=1kbit/s..1Mbit/s --stream out", ["--stream", "--sweep"]),
+        (PLAN + "--limit latency=50", ["'latency=50'", "s", "unit"]),
+        (PLAN + "--codec bottleneck:ratio=8,ratio=4", ["found option 'ratio' twice"]),
         ("compress digits-resnet --with fold --loss hinton", ["--loss", "without --epochs"]),
         ("probe 127.0.0.1 --weights w.safetensors", ["--weights", "without --model"]),
         ("probe --listen 127.0.0.1 --out p.yaml", ["--out", "without HOST"]),
@@ -116,6 +121,46 @@ def test_platform_files(isthmus, mine, old, new, words):
 def test_platforms_whose_devices_can_do_nothing_of_use(isthmus, mine, old, new, words):
     (mine / "mine.yaml").write_text(PLATFORM.replace(old, new))
     one_line(isthmus("plan", "digits-resnet", "mine.yaml"), *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--bytes", "5"), ["--bytes", "fixed sizes", "+entropy"]),
+        (("--drop", "1"), ["--drop", "fixed sizes", "+entropy"]),
+        (("--loss", "simkd"), ["simkd", "expected hinton"]),
+        (("--out", "/proc/here"), ["/proc/here", "name another --out"]),
+    ],
+)
+def test_what_a_fit_cannot_do_is_said_before_anything_is_trained(isthmus, mine, options, words):
+    assert isthmus(*PLAN.split(), "--out", "plan.json").code == 0
+    result = isthmus("fit", "digits-resnet", "plan.json", "--data", "digits", *options)
+    one_line(result, *words)
+    assert ", loss " not in result.err
+    assert {path.name for path in mine.iterdir()} == {
+        "plan.json", "net.py", "w.safetensors", "data.npz",
+    }  # fmt: skip
+
+
+def test_a_function_of_the_users_that_fails_is_one_line_with_its_place(isthmus, mine):
+    (mine / "bad.py").write_text("def make():\n    return open('my.csv')\n")
+    for arguments in (
+        ("profile", "bad.py:make", "--input", "1x4"),
+        ("compress", "digits-resnet", "--with", "fold", "--data", "bad.py:make", "--epochs", "1"),
+    ):
+        one_line(isthmus(*arguments), "bad.py: make failed when run (line 2, FileNotFound")
+
+
+def test_several_arrays_cannot_be_asked_for(mine):
+    with pytest.raises(InputError, match=r"data\.npz: is no array .* several; save the one"):
+        list(read_inputs([mine / "data.npz"], (2, 9, 7), "float32"))
+
+
+def test_the_json_of_techniques_has_no_number_that_json_lacks(isthmus):
+    def refuse(word):
+        raise AssertionError(word)
+
+    json.loads(isthmus("techniques", "--json").out, parse_constant=refuse)
 
 
 def test_the_good_platform_file_is_good(isthmus, mine):

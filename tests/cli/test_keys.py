@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+from isthmus.errors import InputError
+from isthmus.run import keys
 from isthmus.run.keys import tls_settings
 
 
@@ -26,6 +30,18 @@ def test_a_mistake_is_one_line(isthmus, tmp_path):
         done = isthmus("keys", *arguments, "--out", folder)
         assert done.code == 1
         assert done.err.count("\n") == 1
+
+
+def test_an_authority_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise InputError("ca.pem: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "_write_certificate", full)
+        with pytest.raises(InputError, match="No space left"):
+            keys.init_keys(tmp_path / "k")
+    assert not list((tmp_path / "k").iterdir())
+    keys.init_keys(tmp_path / "k")
 
 
 def test_wrong_usage_is_two(isthmus, tmp_path):

@@ -196,7 +196,7 @@ def test_a_function_in_a_file_may_make_the_data(tmp_path):
     with pytest.raises(InputError, match="no function 'absent'"):
         load_data(f"{path}:absent")
     path.write_text("1 / 0\n")
-    with pytest.raises(InputError, match=r"failed when run \(ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"failed when run \(line \d+, ZeroDivisionError"):
         load_data(f"{path}:make")
 
 

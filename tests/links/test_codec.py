@@ -163,6 +163,14 @@ def test_calibration_refuses_what_is_too_large_to_square(text):
         codec.calibrate((torch.full((2, 4, 2, 2), 1e19),))
 
 
+def test_raw_carries_64_bits_as_they_are():
+    x = torch.tensor([[1e9 + 0.125, -1 / 3]], dtype=torch.float64)
+    codec = make("raw", (2,), dtype="float64").eval()
+    payloads = codec.compress((x,))
+    assert [len(payload) for payload in payloads] == [16]
+    assert torch.equal(codec.decompress(payloads)[0], x)
+
+
 def test_a_codec_in_training_does_not_compress():
     with pytest.raises(InputError, match=r"call eval\(\) first"):
         make("uniform", (2,)).compress((torch.zeros(1, 2),))

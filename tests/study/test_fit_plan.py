@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from isthmus.data import load_data
-from isthmus.errors import CaptureError, InputError
+from isthmus.errors import CaptureError, InputError, StateError
 from isthmus.models import reference
+from isthmus.progress import silent
 from isthmus.study.evaluate import fit_plan
+from isthmus.study.state import kept_state
 from isthmus.train import FitConfig, read_fitted
 
 NET = """
@@ -244,3 +246,19 @@ def test_sizes_of_fixed_rate_change_no_plan(fitted):
 
     loaded = read_fitted(fitted[0] / "fitted")
     assert with_payloads(loaded.record.plan, loaded.graph, [1.0]) is loaded.record.plan
+
+
+def test_what_was_trained_is_kept_when_the_disk_is_full_and_not_when_the_user_erred(tmp_path):
+    def leave(error):
+        with kept_state(tmp_path / "out", "asked", silent) as progress:
+            assert progress.checkpoints is not None
+            (progress.checkpoints / "state.ckpt").write_bytes(b"an epoch")
+            raise error
+
+    with pytest.raises(StateError):
+        leave(StateError("state.ckpt: cannot be written (No space left on device)"))
+    (folder,) = tmp_path.iterdir()
+    assert [file.name for file in folder.iterdir()] == ["state.ckpt"]
+    with pytest.raises(InputError):
+        leave(InputError("loss: found foo"))
+    assert not list(tmp_path.iterdir())

@@ -61,5 +61,5 @@ def main() -> None:
         print(f"isthmus: this command {remedy}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"isthmus: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        print(f"isthmus: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

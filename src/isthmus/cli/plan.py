@@ -177,12 +177,12 @@ def _limits(texts: Sequence[str]) -> Any:
             raise InputError(f"--limit {text!r}: found {name} twice, expected once")
         try:
             values[field] = parse_quantity(bound, unit) if unit else float(bound) / 100
+        except InputError as error:
+            raise InputError(f"--limit {text!r}: {error}") from error
         except ValueError as error:
             raise InputError(
                 f"--limit {text!r}: expected points of accuracy, like drop=1"
             ) from error
-        except InputError as error:
-            raise InputError(f"--limit {text!r}: {error}") from error
         if not (values[field] > 0 or (values[field] == 0 and name in _FREE)):
             least = "0 or more" if name in _FREE else "more than 0"
             raise InputError(f"--limit {text!r}: found {bound}, expected {least}")

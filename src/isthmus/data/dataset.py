@@ -19,7 +19,7 @@ from isthmus.data.idx import fashion_mnist
 from isthmus.data.images import NO_LABEL, Images, Part, as_float, check_labels
 from isthmus.data.published import Search
 from isthmus.errors import InputError
-from isthmus.files import load_function
+from isthmus.files import call_function
 from isthmus.progress import Report, silent
 
 _SAMPLES = ("x_train", "x_test")
@@ -333,7 +333,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _call(path: Path, function: str) -> Mapping[str, Any]:
-    arrays = load_function(path, function)()
+    arrays = call_function(path, function)
     if not isinstance(arrays, Mapping):
         raise InputError(
             f"{path}:{function}: returned {type(arrays).__name__}, "

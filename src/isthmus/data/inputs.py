@@ -48,6 +48,9 @@ def _arrays(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[tuple[st
         raise InputError(f"{path}: no such file; expected a .npy file, an image, or a folder")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("it holds several; save the one to send by itself")
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: is no array as numpy.save writes it ({reason})") from error

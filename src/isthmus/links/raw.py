@@ -1,4 +1,4 @@
-"""Tensors as they are: floats in 32 or 16 bits, integers in their own dtype.
+"""Tensors as they are: floats in their own bits or in 16, integers in their own dtype.
 
 .. code-block:: none
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.files import load_function, sha256
+from isthmus.files import call_function, sha256
 from isthmus.models.compact import ghostnet, mobilenet_v1, mobilenet_v2, shufflenet, squeezenet
 from isthmus.models.compressed import (
     COMPRESSED_FILE,
@@ -199,7 +199,7 @@ def _few(keys: list[str]) -> str:
 def _from_file(path: Path, function: str, digest: str) -> nn.Module:
     if path.is_file() and sha256(path) != digest:
         raise InputError(f"{path}: has changed since the plan was fitted; fit it again")
-    model = load_function(path, function)()
+    model = call_function(path, function)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{path}:{function}: returned {type(model).__name__}, expected a torch.nn.Module"

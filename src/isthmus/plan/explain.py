@@ -400,6 +400,10 @@ def _gaps(problem: Problem, best: Outcome) -> Iterator[str]:
     unknown = problem.graph.unknown_ops
     if unknown:
         yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
+    if problem.objective == "price" or problem.limits.price is not None:
+        free = [site.device.name for site in best.walk.sites if not site.device.price]
+        if free:
+            yield f"counted as 0 USD, for want of a price: {', '.join(dict.fromkeys(free))}"
     for site, load in zip(best.walk.sites, best.walk.loads, strict=True):
         device, part = site.device, slice(load.start, load.stop)
         wanted = [node.format for node in problem.graph.nodes[part]]

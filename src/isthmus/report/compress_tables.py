@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def technique_rows(techniques: Mapping[str, Technique]) -> list[dict[str, Any]]:
             "needs": technique.needs,
             "improves": list(technique.improves),
             "options": {
-                name: {"default": option.default, "expected": str(option)}
+                name: {
+                    "default": None if option.default == inf else option.default,
+                    "expected": str(option),
+                }
                 for name, option in technique.all_options.items()
             },
         }

@@ -86,7 +86,11 @@ def init_keys(folder: Path) -> None:
         .add_extension(_usage(signs_certificates=True), critical=True)
     )
     _write_key(folder / CA_KEY, key)
-    _write_certificate(folder / CA, unsigned.sign(key, hashes.SHA256()))
+    try:
+        _write_certificate(folder / CA, unsigned.sign(key, hashes.SHA256()))
+    except BaseException:
+        (folder / CA_KEY).unlink()  # one without the other is of no use
+        raise
 
 
 def issue_key(

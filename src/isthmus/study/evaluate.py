@@ -60,9 +60,11 @@ from isthmus.train import (
     with_answers,
     write_fitted,
 )
+from isthmus.train.crossings import check_crossing_losses
 from isthmus.train.exits import CALIBRATED, smaller_exit
 from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
+from isthmus.train.ladder import check_sizes
 
 _NUM_SAMPLES = 64  # test inputs that travel with a fit, to verify an export
 _EXIT_SAMPLES = 1000  # test inputs on which an early exit is compared with the whole network
@@ -183,7 +185,10 @@ def fit_plan(
     _check_inputs(plan, data)
     check_fits(model, data)
     check_labels(data, config)
-    split_with_codecs(model, plan, eval_form=config.eval_form)  # before hours of training
+    pieces = split_with_codecs(model, plan, eval_form=config.eval_form)  # before long training
+    if config.drop is not None or config.wanted_bytes is not None:
+        check_sizes(pieces)
+    check_crossing_losses(pieces, config)
     asked = (source, plan, data_fingerprint(data), weights and sha256(weights), config)
     with kept_state(out, asked, report) as progress:
         phases = fit_base(model, data, config, progress=progress)

@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor
 
 from isthmus.data import Dataset
-from isthmus.errors import IsthmusError
+from isthmus.errors import IsthmusError, StateError
 from isthmus.progress import Report
 from isthmus.train import Progress
 
@@ -21,8 +21,8 @@ from isthmus.train import Progress
 def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
     """Keep the state of training beside ``out`` until it is done.
 
-    Interrupted, the same call goes on from the last finished epoch. An error of the user's ends
-    it: going on would end there again.
+    Interrupted, or out of room on the disk, the same call goes on from the last finished epoch.
+    Any other error of the user's ends it: going on would end there again.
 
     Args:
         out: What is to be made.
@@ -31,10 +31,20 @@ def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
 
     Yields:
         What training takes.
+
+    Raises:
+        StateError: It cannot be kept there.
     """
     state = out.parent / f".{out.name}.{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
     try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        line = f"{out}: cannot be made ({error.strerror}); name another --out"
+        raise StateError(line) from error
+    try:
         yield Progress(report=report, checkpoints=state)
+    except StateError:
+        raise
     except IsthmusError:
         shutil.rmtree(state, ignore_errors=True)
         raise

@@ -138,19 +138,7 @@ def begin(
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
-    shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
-    for name in ("mutual", "simkd"):
-        if name in config.losses:
-            raise InputError(
-                f"loss {name}: a network learns beside another one, but in a fit the whole model "
-                "stays as it is; expected hinton, or `isthmus compress`"
-            )
-    placed = [loss for loss in config.losses if loss in PLACED]
-    if placed and all(len(shape) < 2 for shape in shapes):
-        raise InputError(
-            f"loss {', '.join(placed)}: found crossings {shapes}, expected positions in one of "
-            "them, (C, H, W) or (T, C); leave this loss out"
-        )
+    check_crossing_losses(split_model, config)
     rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
     _calibrate_rate(rate, split_model, start)
     return Fit(
@@ -168,6 +156,23 @@ def begin(
         ),
         progress=progress,
     )
+
+
+def check_crossing_losses(split_model: SplitModel, config: FitConfig) -> None:
+    """Raise where a loss is none for crossings, or compares positions that they lack."""
+    shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
+    for name in ("mutual", "simkd"):
+        if name in config.losses:
+            raise InputError(
+                f"loss {name}: a network learns beside another one, but in a fit the whole model "
+                "stays as it is; expected hinton, or `isthmus compress`"
+            )
+    placed = [loss for loss in config.losses if loss in PLACED]
+    if placed and shapes and all(len(shape) < 2 for shape in shapes):
+        raise InputError(
+            f"loss {', '.join(placed)}: found crossings {shapes}, expected positions in one of "
+            "them, (C, H, W) or (T, C); leave this loss out"
+        )
 
 
 def match_features(fit: Fit) -> PhaseRecord | None:

@@ -70,11 +70,7 @@ def climb_down(
         InputError: Nothing is entropy-coded, so no size can be chosen.
     """
     split_model = make_split()
-    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
-        raise InputError(
-            "--drop, --bytes: the plan's codecs have fixed sizes; plan with a codec that ends in "
-            "+entropy, e.g. --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
-        )
+    check_sizes(split_model)
     held = _held_out(data)
     config = replace(config, epochs=max(1, config.epochs // 4), wanted_bytes=None)
     fit = begin(split_model, held, config, progress=_kept(progress, 0))
@@ -101,6 +97,15 @@ def climb_down(
             break
         wanted = min(wanted, rungs[-1].payload_bytes) * _STEP
     return tuple(rungs)
+
+
+def check_sizes(split_model: SplitModel) -> None:
+    """Raise where nothing is entropy-coded, so that no size can be chosen."""
+    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
+        raise InputError(
+            "--drop, --bytes: the plan's codecs have fixed sizes; plan with a codec that ends in "
+            "+entropy, e.g. --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
+        )
 
 
 def _kept(progress: Progress, number: int) -> Progress:

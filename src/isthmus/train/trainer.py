@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, StateError
 from isthmus.files import write_bytes
 from isthmus.progress import Report, quiet
 from isthmus.train.loop import Batch, Batches, Phase, PhaseRecord, Progress
@@ -95,16 +95,15 @@ class _WholeFiles(TorchCheckpointIO):
         try:
             write_bytes(Path(path), buffer.getvalue())
         except InputError as error:
-            raise InputError(
-                f"{error}; the state of the last epoch that could be kept stands: start again"
-            ) from error
+            kept = "the state of the epoch before" if Path(path).is_file() else "no state of it"
+            raise StateError(f"{error}; {kept} is kept: start again") from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> Any:
         try:
             return super().load_checkpoint(path, *args, **options)
         except Exception as error:  # a damaged file raises nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(
+            raise StateError(
                 f"{path}: is damaged ({reason}); delete it, and this training begins anew"
             ) from error
 

@@ -119,8 +119,12 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = quantized.partition(":")
     rule = _rule(name)
     values: dict[str, Any] = dict(rule.defaults)
+    given: set[str] = set()
     for item in rest.split(",") if rest else ():
         option, _, value = item.partition("=")
+        if option in given:
+            raise InputError(f"codec {text!r}: found option {option!r} twice, expected once")
+        given.add(option)
         words = option in rule.options and isinstance(rule.options[option][0], str)
         if option not in rule.options or not (words or value.isdecimal()):
             known = ", ".join(map(_known, rule.options.items())) or "none"

@@ -448,7 +448,8 @@ def _wire_tensor(spec: CodecSpec, shape: tuple[int, ...], dtype: str) -> WireTen
         symbol = SYMBOLS.get(dtype, dtype)
         return WireTensor(shape=shape, dtype=symbol, bits=_INTEGER_BITS[dtype])
     if spec.name == "raw":
-        bits = 16 if dtype == "float16" else spec.bits
+        whole = {"float16": 16, "float64": 64}.get(dtype, 32)  # of a bfloat16 too, numpy has none
+        bits = whole if spec.bits == 32 else 16
         return WireTensor(shape=shape, dtype=f"float{bits}", bits=bits)
     if spec.name == "label":
         symbol = next(name for name in _LABELS if shape[0] - 1 <= np.iinfo(name).max)
