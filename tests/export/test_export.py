@@ -255,5 +255,6 @@ def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
     graph = capture(net, (torch.zeros(1, 64, 32, 32),))
     plan = partition(graph, load_platform("pcie-pair"))
     assert [stage.device for stage in plan.stages] == ["host", "accelerator", "host"]
+    assert "host on the way more than once: a plan that no bundle can hold" in plan.notes
     with pytest.raises(InputError, match="host stands on the way 2 times"):
         check_devices(plan)

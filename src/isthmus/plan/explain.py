@@ -348,7 +348,10 @@ def make_notes(
     if not hops:
         device = problem.stages[problem.platform.source].site.device
         hops = [(link, device) for link in problem.platform.links if device.name in link.between]
+    names = [site.device.name for site in best.walk.sites]
+    twice = ", ".join(name for name in dict.fromkeys(names) if names.count(name) > 1)
     return (
+        *([f"{twice} on the way more than once: a plan that no bundle can hold"] if twice else []),
         *_split_notes(problem, best, runner_ups),
         *([f"as good, and as many bytes: {', '.join(alike)}"] if alike else []),
         *dict.fromkeys(note for choice in best.walk.route for note in _narrowing(choice.spec)),
