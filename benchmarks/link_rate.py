@@ -476,19 +476,22 @@ PROVENANCE = (
     "these revisions were written in by hand afterwards, from when the copy was made, and the "
     "script itself was not yet committed at the first. How lambda follows the size has changed "
     "after the first learned run, so that its command gives other bits today.",
-    "After stage 1 a first run was ended by the system for want of memory, before any result. At"
-    " 378 bytes the run was stopped after its first row for want of time; everything tuned, "
-    "which starts from there, is not known. After stage 2 with seed 1, 191 bytes and 12 epochs "
-    "were begun and stopped before any result, as was the plain narrow layer there. A refinement"
-    " of 128 channels, 254 bytes, 10 epochs and bfloat16 came after seeds 1 and 2 at 245 bytes, "
-    "8 epochs, had lost more than a point. After stage 3, where 200 bytes were wanted, training "
-    "took 160.",
+    "After stage 1 a first run was ended by the system for want of memory, before any result; "
+    "there at 378 bytes, seed 0, and after stage 2 at 245 bytes, the runs were stopped after "
+    "their first rows for want of time. A refinement of 128 channels, 254 bytes, 10 epochs and "
+    "bfloat16 came after seeds 1 and 2 at 245 bytes, 8 epochs, had lost more than a point; 93 "
+    "bytes and 20 epochs at stage 3, block 1, after 12 epochs had missed the target there by 0.2 "
+    "bytes and 0.04 points. After stage 3, where 200 bytes were wanted, training took 160.",
+    "Where a command says `--bf16`, weights were held in float32 and gradients found in bfloat16;"
+    " seeds of one size count alike, whichever they were trained in.",
     "The weak device alone: a linear head, in closed form, on each channel's mean at the cut, "
-    "fitted to the whole network's outputs for 10,000 training images; it is the smaller network"
-    " that needs no training. One trained for the purpose is not in the table.",
+    "fitted to the whole network's outputs for 10,000 training images; and the whole network with"
+    " so few of its channels that its MACs are at most those before the cut (`link_rate.py "
+    "smaller`, see `isthmus techniques`), tuned on all training images by what "
+    "`isthmus compress` minimises.",
     "ResNet-18 has a quarter of its channels, as two cores would need days for all of them; it "
     "was trained by `link_rate.py base --epochs 20 --model "
-    "benchmarks/networks.py:resnet18_quarter`. No link has been trained for it yet.",
+    "benchmarks/networks.py:resnet18_quarter`.",
 )
 TICKS = (100, 200, 500, 1000, 2000, 5000)
 

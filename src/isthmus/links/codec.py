@@ -123,7 +123,7 @@ class Codec(nn.Module):
                     f"codec {self.spec.name}: the calibration data makes activations that are not "
                     "finite; look for NaN in the data or the weights"
                 )
-            if self.spec.name in _RANGED and (largest := float(x.abs().max())) > _MOST:
+            if self.spec.name in _RANGED and (largest := float(x.float().abs().max())) > _MOST:
                 raise InputError(
                     f"codec {self.spec.name}: found activations up to {largest:.3g}, expected "
                     f"{_MOST:g} at most; carry them by float:format=bf16, or raw"
