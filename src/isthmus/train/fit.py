@@ -268,7 +268,7 @@ def first(output: Any) -> Tensor:
     if not isinstance(scores, Tensor):
         raise InputError(
             f"the model returns a {type(output).__name__}, expected class scores (B, K), or a "
-            "tuple that begins with them"
+            "tuple that begins with them; put it into a module that returns them"
         )
     return scores
 
