@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import Samples, Training, apply, figures, parse_chain, settle
+from isthmus.compress import (
+    Samples,
+    Training,
+    apply,
+    check_chain,
+    figures,
+    parse_chain,
+    settle,
+)
 from isthmus.compress.factor import affordable, svd_linear, tucker_conv
 from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.scores import SCORES
@@ -405,3 +413,74 @@ def test_outputs_are_integers_where_no_layer_of_integers_reads_them():
     assert {name: layer.outputs for name, layer in layers.items()} == {
         "conv1": True, "conv2": False, "conv3": True, "head": False,
     }  # fmt: skip
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.mix = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.head(self.mix(self.embed(tokens).mean(dim=1)))
+
+
+def test_a_weight_that_two_modules_hold_is_not_changed_in_one_of_them():
+    samples = Samples(example=(torch.zeros(2, 4, dtype=torch.int64),))
+    with pytest.raises(InputError, match=r"embed and head hold one weight.*skip=embed\+head"):
+        check_chain(Tied().eval(), parse_chain(["sparse:magnitude"]), samples)
+    check_chain(Tied().eval(), parse_chain(["sparse:magnitude,skip=embed+head"]), samples)
+
+
+def test_weights_that_come_out_of_a_parametrization_are_refused():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(InputError, match=r"^0: .*remove_parametrizations"):
+        check_chain(
+            model.eval(), parse_chain(["quantize:int8"]), Samples(example=(torch.zeros(2, 4),))
+        )
+
+
+@pytest.mark.parametrize(
+    "step", ["quantize:int8", "sparse:magnitude", "share:kmeans,bits=2", "lowrank:tucker,keep=0.8"]
+)
+def test_what_replaced_convolutions_can_be_changed_again(step):
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    x = torch.randn(40, 3, 6, 6)
+    samples = Samples(example=(x[:2],), inputs=(x,), labels=torch.zeros(40, dtype=torch.int64))
+    for text in ("replace:octave", step):
+        model = settle(apply(model.eval(), parse_chain([text])[0], samples))
+    assert model(x).shape == (40, 16, 6, 6)
+
+
+def test_pruning_after_adders_is_refused():
+    model: Any = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    samples = Samples(example=(torch.zeros(2, 3, 6, 6),))
+    model = apply(model.eval(), parse_chain(["replace:adder"])[0], samples)
+    with pytest.raises(InputError, match="prune first, then replace:adder"):
+        apply(model, parse_chain(["prune:l1"])[0], samples)
+
+
+def test_a_transformer_layer_works_in_integers():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(32, 5, 8)
+    made = settle(apply(copy.deepcopy(model), parse_chain(["quantize:int8"])[0], Samples(
+        example=(x[:2],), inputs=(x,), labels=torch.zeros(32, dtype=torch.int64)
+    )))  # fmt: skip
+    with torch.no_grad():
+        torch.testing.assert_close(made.eval()(x), model(x), atol=0.2, rtol=0)
+
+
+def test_a_sign_of_one_bit_is_never_zero():
+    signs, _ = Signs(-1.0).integers(torch.tensor([[0.0, 0.0], [1.0, -1.0]]))
+    assert signs.tolist() == [[1, 1], [1, -1]]
+
+
+def test_folding_leaves_norms_without_statistics():
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU()).eval()
+    made = apply(model, parse_chain(["fold"])[0], Samples(example=(torch.randn(2, 3, 6, 6),)))
+    assert norm in list(made.modules())

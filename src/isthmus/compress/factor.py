@@ -93,7 +93,13 @@ def _pointwise(layer: Any, energy: float) -> nn.Sequential:
     first, second = pair
     rank = first.out_features
     narrow = kind(
-        layer.in_channels, rank, 1, stride=layer.stride, padding=layer.padding, bias=False
+        layer.in_channels,
+        rank,
+        1,
+        stride=layer.stride,
+        padding=layer.padding,
+        padding_mode=layer.padding_mode,
+        bias=False,
     )
     widen = kind(rank, layer.out_channels, 1, bias=layer.bias is not None)
     _fill(narrow, first.weight.detach().reshape(*first.weight.shape, *one))

@@ -73,6 +73,8 @@ def fold(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         alone = uses.count(node.module) == uses.count(following[0].module) == 1
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not alone:
             continue
+        if norm.running_mean is None:  # its statistics are each batch's own
+            continue
         conv: Any = chosen[node.module]
         fused = fuse_conv_bn_eval(conv, norm)
         model = replaced(model, node.module, fused, where="fold")
@@ -159,6 +161,7 @@ class Signs(nn.Module):
         """Return the signs as int8, and the scales (C,)."""
         size_CK = weight.abs().flatten(1)
         used_CK = size_CK > self.threshold * size_CK.mean(dim=1, keepdim=True)
+        used_CK = used_CK | (self.threshold < 0)  # a sign of one bit is never 0
         scale_C = (size_CK * used_CK).sum(dim=1) / used_CK.sum(dim=1).clamp_min(1)
         sign = torch.where(weight < 0, -1, 1) * used_CK.reshape(weight.shape)
         return sign.to(torch.int8), scale_C.clamp_min(_TINY)

@@ -27,6 +27,7 @@ from isthmus.compress.technique import (
 )
 from isthmus.errors import InputError
 from isthmus.graph import capture
+from isthmus.models.blocks import Adder, Octave
 
 LEAST_SAMPLES = 16
 _TIE = 1e-6
@@ -108,6 +109,14 @@ def remove(
 def make_pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
     """Return torch-pruning's pruner, with what it found of dependencies."""
     import torch_pruning  # noqa: PLC0415  (extra "compress")
+
+    for path, module in model.named_modules():
+        if isinstance(module, (Adder, Octave)):
+            kind = type(module).__name__
+            raise InputError(
+                f"prune: {path} is an {kind}, whose channels the library cannot follow; prune "
+                f"first, then replace:{kind.lower()}"
+            )
 
     how.setdefault("importance", torch_pruning.importance.GroupMagnitudeImportance(p=2))
     return torch_pruning.pruner.BasePruner(model, samples.example, **how)
@@ -236,14 +245,17 @@ def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
 
 
 def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
-    """Leave in every weight the gradient of the loss."""
+    """Leave in every weight the size of the loss's gradient, summed over batches."""
     needs_data(samples, technique="prune:taylor", least=LEAST_SAMPLES)
-    model.zero_grad()
+    sizes = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
     for loss in losses(model, samples):
+        model.zero_grad()
         loss.backward()
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                sizes[parameter] += parameter.grad.abs()
+    for parameter, size in sizes.items():
+        parameter.grad = size  # the library takes its absolute value, too
     return library.importance.GroupTaylorImportance()
 
 

@@ -108,7 +108,8 @@ def cluster(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if len(different) <= count:
         centroids = different
     else:
-        some = used[torch.linspace(0, len(used) - 1, min(len(used), _MOST_FITTED)).long()]
+        num = min(len(used), _MOST_FITTED)
+        some = used[torch.linspace(0, len(used) - 1, num, dtype=torch.float64).long()]
         start = torch.linspace(float(used.min()), float(used.max()), count)
         fitted = KMeans(count, init=start[:, None].double().numpy(), n_init=1)
         fitted.fit(some[:, None].numpy())

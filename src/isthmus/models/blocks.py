@@ -115,7 +115,8 @@ class Octave(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (B, M, H / s, W / s)."""
-        high = x[:, : self.hh.get_parameter("weight").shape[1]]
+        layers: Any = self.hh.modules()  # the convolution may be inside of what took its place
+        high = x[:, : next(each.in_channels for each in layers if hasattr(each, "in_channels"))]
         pooled = F.avg_pool2d(x, 2, ceil_mode=True)
         pooled_high, low = pooled[:, : high.shape[1]], pooled[:, high.shape[1] :]
         made = self.hh(high)

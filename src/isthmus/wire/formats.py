@@ -192,7 +192,7 @@ FORMATS: Mapping[str, Format] = {
     "fp16": Format(exponent=5, mantissa=10, bias=15, infinite=True),
     "bf16": Format(exponent=8, mantissa=7, bias=127, infinite=True),
     "tf32": Format(exponent=8, mantissa=10, bias=127, infinite=True),
-    "dlfloat16": Format(exponent=6, mantissa=9, bias=31, infinite=True),
+    "dlfloat16": Format(exponent=6, mantissa=9, bias=31, end=2.0**32 * (1 + 510 / 512)),
     "mxfp8-e4m3": replace(_E4M3, block=BLOCK),
     "mxfp8-e5m2": replace(_E5M2, block=BLOCK),
     "mxfp6-e3m2": replace(_E3M2, block=BLOCK),
