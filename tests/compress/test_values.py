@@ -456,9 +456,13 @@ def test_what_replaced_convolutions_can_be_changed_again(step):
 
 
 def test_pruning_after_adders_is_refused():
-    model: Any = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    model: Any = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, padding=1),
+    )
     samples = Samples(example=(torch.zeros(2, 3, 6, 6),))
-    model = apply(model.eval(), parse_chain(["replace:adder"])[0], samples)
+    model = apply(model.eval(), parse_chain(["replace:adder,only=1"])[0], samples)
     with pytest.raises(InputError, match="prune first, then replace:adder"):
         apply(model, parse_chain(["prune:l1"])[0], samples)
 
