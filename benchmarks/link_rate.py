@@ -612,14 +612,15 @@ def verdicts(rows: Sequence[dict[str, Any]], whole: float) -> Iterator[str]:
                 surer = [
                     r
                     for r in own
-                    if r["seeds"] > best["seeds"] and r["bytes_mean"] <= target and r not in good
-                ]
+                    if r["seeds"] > best["seeds"] and r["bytes_mean"] <= target
+                    and r not in good and r["sender_frozen"] == frozen
+                ]  # fmt: skip
                 verdict = (
                     "met"
                     if best["seeds"] >= SEEDS
-                    else f"met, by {best['seeds']} of {SEEDS} seeds"
+                    else f"met, {best['seeds']} of the {SEEDS} seeds wanted"
                 )
-                but = "".join(f"; but {said(r, whole)}" for r in surer)
+                but = f"; but {said(max(surer, key=accuracy_of), whole)}" if surer else ""
                 yield f"{wanted}; {verdict}: {said(best, whole)}{but}."
             elif good:
                 yield f"{wanted}; missed: {said(min(good, key=bytes_of), whole)}."
