@@ -467,15 +467,25 @@ def test_pruning_after_adders_is_refused():
         apply(model, parse_chain(["prune:l1"])[0], samples)
 
 
-def test_a_transformer_layer_works_in_integers():
+@pytest.mark.parametrize("step", ["quantize:int8", "lowrank:svd,keep=0.9"])
+def test_transformer_layers_can_be_changed_and_loaded_again(step):
+    def make():
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        return nn.TransformerEncoder(layer, 2).eval()
+
     torch.manual_seed(0)
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    x = torch.randn(32, 5, 8)
-    made = settle(apply(copy.deepcopy(model), parse_chain(["quantize:int8"])[0], Samples(
-        example=(x[:2],), inputs=(x,), labels=torch.zeros(32, dtype=torch.int64)
-    )))  # fmt: skip
+    source, x = make(), torch.randn(32, 5, 8)
+    padding = torch.arange(5) >= torch.full((32, 1), 4)
+    samples = Samples(example=(x[:2],), inputs=(x,), labels=torch.zeros(32, dtype=torch.int64))
+    changed = settle(apply(copy.deepcopy(source), parse_chain([step])[0], samples)).eval()
+    again = load_changes(make(), Path("made"), changes(source, changed))
+    again.to_empty(device="cpu").load_state_dict(changed.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(made.eval()(x), model(x), atol=0.2, rtol=0)
+        for options in ({}, {"src_key_padding_mask": padding}):
+            torch.testing.assert_close(again.eval()(x, **options), changed(x, **options))
+        error = (changed(x) - source(x)).square().mean()
+    assert error < 0.05  # outputs are normed: their mean square is 1
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_sign_of_one_bit_is_never_zero():

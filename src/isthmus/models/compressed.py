@@ -221,7 +221,17 @@ def replaced(model: nn.Module, path: str, layer: nn.Module, *, where: str) -> nn
     ]
     for parent, name in places:
         setattr(parent, name, layer)
+    _leave_short_cuts(model, [parent for parent, _ in places])
     return model
+
+
+def _leave_short_cuts(model: nn.Module, changed: Sequence[nn.Module]) -> None:
+    """Keep torch from computing transformer layers by the weights of layers that were replaced."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and module in changed:
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder) and {*module.layers} & {*changed}:
+            module.use_nested_tensor = False
 
 
 def _module(model: nn.Module, path: str, *, where: str) -> nn.Module:

@@ -20,9 +20,6 @@ from isthmus.graph.integers import NAMESPACE
 from isthmus.models.blocks import Adder, Concat, Octave, Shift, Switchable
 from isthmus.models.rounding import RoundTo
 
-# torch's short cut through transformer layers reads the weights of layers that may be ours here.
-torch.backends.mha.set_fastpath_enabled(False)
-
 Option = int | float | str | bool | tuple[int | float, ...] | None
 
 BITS, LOWEST, HIGHEST = 8, -128, 127
