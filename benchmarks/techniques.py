@@ -326,7 +326,7 @@ def exited(made: nn.Module, row: Row, data: Dataset) -> Measure:
     for step in parse_chain(row.chain):
         if step.technique.name == EXITS:
             seen, how = first_of(data, SEEN), rule(step.options)
-            (exit_,) = measure_exits(made, step.options["only"], seen, **how)
+            (exit_,) = measure_exits(made, step.options["only"], seen, how)
             found = {"accuracy": exit_.accuracy_with, "macs": exit_.macs, "leave": exit_.share}
     return found
 

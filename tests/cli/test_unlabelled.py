@@ -70,7 +70,7 @@ def test_a_fit_without_labels_is_about_as_accurate_as_one_with_them(digits, isth
     assert (labelled["judge"], unlabelled["judge"]) == ("labels", "labels")
     assert (bare["judge"], bare["accuracy_whole"]) == ("whole model", 1)
     assert [p["losses"] for p in bare["phases"]] == [p["losses"] for p in unlabelled["phases"]]
-    assert bare["accuracy_split"] > 0.94
+    assert bare["accuracy_split"] > 0.95
     said = isthmus("report", "bare", "--out", "report.html")
     assert said.code == 0, said.err
     assert "agreement with the whole model" in (digits / "report.html").read_text()

@@ -12,6 +12,7 @@ from isthmus.compress import Samples, apply, check_chain, figures, parse_chain, 
 from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.graph import capture
+from isthmus.models.compressed import ExitRule
 from isthmus.train import FitConfig, accuracy, measure_exits, tune
 from tests.nets import NETS
 
@@ -165,7 +166,7 @@ def test_exits_are_worth_more_where_the_network_was_trained_with_them():
     found = []
     for texts in (["exits,only=0+1"], []):
         model = trained(made(network(), example, *texts), data)
-        found.append(measure_exits(model, ("0", "1"), data, share=0.5))
+        found.append(measure_exits(model, ("0", "1"), data, ExitRule("share", 0.5)))
     joint, alone = found
     assert joint[0].accuracy > alone[0].accuracy
     assert all(0.3 < each.share < 0.7 for each in joint)

@@ -11,6 +11,7 @@ from isthmus.errors import InputError
 from isthmus.export import export
 from isthmus.graph import capture
 from isthmus.models import load_model, reference
+from isthmus.models.compressed import ExitRule
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.run.early import load_exit
@@ -98,7 +99,7 @@ def test_a_smaller_model_may_answer_in_its_place(tmp_path):
     smaller = smaller_exit(str(tmp_path / "small"), split_model, samples)
     found = export(
         split_model, plan, tmp_path / "bundle", samples=samples, early_exit=smaller,
-        exit_confidence=calibrate_exit(smaller, split_model, samples, share=0.5),
+        exit_confidence=calibrate_exit(smaller, split_model, samples, ExitRule("share", 0.5)),
     )  # fmt: skip
     assert found.early_exit_share == pytest.approx(0.5, abs=0.1)
     bundle = read_bundle(tmp_path / "bundle")
@@ -145,18 +146,16 @@ EARLY = scores([1, 1, 1, 1, 1], SURE)
 
 def test_a_threshold_lets_the_wanted_share_leave_or_as_many_as_are_equal():
     whole = scores([1, 0, 1, 1, 0], [0.5] * 5)
-    assert exit_threshold(EARLY, whole, share=0.4) == pytest.approx(0.8)
+    assert exit_threshold(EARLY, whole, ExitRule("share", 0.4)) == pytest.approx(0.8)
     # the third of five is as sure as the fourth: both leave
-    assert exit_threshold(EARLY, whole, share=0.6) == pytest.approx(0.7)
-    assert exit_threshold(EARLY, whole, share=1.0) == pytest.approx(0.6)
+    assert exit_threshold(EARLY, whole, ExitRule("share", 0.6)) == pytest.approx(0.7)
+    assert exit_threshold(EARLY, whole, ExitRule("share", 1.0)) == pytest.approx(0.6)
     # 2 of 2 are equal at 0.8, 3 of 4 at 0.7, 3 of 5 at 0.6
-    assert exit_threshold(EARLY, whole, agreement=0.76) == pytest.approx(0.8)
-    assert exit_threshold(EARLY, whole, agreement=0.75) == pytest.approx(0.7)
+    assert exit_threshold(EARLY, whole, ExitRule("agreement", 0.76)) == pytest.approx(0.8)
+    assert exit_threshold(EARLY, whole, ExitRule("agreement", 0.75)) == pytest.approx(0.7)
     alike = scores([1] * 4, [0.5] * 4)
     with pytest.raises(InputError, match=r"expected 90.0% equal answers, found 75.0% of those"):
-        exit_threshold(alike, scores([1, 1, 1, 0], [0.5] * 4), agreement=0.9)
-    with pytest.raises(InputError, match="a share, an agreement or a drop, one of them"):
-        exit_threshold(EARLY, whole)
+        exit_threshold(alike, scores([1, 1, 1, 0], [0.5] * 4), ExitRule("agreement", 0.9))
 
 
 def test_a_threshold_lets_as_many_leave_as_lose_no_more_accuracy():
@@ -164,19 +163,21 @@ def test_a_threshold_lets_as_many_leave_as_lose_no_more_accuracy():
     # the exit alone is right at 0.9, the model alone at 0.8, at one 0.7 of two, and at 0.6: of 5
     # samples one more is right, then as many as ever, one less, two less
     for drop, least in ((0, 0.8), (19, 0.8), (20, 0.7), (39, 0.7), (40, 0.6)):
-        assert exit_threshold(EARLY, whole, right, drop=drop) == pytest.approx(least)
+        assert exit_threshold(EARLY, whole, ExitRule("drop", drop), right) == pytest.approx(least)
     zeros = torch.zeros(5, dtype=torch.long)
     with pytest.raises(InputError, match=r"a loss of 5 points at most, found 20 points by those"):
-        exit_threshold(EARLY, scores(zeros.tolist(), [0.5] * 5), zeros, drop=5)
+        exit_threshold(EARLY, scores(zeros.tolist(), [0.5] * 5), ExitRule("drop", 5), zeros)
     with pytest.raises(InputError, match="no labels, of which a drop is counted"):
-        exit_threshold(EARLY, whole, drop=5)
+        exit_threshold(EARLY, whole, ExitRule("drop", 5))
 
 
 def test_an_exit_that_is_calibrated_is_surer_where_it_leaves(tmp_path):
     model, example = network(), (torch.rand(400, 3, 8, 8) ** 4,)
     split_model, plan = fitted(model, example)
     early_exit = fit_exit(split_model, [example[0][:200].numpy()])
-    least = calibrate_exit(early_exit, split_model, [example[0][200:].numpy()], share=0.5)
+    least = calibrate_exit(
+        early_exit, split_model, [example[0][200:].numpy()], ExitRule("share", 0.5)
+    )
     x = torch.rand(100, 3, 8, 8) ** 4
     with torch.no_grad():
         labels = split_model(x).argmax(1).numpy()

@@ -18,7 +18,7 @@ from isthmus.plan.accuracy import AccuracyRow, AccuracyTable
 from isthmus.plan.cpsat import search
 from isthmus.plan.estimate import OBJECTIVES, needs
 from isthmus.plan.placement import make_setting, weigh
-from isthmus.plan.plan import Limits
+from isthmus.plan.plan import Asked, Limits
 from isthmus.platform import Device, Link, Memory, Platform
 from isthmus.split import split
 from tests.plan.branching import every_placement, random_graph, random_platform, walk
@@ -66,11 +66,12 @@ def random_case(seed):
     graph, platform = random_graph(r), random_platform(r)
     codec, objective = r.choice([None, "raw", "uniform:bits=4"]), r.choice(sorted(OBJECTIVES))
     table = random_table(r, graph)
-    setting = make_setting(graph, platform, codec=codec, accuracy=table)
+    asked = Asked(codec=codec, accuracy=table)
+    setting = make_setting(graph, platform, asked)
     figures = [walk(setting, one) for one in every_placement(setting)]
     limits = random_limits(r, [one for one in figures if one is not None])
     if limits != Limits():
-        setting = make_setting(graph, platform, codec=codec, accuracy=table, limits=limits)
+        setting = make_setting(graph, platform, replace(asked, limits=limits))
         figures = [walk(setting, one) for one in every_placement(setting)]
     possible = [one for one in figures if one is not None and within(one, limits)]
     return setting, objective, limits, possible
@@ -108,7 +109,7 @@ def test_no_placement_is_better_in_thousands_of_small_cases(block):
 def test_a_placement_costs_what_a_walk_through_it_does():
     for seed in range(60):
         r = Random(seed)
-        setting = make_setting(random_graph(r), random_platform(r))
+        setting = make_setting(random_graph(r), random_platform(r), Asked())
         for placement in list(every_placement(setting))[:: r.randint(10, 30)]:
             weighed, figures = weigh(setting, placement), walk(setting, placement)
             room = all(
@@ -145,7 +146,7 @@ def test_on_graphs_that_do_not_branch_it_agrees_with_the_chain(block):
         except InfeasibleError:
             continue
         plan = partition(graph, platform, objective=objective, method="cpsat")
-        setting = make_setting(graph, platform)
+        setting = make_setting(graph, platform, Asked())
         found = search(setting, objective=objective, limits=Limits(), time_limit_s=60.0)
         assert found.placement is not None
         least = getattr(weigh(setting, found.placement).prediction, OBJECTIVES[objective])

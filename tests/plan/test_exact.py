@@ -15,7 +15,7 @@ from isthmus.plan.estimate import OBJECTIVES, stage_loads
 from isthmus.plan.explain import make_walk
 from isthmus.plan.limits import WHOLE
 from isthmus.plan.orders import ordered, states_of
-from isthmus.plan.plan import NO_LIMITS, Limits, exceeds
+from isthmus.plan.plan import NO_LIMITS, Asked, Limits, exceeds
 from isthmus.plan.routes import backward, forward, through
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem, restricted
@@ -36,7 +36,7 @@ class Case:
         self.platform = draw_platform(random, self.graph, most_devices=most_devices)
         self.objective = random.choice(sorted(OBJECTIVES))
         self.codec, self.png_bytes = random.choice(CODECS), random.choice([None, 20.0])
-        choices = find_choices(self.graph, codec=self.codec, png_bytes=self.png_bytes).all
+        choices = find_choices(self.graph, Asked(codec=self.codec, png_bytes=self.png_bytes)).all
         self.choices = tuple(
             choice if choice.drop is not None else replace(choice, drop=random.choice(DROPS))
             for choice in choices
@@ -237,7 +237,8 @@ def test_with_accuracies_the_plan_is_the_best_within_the_drop():
         table = draw_table(case)
         limits = Limits(drop=case.random.choice([0.0, 0.01, 0.05]))
         known = find_choices(
-            case.graph, codec="uniform:bits=3", png_bytes=None, accuracy=table, lossless=True
+            case.graph,
+            Asked(codec="uniform:bits=3", accuracy=table, limits=Limits(drop=1)),
         ).all
         plans = case.every_cost(within(known, limits))
         kept = [plan for plan in plans if keeps(plan[0], limits)]

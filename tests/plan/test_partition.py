@@ -643,9 +643,9 @@ class TestEveryMethod:
 
 
 def test_a_method_of_ones_own_is_checked_as_ours():
-    def stubborn(graph, platform, **options):
+    def stubborn(graph, platform, asked):
         roomy = tuple(replace(device, memory=Memory()) for device in platform.devices)
-        return METHODS["chain"](graph, replace(platform, devices=roomy), **options)
+        return METHODS["chain"](graph, replace(platform, devices=roomy), asked)
 
     with pytest.raises(InfeasibleError, match="mcu-"):
         partition(DIGITS, load_platform("two-mcu-spi"), method=stubborn)

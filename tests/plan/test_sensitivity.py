@@ -12,7 +12,7 @@ from isthmus.plan import partition
 from isthmus.plan.choices import find_choices, undominated
 from isthmus.plan.explain import make_outcome
 from isthmus.plan.orders import around
-from isthmus.plan.plan import NO_LIMITS
+from isthmus.plan.plan import NO_LIMITS, Asked
 from isthmus.plan.routes import Route
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem
@@ -57,7 +57,7 @@ def draw(seeds):
 
 def costs(graph, platform, objective, plan):
     """Return the least cost in the plan's order and its own, each None where it does not fit."""
-    every = find_choices(graph, codec=None, png_bytes=None).all
+    every = find_choices(graph, Asked()).all
     problem = make_problem(
         graph, platform, undominated(every, platform.devices), objective=objective
     )

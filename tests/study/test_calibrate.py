@@ -11,7 +11,7 @@ from isthmus.files import write_json
 from isthmus.graph import capture, cuts, find_cut, fingerprint
 from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.models import reference, resnet
-from isthmus.plan import partition
+from isthmus.plan import Asked, partition
 from isthmus.plan.choices import find_choices
 from isthmus.platform import load_platform
 from isthmus.study.accuracy import accuracy_table, promising_cuts
@@ -116,7 +116,7 @@ def test_what_an_entropy_code_takes_is_measured_for_the_plan(graph, table):
     assert row.payload_spread_bytes > 0
     assert table.row(cut, "uniform:bits=4").payload_bytes is None
     assert row.accuracy == table.row(cut, "uniform:bits=4").accuracy
-    places = find_choices(graph, codec=None, png_bytes=None, accuracy=table).all
+    places = find_choices(graph, Asked(accuracy=table)).all
     chosen = next(c for c in places if (c.cut.index, c.codec) == (cut, row.codec))
     assert chosen.spec.payload_bytes == row.payload_bytes
 
@@ -228,7 +228,7 @@ def test_a_study_of_the_same_network_fills_the_trained_column(tmp_path):
     }
     table = accuracy_table(network, graph, load_platform("two-mcu-spi"), None, fits=[tmp_path])
     assert table.drop(stages[1], "bottleneck:ratio=4,bits=8") == pytest.approx(0.1)
-    codecs = {c.codec for c in find_choices(graph, codec=None, png_bytes=None, accuracy=table).all}
+    codecs = {c.codec for c in find_choices(graph, Asked(accuracy=table)).all}
     assert "bottleneck:ratio=4,bits=8" in codecs
 
 

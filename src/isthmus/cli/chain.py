@@ -348,10 +348,16 @@ def export(
 
     Example: `isthmus export fitted --out bundle`
     """
+    from isthmus.models.compressed import ExitKind, ExitRule
     from isthmus.report.tables import verification_table
     from isthmus.study import export_fitted
 
-    asked = [each for each in (exit_share, exit_agreement, exit_drop) if each is not None]
+    given: dict[ExitKind, float | None] = {
+        "share": exit_share,
+        "agreement": exit_agreement,
+        "drop": exit_drop,
+    }
+    asked = [ExitRule(kind, value) for kind, value in given.items() if value is not None]
     options = "--exit-share, --exit-agreement, --exit-drop"
     if asked and early_exit is None:
         raise InputError(f"{options}: found no early exit; add --early-exit")
@@ -368,9 +374,7 @@ def export(
         fitted,
         out,
         exit_data=exit_data,
-        exit_share=exit_share,
-        exit_agreement=exit_agreement,
-        exit_drop=exit_drop,
+        exit_rule=asked[0] if asked else None,
         exit_model=early_model,
     )
     if json_:

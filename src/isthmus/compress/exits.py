@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from isthmus.compress.technique import Number, Options, Samples, Technique, check_names
 from isthmus.errors import InputError
-from isthmus.models.joint import Joint, kept, pooled
+from isthmus.models.compressed import ExitRule
+from isthmus.models.joint import Joint, first, kept, pooled
 
 EXITS = "exits"
 
@@ -52,7 +53,7 @@ class Exits(Joint):
     def answers(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what the network says (B, K), then what each head says."""
         with kept(self.model, self.paths) as made:
-            output = _scores(self.model(*inputs))
+            output = first(self.model(*inputs))
         pairs = zip(self.paths, self.heads, strict=True)
         return (output, *(head(pooled((made[path],))) for path, head in pairs))
 
@@ -65,7 +66,7 @@ def exits(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Put a head behind each of some modules; see `isthmus.compress.exits`."""
     paths = exit_paths(model, options, samples)
     with torch.no_grad(), kept(model, paths) as made:
-        num_classes = _scores(model(*samples.example)).shape[1]
+        num_classes = first(model(*samples.example)).shape[1]
     heads = {path: nn.Linear(pooled((made[path],)).shape[1], num_classes) for path in paths}
     return Exits(model, heads, options["weight"])
 
@@ -83,7 +84,7 @@ def exit_paths(model: nn.Module, options: Options, samples: Samples) -> tuple[st
     wanted = options["only"] or tuple(name for name, _ in model.named_children())
     wanted = [path for path in wanted if path not in options["skip"]]
     with torch.no_grad(), kept(model, wanted) as made:
-        scores = _scores(model.eval()(*samples.example))
+        scores = first(model.eval()(*samples.example))
     if scores.ndim != 2 or not scores.is_floating_point():
         raise InputError(f"technique {EXITS}: expected a model of one output, scores for classes")
     found = [
@@ -101,13 +102,6 @@ def exit_paths(model: nn.Module, options: Options, samples: Samples) -> tuple[st
     return tuple(found)
 
 
-def _scores(output: object) -> Tensor:
-    found = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(found, Tensor):
-        raise InputError(f"technique {EXITS}: expected a model of one output, scores for classes")
-    return found
-
-
 def _check(options: Options) -> None:
     if options["agreement"] and options["drop"] < inf:
         raise InputError(
@@ -116,11 +110,12 @@ def _check(options: Options) -> None:
         )
 
 
-def rule(options: Options) -> dict[str, float]:
+def rule(options: Options) -> ExitRule:
     """Return by which of the three options samples leave."""
-    chosen = "agreement" if options["agreement"] else "share"
-    chosen = "drop" if options["drop"] < inf else chosen
-    return {chosen: options[chosen]}
+    if options["drop"] < inf:
+        return ExitRule("drop", options["drop"])
+    agreement = options["agreement"]
+    return ExitRule("agreement", agreement) if agreement else ExitRule("share", options["share"])
 
 
 EXITING = Technique(

@@ -33,7 +33,7 @@ from isthmus.compress.technique import Number, Options, Samples, Shares, Techniq
 from isthmus.errors import InputError
 from isthmus.models.blocks import Switchable
 from isthmus.models.compressed import replaced
-from isthmus.models.joint import Joint
+from isthmus.models.joint import Joint, first
 
 SLIMMABLE, WIDTH = "prune:slimmable", "prune:width"
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -79,7 +79,7 @@ class Slimmable(Joint):
         narrowest, *others = self._narrow
         drawn = [others[k] for k in torch.randperm(len(others))[:_OTHERS].tolist()]
         made = (self(*inputs), *(self.at(width, *inputs) for width in (narrowest, *drawn)))
-        return tuple(x[0] if isinstance(x, tuple | list) else x for x in made)
+        return tuple(map(first, made))
 
     def at(self, width: float, *inputs: Tensor) -> Any:
         """Return what the network of one width says."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.errors import InputError
+from isthmus.models.joint import first
 from isthmus.units import parse_quantity
 from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
 
@@ -370,8 +371,7 @@ def losses(model: nn.Module, samples: Samples, *, batch_size: int = 128) -> Iter
     assert samples.labels is not None
     for start in range(0, len(samples.labels), batch_size):
         batch = slice(start, start + batch_size)
-        output = model.eval()(*(x[batch] for x in samples.inputs))
-        scores = output[0] if isinstance(output, tuple | list) else output
+        scores = first(model.eval()(*(x[batch] for x in samples.inputs)))
         yield F.cross_entropy(scores, samples.labels[batch], reduction="sum")
 
 

@@ -94,25 +94,25 @@ def verify(
         for crossing, spec in zip(bundle.crossings, specs, strict=True)
     ]
     expected, sent = _expected(split_model, inputs)
-    counts = [_Counted() for _ in specs]
+    every: list[list[Sequence[np.ndarray]]] = []
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
     for i in range(len(inputs[0])):
         outputs, crossed = _run(
             programs, specs, tables, [x[i : i + 1] for x in inputs], payloads[i]
         )
-        for count, symbols, wanted_N in zip(counts, crossed, sent, strict=True):
-            count.add(symbols, [x[i : i + 1] for x in wanted_N])
+        every.append(crossed)
         for output, wanted in zip(outputs, expected, strict=True):
             largest = max(largest, _difference(output, wanted[i : i + 1].numpy(), where=path))
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
+    apart = [_apart(*pair) for pair in zip(zip(*every, strict=True), sent, strict=True)]
     result = Verification(
         samples=len(inputs[0]),
         largest_difference=largest,
         equal_predictions=equal / len(inputs[0]),
         payload_bytes=tuple(payloads.mean(axis=0).tolist()),
-        symbols_differ=tuple(c.differ / c.all if c.all else None for c in counts),
-        symbols_apart=tuple(c.apart if c.all else None for c in counts),
+        symbols_differ=tuple(share for share, _ in apart),
+        symbols_apart=tuple(steps for _, steps in apart),
         **_early_exit(path, bundle, inputs, expected[0].numpy(), labels_N),
     )
     flips = result.samples - equal
@@ -149,21 +149,19 @@ def _run(
     return symbols, crossed
 
 
-@dataclass(slots=True)
-class _Counted:
-    """How many integers crossed, how many were others than the model's, and by how much."""
-
-    all: int = 0
-    differ: int = 0
-    apart: int = 0
-
-    def add(self, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
-        for x, y in zip(found, wanted, strict=True):
-            if x.dtype.kind in "iu":
-                apart = np.abs(x.astype(np.int64) - y.astype(np.int64))
-                self.all += apart.size
-                self.differ += int(np.count_nonzero(apart))
-                self.apart = max(self.apart, int(apart.max(initial=0)))
+def _apart(
+    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[np.ndarray]
+) -> tuple[float | None, int | None]:
+    """Return which share of a crossing's integers are others than the model's, and how far off."""
+    pairs = [
+        (np.concatenate(x).astype(np.int64), y.astype(np.int64))
+        for x, y in zip(zip(*found, strict=True), wanted, strict=True)
+        if y.dtype.kind in "iu"
+    ]
+    if not pairs:
+        return None, None
+    apart = np.concatenate([np.abs(x - y).reshape(-1) for x, y in pairs])
+    return np.count_nonzero(apart) / len(apart), int(apart.max())
 
 
 @torch.no_grad()
@@ -171,11 +169,10 @@ def _expected(
     split_model: SplitModel, inputs: Sequence[np.ndarray]
 ) -> tuple[list[torch.Tensor], list[list[np.ndarray]]]:
     """Return the model's outputs (N, ...), and the symbols that it sends at each crossing."""
-    split_model.eval()
     tensors = tuple(map(torch.from_numpy, inputs))
-    expected = tree_leaves(split_model(*tensors))
     sent: list[list[np.ndarray]] = []
-    for stage, codec in zip(split_model.stages[:-1], split_model.codecs, strict=True):
+    stages = split_model.eval().stages
+    for stage, codec in zip(stages[:-1], split_model.codecs, strict=True):
         tensors = stage(*tensors)
         if isinstance(codec, Codec):
             symbols = codec.sender(tensors)
@@ -183,7 +180,8 @@ def _expected(
             tensors = codec.receiver(symbols)
         else:  # a relay passes on what came
             sent.append(sent[-1])
-    return expected, sent
+    tensors = stages[-1](*tensors)
+    return [tensors[position] for position in tree_leaves(split_model.output_form)], sent
 
 
 def _early_exit(

@@ -139,16 +139,8 @@ class Rounded(nn.Module):
         return rounded
 
 
-class Restored(nn.Module):
-    """Takes what `Rounded` made.
-
-    Args:
-        bits: Of the grid.
-    """
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
+class Restored(Rounded):
+    """Takes what `Rounded` made, of as many bits."""
 
     def forward(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """Return the values on the grid."""

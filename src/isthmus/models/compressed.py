@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import safetensors
 import torch
@@ -74,6 +75,24 @@ class Figures:
     weight_bytes: int
     stored_bytes: int
     activation_bytes: int
+
+
+ExitKind = Literal["share", "agreement", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRule:
+    """Which samples leave early.
+
+    Attributes:
+        kind: By a share of all samples, 0..1; by the share, of those that leave, that are to be
+            answered as the model does: as many leave as that allows; or by the points of accuracy
+            over all samples that may be lost when those leave that do.
+        value: How much.
+    """
+
+    kind: ExitKind
+    value: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

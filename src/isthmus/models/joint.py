@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isthmus.errors import InputError
+
 
 class Joint(nn.Module, ABC):
     """A network that gives several answers while it is trained, and its best one otherwise.
@@ -68,3 +70,18 @@ def pooled(tensors: Sequence[Tensor]) -> Tensor:
         features = x.float().mean(axes) if axes else x.float()
         parts.append(features.flatten(1))
     return torch.cat(parts, 1)
+
+
+def first(output: Any) -> Tensor:
+    """Return the output itself, or the first of several.
+
+    Raises:
+        InputError: It is neither.
+    """
+    scores = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"the model returns a {type(output).__name__}, expected class scores (B, K), or a "
+            "tuple that begins with them; put it into a module that returns them"
+        )
+    return scores

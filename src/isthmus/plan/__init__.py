@@ -3,6 +3,7 @@
 from isthmus.plan.check import check, with_payloads
 from isthmus.plan.partition import METHODS, Partitioner, partition
 from isthmus.plan.plan import (
+    Asked,
     Crossing,
     InputSpec,
     Limits,
@@ -16,6 +17,7 @@ from isthmus.plan.plan import (
 
 __all__ = [
     "METHODS",
+    "Asked",
     "Crossing",
     "InputSpec",
     "Limits",

@@ -1,13 +1,11 @@
 """The best plan of any shape: a walk where one is as good as any, else one that branches."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from time import monotonic
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph
-from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.answer import make_plan
 from isthmus.plan.branched import make_branched
 from isthmus.plan.chain import list_choices, plan_chain
@@ -15,7 +13,7 @@ from isthmus.plan.choices import Choice, undominated, within
 from isthmus.plan.cpsat import search
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.placement import Placement, Setting, make_setting
-from isthmus.plan.plan import Limits, Plan
+from isthmus.plan.plan import Asked, Plan
 from isthmus.plan.routes import Route
 from isthmus.plan.table import make_problem
 from isthmus.platform import Platform
@@ -23,44 +21,21 @@ from isthmus.platform import Platform
 _SAME = 1e-9
 
 
-def plan_cpsat(
-    graph: Graph,
-    platform: Platform,
-    *,
-    objective: str,
-    codec: str | None,
-    cut: int | Sequence[int] | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None,
-    limits: Limits,
-    time_limit_s: float,
-) -> Plan:
+def plan_cpsat(graph: Graph, platform: Platform, asked: Asked) -> Plan:
     """Return the best plan over every assignment of nodes to devices.
 
     That is a walk, which can be split and exported, unless one that branches is better. Where the
     time is up first, it is the best one so far, with its gap; where nothing fits, the walk that is
-    nearest to fitting. Arguments and errors are those of `isthmus.plan.partition`; the method is
-    in `cpsat`.
+    nearest to fitting. Errors are those of `isthmus.plan.partition`; the method is in `cpsat`.
     """
-    if cut is not None:
+    objective, limits, time_limit_s = asked.objective, asked.limits, asked.time_limit_s
+    if asked.cut is not None:
         raise InputError(
             "cut: method cpsat places every node by itself and takes no cuts; use method chain"
         )
     stop_s = monotonic() + time_limit_s
-    walk = plan_chain(
-        graph,
-        platform,
-        objective=objective,
-        codec=codec,
-        cut=None,
-        png_bytes=png_bytes,
-        accuracy=accuracy,
-        limits=limits,
-        time_limit_s=time_limit_s,
-    )
-    setting = make_setting(
-        graph, platform, codec=codec, png_bytes=png_bytes, accuracy=accuracy, limits=limits
-    )
+    walk = plan_chain(graph, platform, asked)
+    setting = make_setting(graph, platform, asked)
     found = search(
         setting,
         objective=objective,
@@ -77,7 +52,7 @@ def plan_cpsat(
             return walk
         note = f"stopped after {time_limit_s:g} s, too soon to say whether a better one exists"
         return replace(walk, gap=None, notes=(note, *walk.notes))
-    choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits).all
+    choices = list_choices(graph, platform, asked).all
     choices = within(undominated(choices, platform.devices), limits)
     route = _as_route(setting, found.placement, choices)
     if route is not None:

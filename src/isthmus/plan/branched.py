@@ -26,7 +26,7 @@ from isthmus.plan.placement import (
     needed,
     weigh,
 )
-from isthmus.plan.plan import Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
+from isthmus.plan.plan import Asked, Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
 from isthmus.platform import Link, Platform
 from isthmus.units import format_quantity
 
@@ -193,7 +193,7 @@ def _read(
     plan: Plan, graph: Graph, platform: Platform, accuracy: AccuracyTable | None
 ) -> tuple[Setting, Placement]:
     """Return the placement that a plan is, with the codecs that it names."""
-    setting = make_setting(graph, platform)
+    setting = make_setting(graph, platform, Asked())
     device_of = {name: stage.device for stage in plan.stages for name in stage.nodes}
     if device_of.keys() != {node.name for node in graph.nodes}:
         raise other_model("other operations")

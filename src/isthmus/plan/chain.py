@@ -8,14 +8,13 @@ from math import inf, isinf
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph, fingerprint
-from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.answer import make_plan
 from isthmus.plan.choices import Choice, Choices, find_choices, undominated, within
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.explain import make_outcome
 from isthmus.plan.limits import MOST_RATE, Walk, least_rate, with_rate
 from isthmus.plan.orders import States, everyone, ordered, states_of
-from isthmus.plan.plan import NO_LIMITS, Limits, Plan, exceeds
+from isthmus.plan.plan import NO_LIMITS, Asked, Limits, Plan, exceeds
 from isthmus.plan.routes import Route, cheapest
 from isthmus.plan.search import find
 from isthmus.plan.table import Problem, make_problem, restricted
@@ -30,33 +29,23 @@ _MANY = 4096
 _OBJECTIVE_OF = {figure: objective for objective, figure in OBJECTIVES.items()} | {"drop": "drop"}
 
 
-def plan_chain(
-    graph: Graph,
-    platform: Platform,
-    *,
-    objective: str,
-    codec: str | None,
-    cut: int | Sequence[int] | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None,
-    limits: Limits,
-    time_limit_s: float,
-) -> Plan:
+def plan_chain(graph: Graph, platform: Platform, asked: Asked) -> Plan:
     """Return the best plan that fits; where none does, the one nearest to fitting.
 
-    Arguments and errors are those of `isthmus.plan.partition`; the method is in `search`.
+    Errors are those of `isthmus.plan.partition`; the method is in `search`.
     """
-    choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits)
+    choices = list_choices(graph, platform, asked)
     usable = undominated(choices.all, platform.devices)
+    limits, cut = asked.limits, asked.cut
     whole = make_problem(
-        graph, platform, within(usable, limits), objective=objective, limits=limits
+        graph, platform, within(usable, limits), objective=asked.objective, limits=limits
     )
     must = () if cut is None else asked_cuts(cut, choices, whole)
     problem = restricted(whole, must)
     states, any_order = states_of(problem)
     if isinstance(cut, Sequence):
         states, any_order = ordered(problem, _computing(cut, whole)), True
-    found = find(problem, states, objective=objective, limits=limits)
+    found = find(problem, states, objective=asked.objective, limits=limits)
     if found is None:
         return _nearest(problem, states, usable, must)
     gap = (found.route.cost - found.least) / found.route.cost if found.route.cost else 0.0
@@ -65,14 +54,7 @@ def plan_chain(
     return replace(plan, notes=(*plan.notes, *order, *choices.notes))
 
 
-def list_choices(
-    graph: Graph,
-    platform: Platform,
-    codec: str | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None,
-    limits: Limits,
-) -> Choices:
+def list_choices(graph: Graph, platform: Platform, asked: Asked) -> Choices:
     """List what links may carry, dominated choices and those over a limit included.
 
     Raises:
@@ -85,15 +67,9 @@ def list_choices(
                 option_names(name)
             except InputError as error:
                 raise InputError(f"device {device.name}: codecs: {error}") from error
-    if accuracy is not None:
-        accuracy.check(fingerprint(graph))
-    choices = find_choices(
-        graph,
-        codec=codec,
-        png_bytes=png_bytes,
-        accuracy=accuracy,
-        lossless=limits.drop is not None,
-    )
+    if asked.accuracy is not None:
+        asked.accuracy.check(fingerprint(graph))
+    choices = find_choices(graph, asked)
     if platform.links and not choices.all:
         raise InputError(f"nothing of this model can cross a link: {choices.notes[0]}")
     return choices

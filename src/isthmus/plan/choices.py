@@ -16,7 +16,7 @@ from math import inf
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import LOSSLESS, AccuracyTable
-from isthmus.plan.plan import Crossing, Limits, exceeds
+from isthmus.plan.plan import Asked, Crossing, Limits, exceeds
 from isthmus.platform import Device, Link
 from isthmus.wire.frames import HEADER_BYTES
 from isthmus.wire.options import parse_options
@@ -71,30 +71,23 @@ class Choices:
     notes: tuple[str, ...]
 
 
-def find_choices(
-    graph: Graph,
-    *,
-    codec: str | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None = None,
-    lossless: bool = False,
-) -> Choices:
+def find_choices(graph: Graph, asked: Asked) -> Choices:
     """List what a link may carry.
 
     Args:
         graph: What is divided.
-        codec: For the inner cuts; None lets a sensible narrow one and ``raw`` compete at each.
-        png_bytes: Mean size of the inputs as PNG, where it was measured.
-        accuracy: What is known; its codecs, and ``raw``, compete at each inner cut.
-        lossless: Whether ``raw`` competes with ``codec``, too.
+        asked: Its codec is for the inner cuts; with none a sensible narrow one and ``raw`` compete
+            at each. The codecs of its accuracies, and ``raw``, compete there too, and so does
+            ``raw`` where the drop is limited.
 
     Returns:
         The choices: the input by ``pixels``, ``png`` and ``raw`` and the output by ``label`` and
         ``raw``, as far as they apply, and every inner cut without obstacle.
 
     Raises:
-        InputError: ``codec`` is unknown, not one for inner cuts, or can carry none.
+        InputError: The codec is unknown, not one for inner cuts, or can carry none.
     """
+    codec, lossless = asked.codec, asked.limits.drop is not None
     if codec is not None:
         check_inner(codec)
     found: list[Choice] = []
@@ -102,14 +95,7 @@ def find_choices(
     places = cuts(graph)
     for cut in places:
         try:
-            found += choices_at(
-                cut,
-                len(graph.nodes),
-                codec=codec,
-                png_bytes=png_bytes,
-                accuracy=accuracy,
-                lossless=lossless,
-            )
+            found += choices_at(cut, len(graph.nodes), asked, lossless=lossless)
         except InputError as error:
             skipped[cut.index] = str(error)
     inner = places[1:-1]
@@ -118,25 +104,21 @@ def find_choices(
     return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
 
 
-def choices_at(
-    cut: Cut,
-    num_nodes: int,
-    *,
-    codec: str | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None = None,
-    lossless: bool = False,
-) -> tuple[Choice, ...]:
+def choices_at(cut: Cut, num_nodes: int, asked: Asked, *, lossless: bool) -> tuple[Choice, ...]:
     """List what a link may carry at one cut of a graph of so many nodes.
 
-    Arguments are those of `find_choices`.
+    Args:
+        cut: Where.
+        num_nodes: Of the graph.
+        asked: As for `find_choices`.
+        lossless: Whether ``raw`` competes with its codec, too.
 
     Raises:
         InputError: Nothing can carry this cut; says why.
     """
-    texts = _texts(cut, num_nodes, codec, accuracy, lossless=lossless)
-    specs = (_measured(spec, png_bytes) for spec in _specs(cut, texts))
-    return tuple(known(Choice(cut=cut, spec=spec), accuracy) for spec in specs)
+    texts = _texts(cut, num_nodes, asked.codec, asked.accuracy, lossless=lossless)
+    specs = (_measured(spec, asked.png_bytes) for spec in _specs(cut, texts))
+    return tuple(known(Choice(cut=cut, spec=spec), asked.accuracy) for spec in specs)
 
 
 def check_inner(codec: str) -> None:

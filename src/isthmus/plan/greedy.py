@@ -19,13 +19,12 @@ import numpy as np
 
 from isthmus.errors import InputError
 from isthmus.graph import Graph
-from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.answer import make_plan
 from isthmus.plan.chain import asked_cuts, list_choices
 from isthmus.plan.choices import undominated, within
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.orders import alone, everyone
-from isthmus.plan.plan import Limits, Plan
+from isthmus.plan.plan import Asked, Limits, Plan
 from isthmus.plan.routes import TOLERANCE, Costs, Route, cheapest, cost_of
 from isthmus.plan.table import Problem, make_problem, restricted
 from isthmus.plan.weigh import Scope, make_costs, overflow, predict
@@ -34,28 +33,17 @@ from isthmus.platform import Platform
 Merit = tuple[float, float, float, float]
 
 
-def plan_greedy(
-    graph: Graph,
-    platform: Platform,
-    *,
-    objective: str,
-    codec: str | None,
-    cut: int | Sequence[int] | None,
-    png_bytes: float | None,
-    accuracy: AccuracyTable | None,
-    limits: Limits,
-    time_limit_s: float,
-) -> Plan:
+def plan_greedy(graph: Graph, platform: Platform, asked: Asked) -> Plan:
     """Return the plan at which the descent stops; it need not fit, even where another one does.
 
-    Arguments and errors are those of `isthmus.plan.partition`; of cuts it takes one at most.
+    Errors are those of `isthmus.plan.partition`; of cuts it takes one at most.
     """
-    del time_limit_s
+    limits, cut = asked.limits, asked.cut
     if isinstance(cut, Sequence):
         raise InputError("method greedy: found a cut for each link, expected one; use chain")
-    choices = list_choices(graph, platform, codec, png_bytes, accuracy, limits)
+    choices = list_choices(graph, platform, asked)
     usable = within(undominated(choices.all, platform.devices), limits)
-    whole = make_problem(graph, platform, usable, objective=objective, limits=limits)
+    whole = make_problem(graph, platform, usable, objective=asked.objective, limits=limits)
     must = () if cut is None else asked_cuts(cut, choices, whole)
     problem = restricted(whole, must)
     scope = Scope(problem=problem)

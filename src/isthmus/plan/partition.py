@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph
@@ -11,35 +11,23 @@ from isthmus.plan.chain import plan_chain
 from isthmus.plan.check import check
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.greedy import plan_greedy
-from isthmus.plan.plan import NO_LIMITS, Limits, Plan
+from isthmus.plan.plan import NO_LIMITS, Asked, Limits, Plan
 from isthmus.platform import Platform
 
 
 class Partitioner(Protocol):
     """Maps a graph onto a platform. Any callable of this shape will do."""
 
-    def __call__(
-        self,
-        graph: Graph,
-        platform: Platform,
-        *,
-        objective: str,
-        codec: str | None,
-        cut: int | Sequence[int] | None,
-        png_bytes: float | None,
-        accuracy: AccuracyTable | None,
-        limits: Limits,
-        time_limit_s: float,
-    ) -> Plan:
+    def __call__(self, graph: Graph, platform: Platform, asked: Asked) -> Plan:
         """Return a plan; it need not fit, `partition` checks it."""
 
 
-def _plan_cpsat(graph: Graph, platform: Platform, **options: Any) -> Plan:
+def _plan_cpsat(graph: Graph, platform: Platform, asked: Asked) -> Plan:
     try:
         from isthmus.plan.assign import plan_cpsat  # noqa: PLC0415  OR-Tools is optional
     except ModuleNotFoundError as error:
         raise InputError('method cpsat needs OR-Tools: pip install "isthmus[plan]"') from error
-    return plan_cpsat(graph, platform, **options)
+    return plan_cpsat(graph, platform, asked)
 
 
 METHODS: dict[str, Partitioner] = {
@@ -97,9 +85,7 @@ def partition(
         if method not in METHODS:
             raise InputError(f"no partitioner {method!r}; there are {', '.join(METHODS)}")
         method = METHODS[method]
-    plan = method(
-        graph,
-        platform,
+    asked = Asked(
         objective=objective,
         codec=codec,
         cut=cut,
@@ -108,6 +94,7 @@ def partition(
         limits=limits,
         time_limit_s=time_limit_s,
     )
+    plan = method(graph, platform, asked)
     broken = check(plan, graph, platform, limits=limits, accuracy=accuracy)
     if broken:
         broken = plan.violations or broken

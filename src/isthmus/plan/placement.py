@@ -34,7 +34,7 @@ from isthmus.plan.choices import (
     within,
 )
 from isthmus.plan.estimate import Clock, Load, Site, codec_s, halves_load, make_site, stage_j
-from isthmus.plan.plan import NO_LIMITS, Limits, Prediction
+from isthmus.plan.plan import Asked, Prediction
 from isthmus.plan.table import Leg, make_legs
 from isthmus.platform import Device, Link, Platform
 
@@ -121,46 +121,33 @@ class Weighed:
     prediction: Prediction
 
 
-def make_setting(
-    graph: Graph,
-    platform: Platform,
-    *,
-    codec: str | None = None,
-    png_bytes: float | None = None,
-    accuracy: AccuracyTable | None = None,
-    limits: Limits = NO_LIMITS,
-) -> Setting:
+def make_setting(graph: Graph, platform: Platform, asked: Asked) -> Setting:
     """Work out what may travel, how, and what nodes and ways cost.
 
     Args:
         graph: What is computed.
         platform: On what.
-        codec: As in `isthmus.plan.partition`, for every tensor that is neither input nor output.
-        png_bytes: Mean size of the inputs as PNG.
-        accuracy: Its rows hold for a tensor that crosses alone at their cut.
-        limits: Choices that break one by themselves are left out.
+        asked: Its codec is for every tensor that is neither input nor output, its accuracies hold
+            for one that crosses alone at their cut; choices that break a limit by themselves are
+            left out.
 
     Raises:
-        InputError: ``codec`` is unknown or not one for inner cuts, or a device's times were
+        InputError: The codec is unknown or not one for inner cuts, or a device's times were
             measured for another model.
     """
-    if codec is not None:
-        check_inner(codec)
+    if asked.codec is not None:
+        check_inner(asked.codec)
+    exact = asked.accuracy is not None or asked.limits.drop is not None
 
     def find(cut: Cut, table: AccuracyTable | None, *, raw: bool = False) -> tuple[Choice, ...]:
         try:
             found = choices_at(
-                cut,
-                len(graph.nodes),
-                codec=codec,
-                png_bytes=png_bytes,
-                accuracy=table,
-                lossless=accuracy is not None or limits.drop is not None,
+                cut, len(graph.nodes), replace(asked, accuracy=table), lossless=exact
             )
         except InputError:  # it can cross no link
             return ()
         found = tuple(choice for choice in found if not raw or choice.spec.name == "raw")
-        return undominated(within(found, limits), platform.devices)
+        return undominated(within(found, asked.limits), platform.devices)
 
     places = cuts(graph)
     parcels: list[Parcel] = []
@@ -178,13 +165,13 @@ def make_setting(
         to_nodes: tuple[Choice, ...] = ()
         to_caller: tuple[Choice, ...] = ()
         if maker < 0 and readers[0] < len(graph.nodes):
-            to_nodes = find(made, accuracy, raw=places[0] not in alone)
+            to_nodes = find(made, asked.accuracy, raw=places[0] not in alone)
         elif readers[0] < len(graph.nodes):
-            to_nodes = find(inner, accuracy) if inner else find(made, None)
+            to_nodes = find(inner, asked.accuracy) if inner else find(made, None)
         if readers[-1] == len(graph.nodes):
             last = replace(made, index=len(graph.nodes), after=places[-1].after)
             shared = maker < 0 or len(readers) > 1 or places[-1] not in alone
-            to_caller = find(last, accuracy, raw=shared)
+            to_caller = find(last, asked.accuracy, raw=shared)
         choices += (*to_nodes, *to_caller)
         parcels.append(
             Parcel(

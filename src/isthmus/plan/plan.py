@@ -1,8 +1,10 @@
 """The plan as data: stages on devices, crossings on links, predictions and broken limits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.errors import InputError
+from isthmus.plan.accuracy import AccuracyTable
 from isthmus.platform.platform import Platform
 from isthmus.units import format_quantity
 
@@ -116,6 +118,19 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of a plan; the fields are arguments of `isthmus.plan.partition`."""
+
+    objective: str = "latency"
+    codec: str | None = None
+    cut: int | Sequence[int] | None = None
+    png_bytes: float | None = None
+    accuracy: AccuracyTable | None = None
+    limits: Limits = NO_LIMITS
+    time_limit_s: float = 60.0
 
 
 def exceeds(need: float, limit: float | None) -> bool:

@@ -90,7 +90,7 @@ def compress_model(
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
         check_fits(model, data)
-        if data.unlabelled and any("drop" in rule(s.options) for s in steps if _exiting(s)):
+        if data.unlabelled and any(rule(s.options).kind == "drop" for s in steps if _exiting(s)):
             raise InputError(
                 f"{data.name}: found no labels, of which {EXITS},drop= counts points of accuracy; "
                 "bring some, or give agreement="
@@ -178,7 +178,7 @@ def _exits(
         return ()
     options = asked[-1].options
     paths = exit_paths(compressed, options, Samples(example=example))
-    return measure_exits(compressed, paths, data, **rule(options))
+    return measure_exits(compressed, paths, data, rule(options))
 
 
 def _exiting(step: Step) -> bool:

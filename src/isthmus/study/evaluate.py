@@ -26,6 +26,7 @@ from isthmus.graph import Graph, capture
 from isthmus.links import Codec
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import ModelReference, load_model, reference
+from isthmus.models.compressed import ExitRule
 from isthmus.plan import Plan, partition, with_payloads
 from isthmus.platform import load_platform
 from isthmus.progress import Report, silent
@@ -202,9 +203,7 @@ def export_fitted(
     out: Path,
     *,
     exit_data: Dataset | None = None,
-    exit_share: float | None = None,
-    exit_agreement: float | None = None,
-    exit_drop: float | None = None,
+    exit_rule: ExitRule | None = None,
     exit_model: str | None = None,
 ) -> Verification:
     """Export what `fit_plan` wrote; see `isthmus.export.export`.
@@ -214,10 +213,8 @@ def export_fitted(
         out: The folder to make.
         exit_data: Fit an early exit to what the model makes of its training half; its test half
             then takes the place of the fit's samples. Without it there is no early exit.
-        exit_share: Of all requests, that it is to answer though the others are not silent.
-        exit_agreement: Or, of those that it answers, that are to be answered as the model does.
-        exit_drop: Or points of accuracy that may be lost. A fifth of the training half is kept to
-            calibrate how sure it has to be, for any of the three.
+        exit_rule: Which requests it is to answer though the others are not silent; a fifth of the
+            training half is kept to calibrate how sure it has to be. None: none.
         exit_model: What answers in place of a fitted exit: a folder of a compressed model.
 
     Returns:
@@ -241,7 +238,7 @@ def export_fitted(
     if exit_data is None:
         return export(model, plan, out, samples=fitted.samples, widths=widths, early_exit=own)
     _check_inputs(plan, exit_data)
-    if exit_drop is not None and exit_data.unlabelled:
+    if exit_rule is not None and exit_rule.kind == "drop" and exit_data.unlabelled:
         raise InputError(
             f"{exit_data.name}: found no labels, of which a drop of accuracy is counted; bring "
             "some, or ask for an agreement (--exit-agreement)"
@@ -250,7 +247,7 @@ def export_fitted(
     options: dict[str, Any] = {"samples": [x[judged] for x in exit_data.x_test], "widths": widths}
     if not (exit_data.y_test == NO_LABEL).any():
         options["labels"] = exit_data.y_test[judged]
-    if exit_share is None and exit_agreement is None and exit_drop is None:
+    if exit_rule is None:
         return export(
             model, plan, out, early_exit=own or fit_exit(model, exit_data.x_train), **options
         )
@@ -261,10 +258,8 @@ def export_fitted(
         early_exit,
         model,
         [x[order[:few]] for x in exit_data.x_train],
+        exit_rule,
         exit_data.y_train[order[:few]],
-        share=exit_share,
-        agreement=exit_agreement,
-        drop=exit_drop,
     )
     return export(model, plan, out, early_exit=early_exit, exit_confidence=least, **options)
 

@@ -43,10 +43,9 @@ def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
         raise StateError(line) from error
     try:
         yield Progress(report=report, checkpoints=state)
-    except StateError:
-        raise
-    except IsthmusError:
-        shutil.rmtree(state, ignore_errors=True)
+    except IsthmusError as error:
+        if not isinstance(error, StateError):
+            shutil.rmtree(state, ignore_errors=True)
         raise
     shutil.rmtree(state, ignore_errors=True)
 

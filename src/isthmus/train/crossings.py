@@ -35,8 +35,9 @@ from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.links.nested import crossed, drawn_widths
+from isthmus.models.joint import first
 from isthmus.split import SplitModel
-from isthmus.train.fit import FitConfig, Sender, calibrate, first, predict, walk
+from isthmus.train.fit import FitConfig, Sender, calibrate, predict, walk
 from isthmus.train.loop import (
     Batch,
     Batches,
@@ -52,9 +53,9 @@ from isthmus.train.views import Views, augmented, innermost, make_views
 
 LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win back
 
-_NUM_CALIBRATED = 512
+_NUM_CALIBRATED = 1024
 _NUM_COUNTED = 4096  # training samples whose symbols fill the tables
-_LEAST_COUNTED = 64
+_LEAST_SAMPLES = 64
 _MOST_VALUES = 1 << 26  # at a crossing, of all of them
 _DENSITY_RATE = 1e-2
 _BATCH = 512
@@ -134,7 +135,7 @@ def begin(
         progress: Where to report.
     """
     teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
-    start = tuple(map(torch.from_numpy, few_of(data.x_train, _NUM_CALIBRATED)))
+    start = _some(split_model, data, _NUM_CALIBRATED)
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
@@ -194,15 +195,19 @@ def fill_tables(split_model: SplitModel, data: Dataset) -> None:
         split_model: Its codecs ready for use.
         data: Only its training half is read.
     """
-    coded = [c for c in split_model.codecs if isinstance(c, Codec) and c.spec.entropy]
-    if not coded:
+    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
         return
-    widest = max(sum(map(prod, codec.spec.shapes)) for codec in coded)
-    most = min(_NUM_COUNTED, max(_LEAST_COUNTED, _MOST_VALUES // widest))
-    inputs = tuple(map(torch.from_numpy, few_of(data.x_train, most)))
-    for _, codec, tensors in walk(split_model, inputs):
-        if codec in coded:
+    for _, codec, tensors in walk(split_model, _some(split_model, data, _NUM_COUNTED)):
+        if isinstance(codec, Codec):
             codec.fit_tables(tensors)
+
+
+def _some(split_model: SplitModel, data: Dataset, most: int) -> Inputs:
+    """Return training samples, drawn evenly, as many at most as memory has room for."""
+    specs = [codec.spec for codec in split_model.codecs if isinstance(codec, Codec)]
+    widest = max((sum(map(prod, spec.shapes)) for spec in specs), default=1)
+    room = max(_LEAST_SAMPLES, _MOST_VALUES // widest)
+    return tuple(map(torch.from_numpy, few_of(data.x_train, min(most, room))))
 
 
 def payload_bytes(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> tuple[float, ...]:

@@ -25,10 +25,10 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
 from isthmus.models import carries_weights, load_model
-from isthmus.models.compressed import ExitFigures
-from isthmus.models.joint import kept, pooled
+from isthmus.models.compressed import ExitFigures, ExitRule
+from isthmus.models.joint import first, kept, pooled
 from isthmus.split import SplitModel
-from isthmus.train.fit import first, predict
+from isthmus.train.fit import predict
 
 CALIBRATED = 5  # a threshold is calibrated on one in so many training samples
 _RIDGE = 1e-3  # of a feature's variance
@@ -182,11 +182,8 @@ def calibrate_exit(
     early_exit: nn.Module,
     split_model: SplitModel,
     inputs: Sequence[np.ndarray],
+    rule: ExitRule,
     labels_N: np.ndarray | None = None,
-    *,
-    share: float | None = None,
-    agreement: float | None = None,
-    drop: float | None = None,
 ) -> float:
     """Return how sure an early exit has to be to answer; see `exit_threshold`.
 
@@ -194,69 +191,58 @@ def calibrate_exit(
         early_exit: Fitted.
         split_model: Whose answers are right, where there are no labels.
         inputs: Samples that the exit was not fitted to, one array (N, ...) for each input.
+        rule: Which samples are to be answered early.
         labels_N: Their labels, of which a drop is counted.
-        share: Of all samples, that are to be answered early.
-        agreement: Of the samples answered early, that are to be answered as the model does.
-        drop: Points of accuracy that may be lost by early answers.
     """
     early_NK, whole_NK = (
         predict(function, inputs) for function in (lambda *x: early_exit(*x)[0], split_model)
     )
     labels = None if labels_N is None else torch.from_numpy(labels_N)
-    return exit_threshold(early_NK, whole_NK, labels, share=share, agreement=agreement, drop=drop)
+    return exit_threshold(early_NK, whole_NK, rule, labels)
 
 
 def exit_threshold(
     early_NK: Tensor,
     whole_NK: Tensor,
+    rule: ExitRule,
     labels_N: Tensor | None = None,
-    *,
-    share: float | None = None,
-    agreement: float | None = None,
-    drop: float | None = None,
 ) -> float:
     """Return the least confidence, the largest softmax, from which on an exit is to answer.
 
     Args:
         early_NK: The exit's scores.
         whole_NK: The model's.
+        rule: Which samples are to leave; as many more as are as sure as the last.
         labels_N: What is right, of which a drop is counted.
-        share: Of all samples, that are to leave; as many more as are as sure as the last.
-        agreement: Of those that leave, that the exit is to label as the model does: as many leave
-            as that allows.
-        drop: Points of accuracy over all samples that may be lost when those leave that do: as
-            many leave as that allows.
 
     Raises:
-        InputError: No sample is so sure that so many are right, or not one of the three was given,
-            or a drop without labels.
+        InputError: No sample is so sure that so many are right, or a drop without labels.
 
     Example:
         >>> early = torch.tensor([[0.0, 0.1], [0.0, 1.0], [0.0, 2.0]])
         >>> whole = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-        >>> round(exit_threshold(early, whole, agreement=0.9), 2)
+        >>> round(exit_threshold(early, whole, ExitRule("agreement", 0.9)), 2)
         0.73
     """
-    if [share, agreement, drop].count(None) != 2:
-        raise InputError("early exit: expected a share, an agreement or a drop, one of them")
+    wanted = rule.value
     sure_N, order = early_NK.softmax(1).amax(1).sort(descending=True)
     early_N, whole_N = (scores.argmax(1)[order] for scores in (early_NK, whole_NK))
     last_N = torch.ones(len(sure_N), dtype=torch.bool)  # of those that are as sure
     last_N[:-1] = sure_N[1:] < sure_N[:-1]
     num_N = torch.arange(1, len(sure_N) + 1)
-    if share is not None:
-        return float(sure_N[num_N >= share * len(sure_N)][0])
-    if agreement is not None:
+    if rule.kind == "share":
+        return float(sure_N[num_N >= wanted * len(sure_N)][0])
+    if rule.kind == "agreement":
         found_N = (early_N == whole_N).cumsum(0) / num_N
-        wanted, words = agreement, (f"{agreement:.1%} equal answers", "{:.1%} of")
+        words = (f"{wanted:.1%} equal answers", "{:.1%} of")
     else:
         if labels_N is None:
             raise InputError("early exit: found no labels, of which a drop is counted; bring some")
         right_N = labels_N[order]
         gained_N = (early_N == right_N).long() - (whole_N == right_N).long()
         found_N = gained_N.cumsum(0) * 100 / len(sure_N)
-        assert drop is not None
-        wanted, words = -drop, (f"a loss of {drop:g} points at most", "{:.2g} points by")
+        words = (f"a loss of {wanted:g} points at most", "{:.2g} points by")
+        wanted = -wanted
     enough_N = last_N & (found_N >= wanted - _TIE)
     if not enough_N.any():
         best = words[1].format(abs(float(found_N[last_N].max())))
@@ -268,13 +254,7 @@ def exit_threshold(
 
 
 def measure_exits(
-    model: nn.Module,
-    paths: Sequence[str],
-    data: Dataset,
-    *,
-    share: float | None = None,
-    agreement: float | None = None,
-    drop: float | None = None,
+    model: nn.Module, paths: Sequence[str], data: Dataset, rule: ExitRule
 ) -> tuple[ExitFigures, ...]:
     """Say what an exit behind each of some modules is worth, each for itself.
 
@@ -283,9 +263,7 @@ def measure_exits(
         paths: Of modules that make one tensor, in the order in which they run.
         data: Heads are fitted to four fifths of its training half, thresholds calibrated on the
             rest, and both judged by its test half.
-        share: Of all samples, that are to leave; see `exit_threshold`.
-        agreement: Of those that leave, that are to be answered as the model does.
-        drop: Points of accuracy that may be lost, by the labels.
+        rule: Which samples are to leave.
 
     Raises:
         InputError: No sample is so sure that so many are right.
@@ -309,9 +287,7 @@ def measure_exits(
         head = fit_head(halves[0][0][k], halves[0][1])
         with torch.no_grad():
             kept_NK, scores_NK = (head(features[k]) for features, _ in halves[1:])
-        least = exit_threshold(
-            kept_NK, halves[1][1], held_N, share=share, agreement=agreement, drop=drop
-        )
+        least = exit_threshold(kept_NK, halves[1][1], rule, held_N)
         leaves_N = scores_NK.softmax(1).amax(1) >= least
         early_N = scores_NK.argmax(1) == labels_N
         leaving = leaves_N.float().mean().item()

@@ -6,7 +6,7 @@ folder for checkpoints an interrupted fit goes on where it stopped.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.links import Codec
+from isthmus.models.joint import first
 from isthmus.split import SplitModel
 from isthmus.train.augment import Augmentation
 from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress, run_phase
@@ -256,21 +257,6 @@ def check_fits(model: nn.Module, data: Dataset) -> None:
             f"{data.name}: labels up to {data.num_classes - 1}, but the model's output is "
             f"{tuple(scores_NK.shape[1:])}; expected ({data.num_classes},) or more"
         )
-
-
-def first(output: Any) -> Tensor:
-    """Return the output itself, or the first of several.
-
-    Raises:
-        InputError: It is neither.
-    """
-    scores = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(scores, Tensor):
-        raise InputError(
-            f"the model returns a {type(output).__name__}, expected class scores (B, K), or a "
-            "tuple that begins with them; put it into a module that returns them"
-        )
-    return scores
 
 
 def _batches(data: Dataset, targets: Tensor, config: FitConfig) -> Batches:

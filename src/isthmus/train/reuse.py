@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from isthmus.data import few_of
 from isthmus.errors import InputError
-from isthmus.models.joint import kept
-from isthmus.train.fit import first
+from isthmus.models.joint import first, kept
 from isthmus.train.losses import feature_loss
 
 _STARTING = 1024  # samples from which the projector begins

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
-from isthmus.models.joint import Joint, kept
-from isthmus.train.fit import FitConfig, check_labels, first
+from isthmus.models.joint import Joint, first, kept
+from isthmus.train.fit import FitConfig, check_labels
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import (
     EQUAL,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from isthmus.links import Codec
 from isthmus.links.nested import crossed, same_width
+from isthmus.models.joint import first
 from isthmus.split import SplitModel
-from isthmus.train.fit import first
 from isthmus.wire.nested import Width, widths
 from isthmus.wire.pack import pack
 
