@@ -78,16 +78,7 @@ def check_signed(bundle: Path, keys: Path | None, signed: bool, since: datetime 
 
 
 def check_used(used: bool, needs: str, **options: Any) -> None:
-    """Raise where options are given that nothing reads.
-
-    Args:
-        used: Whether something reads them.
-        needs: What would, e.g. ``"--data"``.
-        options: By their names without dashes; None, False and empty ones are not given.
-
-    Raises:
-        InputError: One is given in vain.
-    """
+    """Raise where options, by name, are given though nothing reads them without what they need."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given and not used:
         raise InputError(f"{', '.join(given)}: found without {needs}; add it, or leave this out")

@@ -63,17 +63,9 @@ def study(
     folder = out or Path(f"study-{name}")
     if meter and name != "transfer":
         raise InputError("--meter: is for `isthmus study transfer` alone; leave it out")
-    check_used(
-        name != "transfer",
-        "a study that trains",
-        search=search,
-        so_far=so_far,
-        storage=storage,
-        workers=workers > 1,
-        join=join,
-        data_dir=data_dir,
-        download=download,
-    )
+    training: dict[str, Any] = {"search": search, "so_far": so_far, "storage": storage}
+    training |= {"workers": workers > 1, "join": join, "data_dir": data_dir, "download": download}
+    check_used(name != "transfer", "a study that trains", **training)
     with shown() as progress:
         if name == "transfer":
             found = run_transfer(folder, meter, report=progress)

@@ -136,7 +136,12 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
             makes no map.
     """
     widths = widths_of(model)
-    _check_parametrized(model)
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise InputError(
+                f"{path or 'model'}: its weights come out of a parametrization, as weight_norm's "
+                "do; make them plain by torch.nn.utils.parametrize.remove_parametrizations first"
+            )
     for number, step in enumerate(steps):
         name, options = step.technique.name, step.options
         check_names(model, options, technique=name, changed=number > 0)
@@ -152,23 +157,14 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
                 find_cut(capture(model, samples.example), cut)
 
 
-def _check_parametrized(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise InputError(
-                f"{path or 'model'}: its weights come out of a parametrization, as weight_norm's "
-                "do; make them plain by torch.nn.utils.parametrize.remove_parametrizations first"
-            )
-
-
 def _check_tied(model: nn.Module, options: Options, *, technique: str) -> None:
     """Raise where two modules hold one weight that a technique would change in one of them."""
-    owners: dict[nn.Parameter, dict[nn.Module, str]] = {}
+    owners: dict[nn.Parameter, list[str]] = {}
     for path, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, {})[module] = path
-    for paths in (list(each.values()) for each in owners.values() if len(each) > 1):
-        if any(may_change(path, options) for path in paths):
+            owners.setdefault(parameter, []).append(path)
+    for paths in owners.values():
+        if len(paths) > 1 and any(may_change(path, options) for path in paths):
             raise InputError(
                 f"technique {technique}: {' and '.join(paths)} hold one weight, and would part; "
                 f"leave them out, skip={'+'.join(paths)}"

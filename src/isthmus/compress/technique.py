@@ -425,14 +425,7 @@ def watch(
     *,
     batch_size: int = _BATCH,
 ) -> None:
-    """Run a model in evaluation, and tell of what some of its modules read and make.
-
-    Args:
-        model: Run without gradients.
-        hooks: For each module who is told: of the module, what it read and what it made.
-        inputs: Of the model (N, ...).
-        batch_size: Samples at a time.
-    """
+    """Run a model in evaluation on inputs (N, ...), and tell hooks what modules read and made."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         for start in range(0, len(inputs[0]), batch_size):

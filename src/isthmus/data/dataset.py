@@ -69,13 +69,9 @@ class Dataset:
 
 
 def few_of(arrays: Sequence[np.ndarray], most: int) -> Arrays:
-    """Return some samples, drawn evenly by a fixed seed and in their order; all where no more.
+    """Return some samples (N, ...) of all, drawn evenly by a fixed seed and in their order.
 
     The first ones of a data set may be of one class.
-
-    Args:
-        arrays: Each (N, ...), of the same samples.
-        most: How many at most.
     """
     num = len(arrays[0])
     if num <= most:

@@ -12,6 +12,7 @@ from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle, confidence, read_bundle
 from isthmus.errors import BundleError
 from isthmus.links import Codec
+from isthmus.models.joint import kept
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
 from isthmus.wire.pack import read_tables
@@ -93,7 +94,10 @@ def verify(
         read_tables(path / crossing.tables, spec) if crossing.tables else ()
         for crossing, spec in zip(bundle.crossings, specs, strict=True)
     ]
-    expected, sent = _expected(split_model, inputs)
+    senders = [f"codecs.{k}.sender" for k in range(len(specs))]
+    own = [name for name in senders if isinstance(split_model.get_submodule(name[:-7]), Codec)]
+    with torch.no_grad(), kept(split_model, own) as sent:
+        expected = tree_leaves(split_model.eval()(*(torch.from_numpy(x) for x in inputs)))
     every: list[list[Sequence[np.ndarray]]] = []
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0
@@ -105,7 +109,9 @@ def verify(
         for output, wanted in zip(outputs, expected, strict=True):
             largest = max(largest, _difference(output, wanted[i : i + 1].numpy(), where=path))
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
-    apart = [_apart(*pair) for pair in zip(zip(*every, strict=True), sent, strict=True)]
+    apart: list[tuple[float | None, int | None]] = []
+    for name, found in zip(senders, zip(*every, strict=True), strict=True):
+        apart.append(_apart(found, sent[name]) if name in sent else apart[-1])  # else a relay
     result = Verification(
         samples=len(inputs[0]),
         largest_difference=largest,
@@ -150,38 +156,18 @@ def _run(
 
 
 def _apart(
-    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[np.ndarray]
+    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[torch.Tensor]
 ) -> tuple[float | None, int | None]:
     """Return which share of a crossing's integers are others than the model's, and how far off."""
     pairs = [
-        (np.concatenate(x).astype(np.int64), y.astype(np.int64))
+        (np.concatenate(x).astype(np.int64), y.numpy().astype(np.int64))
         for x, y in zip(zip(*found, strict=True), wanted, strict=True)
-        if y.dtype.kind in "iu"
+        if not y.is_floating_point()
     ]
     if not pairs:
         return None, None
     apart = np.concatenate([np.abs(x - y).reshape(-1) for x, y in pairs])
     return np.count_nonzero(apart) / len(apart), int(apart.max())
-
-
-@torch.no_grad()
-def _expected(
-    split_model: SplitModel, inputs: Sequence[np.ndarray]
-) -> tuple[list[torch.Tensor], list[list[np.ndarray]]]:
-    """Return the model's outputs (N, ...), and the symbols that it sends at each crossing."""
-    tensors = tuple(map(torch.from_numpy, inputs))
-    sent: list[list[np.ndarray]] = []
-    stages = split_model.eval().stages
-    for stage, codec in zip(stages[:-1], split_model.codecs, strict=True):
-        tensors = stage(*tensors)
-        if isinstance(codec, Codec):
-            symbols = codec.sender(tensors)
-            sent.append([x.numpy() for x in symbols])
-            tensors = codec.receiver(symbols)
-        else:  # a relay passes on what came
-            sent.append(sent[-1])
-    tensors = stages[-1](*tensors)
-    return [tensors[position] for position in tree_leaves(split_model.output_form)], sent
 
 
 def _early_exit(

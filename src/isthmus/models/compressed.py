@@ -85,10 +85,9 @@ class ExitRule:
     """Which samples leave early.
 
     Attributes:
-        kind: By a share of all samples, 0..1; by the share, of those that leave, that are to be
-            answered as the model does: as many leave as that allows; or by the points of accuracy
-            over all samples that may be lost when those leave that do.
-        value: How much.
+        kind: A share of all samples leaves; or as many as let a share of those that leave be
+            answered as the model does; or as lose so many points of accuracy over all samples.
+        value: The share, 0..1, or the points.
     """
 
     kind: ExitKind

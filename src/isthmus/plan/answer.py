@@ -1,10 +1,9 @@
 """From a route to a plan with its explanations."""
 
 from dataclasses import replace
-from math import ceil
 
 from isthmus.plan.choices import make_crossing
-from isthmus.plan.estimate import stage_format
+from isthmus.plan.estimate import make_stage
 from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
 from isthmus.plan.plan import NO_LIMITS, InputSpec, Plan, Stage
 from isthmus.plan.routes import Route
@@ -57,22 +56,12 @@ def _stages(problem: Problem, best: Outcome) -> tuple[Stage, ...]:
         best.walk.sites,
         best.walk.loads,
         best.estimate.compute_s,
-        best.estimate.codec_s,
         best.estimate.stage_j,
         strict=True,
     )
     return tuple(
-        Stage(
-            device=site.device.name,
-            nodes=tuple(node.name for node in nodes),
-            macs=sum(node.macs or 0 for node in nodes),
-            weight_bytes=ceil(load.weight_bytes),
-            peak_memory_bytes=ceil(load.peak_bytes),
-            format=stage_format(nodes, site.formats[load.start : load.stop]),
-            compute_s=compute_s,
-            codec_s=codec_s,
-            energy_j=energy_j,
+        make_stage(
+            site, range(load.start, load.stop), problem.graph, load, time_s=time_s, joules=joules
         )
-        for site, load, compute_s, codec_s, energy_j in parts
-        for nodes in [problem.graph.nodes[load.start : load.stop]]
+        for site, load, time_s, joules in parts
     )

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from math import ceil
 
 from isthmus.graph import Cut, Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.choices import Choice, carried, known, make_crossing, other_model
-from isthmus.plan.estimate import codec_s, needs, stage_format
+from isthmus.plan.estimate import make_stage, needs
 from isthmus.plan.limits import (
     WHOLE,
     narrower,
@@ -166,20 +165,10 @@ def _with_choice(setting: Setting, pick: int, other: Choice) -> Setting:
 
 
 def _stage(setting: Setting, placement: Placement, weighed: Weighed, index: int) -> Stage:
-    device, load = setting.platform.devices[index], weighed.loads[index]
+    site, load = setting.sites[index], weighed.loads[index]
     mine = [k for k, place in enumerate(placement.places) if place == index]
-    nodes = [setting.graph.nodes[k] for k in mine]
-    return Stage(
-        device=device.name,
-        nodes=tuple(node.name for node in nodes),
-        macs=sum(node.macs or 0 for node in nodes),
-        weight_bytes=ceil(load.weight_bytes),
-        peak_memory_bytes=ceil(load.peak_bytes),
-        format=stage_format(nodes, [setting.sites[index].formats[k] for k in mine]),
-        compute_s=weighed.busy_s[device.name],
-        codec_s=float(codec_s(device, load)),
-        energy_j=weighed.joules[index],
-    )
+    time_s, joules = weighed.busy_s[site.device.name], weighed.joules[index]
+    return make_stage(site, mine, setting.graph, load, time_s=time_s, joules=joules)
 
 
 def _crossings(setting: Setting, placement: Placement) -> Iterator[Crossing]:

@@ -24,10 +24,10 @@ References:
     architectures", Communications of the ACM 52(4), 2009.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf
+from math import ceil, inf
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from isthmus.errors import InputError
 from isthmus.graph import Graph, Node, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
-from isthmus.plan.plan import Prediction
+from isthmus.plan.plan import Prediction, Stage
 from isthmus.platform import Device, Link
 from isthmus.platform.platform import FORMATS
 
@@ -312,8 +312,7 @@ class Estimate:
         busy_s: How long each device, by its name, and each medium, by its clock (`Link.clock`), is
             busy with one sample.
         static_w: Static power of all devices on the way.
-        price: Of all devices on the way.
-        drop: Sum of what the crossings lose in accuracy; None where that is unknown.
+        prediction: All in all.
     """
 
     loads: tuple[Load, ...]
@@ -325,20 +324,7 @@ class Estimate:
     link_j: tuple[float, ...]
     busy_s: dict[Clock, float]
     static_w: float
-    price: float
-    drop: float | None
-
-    @property
-    def prediction(self) -> Prediction:
-        """The sums."""
-        latency_s = sum(self.compute_s) + sum(self.transfer_s)
-        return Prediction(
-            latency_s=latency_s,
-            interval_s=max(self.busy_s.values()),
-            energy_j=sum(self.stage_j) + sum(self.link_j) + self.static_w * latency_s,
-            price=self.price,
-            drop=self.drop,
-        )
+    prediction: Prediction
 
     def cost(self, objective: str) -> float:
         """The figure that an objective makes small."""
@@ -373,28 +359,61 @@ def estimate(
         clock = link.clock(sender.device.name)
         busy_s[clock] = busy_s.get(clock, 0.0) + time_s
     devices = {site.device.name: site.device for site in sites}.values()
+    transfer_s = tuple(link.transfer_s(frame) for link, frame in hops)
+    stages_j = tuple(float(stage_j(site, load)) for site, load in stages)
+    link_j = tuple(link.transfer_j(frame) for link, frame in hops)
+    once = [now for before, now in zip((None, *route), route, strict=False) if now != before]
     return Estimate(
         loads=tuple(loads),
         compute_s=tuple(times_s),
         codec_s=tuple(float(codec_s(site.device, load)) for site, load in stages),
-        stage_j=tuple(float(stage_j(site, load)) for site, load in stages),
-        transfer_s=tuple(link.transfer_s(frame) for link, frame in hops),
+        stage_j=stages_j,
+        transfer_s=transfer_s,
         occupied_s=tuple(occupied_s),
-        link_j=tuple(link.transfer_j(frame) for link, frame in hops),
+        link_j=link_j,
         busy_s=busy_s,
         static_w=sum(device.static_w for device in devices),
-        price=sum(device.price for device in devices),
-        drop=_drop(route),
+        prediction=in_all(
+            devices,
+            latency_s=sum(times_s) + sum(transfer_s),
+            joules=sum(stages_j) + sum(link_j),
+            busy_s=busy_s,
+            drops=[choice.drop for choice in once],
+        ),
     )
 
 
-def _drop(route: Sequence[Choice]) -> float | None:
-    """Add what is lost at each crossing; one that is passed on counts once."""
-    total = 0.0
-    for before, choice in zip((None, *route), route, strict=False):
-        if choice == before:
-            continue
-        if choice.drop is None:
-            return None
-        total += choice.drop
-    return total
+def make_stage(
+    site: Site, mine: Sequence[int], graph: Graph, load: Load, *, time_s: float, joules: float
+) -> Stage:
+    """Write down a device's part: the nodes of some indices, with what they take."""
+    nodes = [graph.nodes[k] for k in mine]
+    return Stage(
+        device=site.device.name,
+        nodes=tuple(node.name for node in nodes),
+        macs=sum(node.macs or 0 for node in nodes),
+        weight_bytes=ceil(load.weight_bytes),
+        peak_memory_bytes=ceil(load.peak_bytes),
+        format=stage_format(nodes, [site.formats[k] for k in mine]),
+        compute_s=time_s,
+        codec_s=float(codec_s(site.device, load)),
+        energy_j=joules,
+    )
+
+
+def in_all(
+    devices: Collection[Device],
+    *,
+    latency_s: float,
+    joules: float,
+    busy_s: Mapping[Clock, float],
+    drops: Sequence[float | None],
+) -> Prediction:
+    """Add up what a plan costs: the devices on the way add static power and their prices."""
+    return Prediction(
+        latency_s=latency_s,
+        interval_s=max(busy_s.values()),
+        energy_j=joules + sum(device.static_w for device in devices) * latency_s,
+        price=sum(device.price for device in devices),
+        drop=None if None in drops else sum(drop or 0.0 for drop in drops),
+    )

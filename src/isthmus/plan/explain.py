@@ -394,7 +394,7 @@ def _accuracy_notes(best: Outcome) -> Iterator[str]:
     for choice in lossy:
         if choice.drop is None:
             yield f"the accuracy with {choice.codec} after {choice.cut.after} is unknown"
-    drop = best.estimate.drop
+    drop = best.estimate.prediction.drop
     if drop is not None and len(lossy) > 1:
         yield f"accuracy drop of {drop:.2%} assumed: the sum of what {len(lossy)} crossings lose"
 
@@ -405,8 +405,7 @@ def _gaps(problem: Problem, best: Outcome) -> Iterator[str]:
         yield f"counted as 0 MACs, for want of a rule: {', '.join(unknown)}"
     if problem.objective == "price" or problem.limits.price is not None:
         free = [site.device.name for site in best.walk.sites if not site.device.price]
-        if free:
-            yield f"counted as 0 USD, for want of a price: {', '.join(dict.fromkeys(free))}"
+        yield from (f"counted as 0 USD, for want of a price: {name}" for name in free)
     for site, load in zip(best.walk.sites, best.walk.loads, strict=True):
         device, part = site.device, slice(load.start, load.stop)
         wanted = [node.format for node in problem.graph.nodes[part]]

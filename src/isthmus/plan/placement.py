@@ -33,7 +33,16 @@ from isthmus.plan.choices import (
     undominated,
     within,
 )
-from isthmus.plan.estimate import Clock, Load, Site, codec_s, halves_load, make_site, stage_j
+from isthmus.plan.estimate import (
+    Clock,
+    Load,
+    Site,
+    codec_s,
+    halves_load,
+    in_all,
+    make_site,
+    stage_j,
+)
 from isthmus.plan.plan import Asked, Prediction
 from isthmus.plan.table import Leg, make_legs
 from isthmus.platform import Device, Link, Platform
@@ -257,19 +266,17 @@ def weigh(setting: Setting, placement: Placement) -> Weighed:
         busy_s[site.device.name] = computing_s[-1]
     devices = [setting.platform.devices[index] for index in sorted(taken)]
     drops = [setting.choices[message.pick].drop for message in placement.messages]
-    latency_s = sum(computing_s) + links_s
-    static_w = sum(device.static_w for device in devices)
     return Weighed(
         devices=tuple(sorted(taken)),
         loads=loads,
         busy_s=busy_s,
         joules=tuple(joules),
-        prediction=Prediction(
-            latency_s=latency_s,
-            interval_s=max(busy_s.values()),
-            energy_j=sum(joules) + links_j + static_w * latency_s,
-            price=sum(device.price for device in devices),
-            drop=None if None in drops else sum(drop or 0.0 for drop in drops),
+        prediction=in_all(
+            devices,
+            latency_s=sum(computing_s) + links_s,
+            joules=sum(joules) + links_j,
+            busy_s=busy_s,
+            drops=drops,
         ),
     )
 

@@ -17,7 +17,7 @@ from math import inf
 import numpy as np
 
 from isthmus.plan.blocks import Table, make_table
-from isthmus.plan.estimate import Array, Cells, Clock, compute_s, excess_bytes
+from isthmus.plan.estimate import Array, Cells, Clock, compute_s, excess_bytes, in_all
 from isthmus.plan.plan import Prediction
 from isthmus.plan.routes import Costs, Route
 from isthmus.plan.table import Leg, Problem, Stages
@@ -228,14 +228,8 @@ def predict(problem: Problem, route: Route) -> Prediction:
     energy_j = sum(joules for _, joules in figures)
     energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
     drops = [problem.choices[pick].drop for pick in route.picks]
-    known = [lost for lost in drops if lost is not None]
-    return Prediction(
-        latency_s=latency_s,
-        interval_s=max(busy_s(problem, route).values()),
-        energy_j=energy_j + latency_s * sum(device.static_w for device in devices),
-        price=sum(device.price for device in devices),
-        drop=sum(known) if len(known) == len(drops) else None,
-    )
+    busy = busy_s(problem, route)
+    return in_all(devices, latency_s=latency_s, joules=energy_j, busy_s=busy, drops=drops)
 
 
 def _stages(problem: Problem, route: Route) -> list[tuple[Stages, tuple[int, int]]]:

@@ -35,6 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from isthmus.bundle import INDEX_FILE, SIGNATURE_FILE, read_bundle
 from isthmus.errors import BundleError, InputError
 from isthmus.files import read_json, write_bytes, write_json
+from isthmus.platform.platform import NAME
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
 _SIGNATURE_SCHEMA = "isthmus.signature/2"
@@ -42,7 +43,6 @@ _SIGNED = b"isthmus.bundle\n"  # before what is signed, so that it is never take
 _MAX_SIGNATURE_BYTES = 4096
 _CA_DAYS = 3650
 _EARLIER = timedelta(days=1)  # the clock of a device may be behind
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as of a device in a platform file
 _HOST = re.compile(r"(?!(?:.*\.)?\d+$)[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _HERE = ("localhost", "127.0.0.1")
 
@@ -113,7 +113,7 @@ def issue_key(
             name has a certificate already.
     """
     place = folder / name
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise InputError(
             f"name {name!r}: expected that of a device or a client, up to 64 letters, digits, "
             "'-', '_' or '.'"

@@ -20,6 +20,7 @@ import zenoh
 from isthmus.errors import InputError, IsthmusError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.platform import NodeTimes
+from isthmus.platform.platform import NAME
 from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import REFUSAL_SCHEMA, Refusal
 from isthmus.run.rates import Rates
@@ -40,7 +41,6 @@ SMALLEST = HEADER_BYTES + ORDER.size
 SILENCE_S = 10.0
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as of a device in a platform file
 _LONGEST_S = 600.0  # for one prober
 _POLL_S = 0.2
 
@@ -88,7 +88,7 @@ def check_name(name: str) -> str:
     Raises:
         InputError: It is none.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise InputError(
             f"name {name!r}: expected up to 64 letters, digits, '-', '_' or '.', such as camera"
         )

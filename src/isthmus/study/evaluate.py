@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -62,7 +61,7 @@ from isthmus.train import (
     write_fitted,
 )
 from isthmus.train.crossings import check_crossing_losses
-from isthmus.train.exits import CALIBRATED, smaller_exit
+from isthmus.train.exits import parted, smaller_exit
 from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
 from isthmus.train.ladder import check_sizes
@@ -251,15 +250,14 @@ def export_fitted(
         return export(
             model, plan, out, early_exit=own or fit_exit(model, exit_data.x_train), **options
         )
-    order = np.random.default_rng(0).permutation(len(exit_data.x_train[0]))
-    few = max(1, len(order) // CALIBRATED)
-    early_exit = own or fit_exit(model, [x[order[few:]] for x in exit_data.x_train])
+    fitted_N, calibrated_N = parted(exit_data)
+    early_exit = own or fit_exit(model, [x[fitted_N] for x in exit_data.x_train])
     least = calibrate_exit(
         early_exit,
         model,
-        [x[order[:few]] for x in exit_data.x_train],
+        [x[calibrated_N] for x in exit_data.x_train],
         exit_rule,
-        exit_data.y_train[order[:few]],
+        exit_data.y_train[calibrated_N],
     )
     return export(model, plan, out, early_exit=early_exit, exit_confidence=least, **options)
 

@@ -30,10 +30,7 @@ def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
         report: Told of every epoch.
 
     Yields:
-        What training takes.
-
-    Raises:
-        StateError: It cannot be kept there.
+        What training takes; a `StateError` says that nothing can be kept there.
     """
     state = out.parent / f".{out.name}.{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
     try:

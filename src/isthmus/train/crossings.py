@@ -198,8 +198,7 @@ def fill_tables(split_model: SplitModel, data: Dataset) -> None:
     if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
         return
     for _, codec, tensors in walk(split_model, _some(split_model, data, _NUM_COUNTED)):
-        if isinstance(codec, Codec):
-            codec.fit_tables(tensors)
+        codec.fit_tables(tensors)
 
 
 def _some(split_model: SplitModel, data: Dataset, most: int) -> Inputs:
@@ -445,8 +444,7 @@ def _batches(fit: Fit, *, live: bool) -> Batches:
 def _calibrate_rate(rate: Rate, split_model: SplitModel, inputs: Inputs) -> None:
     """Let the densities cover what the calibrated codecs send."""
     for index, codec, tensors in walk(split_model, inputs):
-        if isinstance(codec, Codec):
-            rate.calibrate(index, codec.sender(tensors))
+        rate.calibrate(index, codec.sender(tensors))
 
 
 @contextmanager

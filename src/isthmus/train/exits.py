@@ -30,7 +30,7 @@ from isthmus.models.joint import first, kept, pooled
 from isthmus.split import SplitModel
 from isthmus.train.fit import predict
 
-CALIBRATED = 5  # a threshold is calibrated on one in so many training samples
+_CALIBRATED = 5  # a threshold is calibrated on one in so many training samples
 _RIDGE = 1e-3  # of a feature's variance
 _DECAY = 1e-4
 _STEPS = 100
@@ -253,6 +253,13 @@ def exit_threshold(
     return float(sure_N[enough_N][-1])
 
 
+def parted(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return which training samples a head is fitted to, and which calibrate its threshold."""
+    order = np.random.default_rng(0).permutation(len(data.y_train))
+    few = max(1, len(order) // _CALIBRATED)
+    return order[few:], order[:few]
+
+
 def measure_exits(
     model: nn.Module, paths: Sequence[str], data: Dataset, rule: ExitRule
 ) -> tuple[ExitFigures, ...]:
@@ -268,18 +275,17 @@ def measure_exits(
     Raises:
         InputError: No sample is so sure that so many are right.
     """
-    order = np.random.default_rng(0).permutation(len(data.y_train))
-    few = max(1, len(order) // CALIBRATED)
+    fitted_N, calibrated_N = parted(data)
     halves = [
         _seen(model, paths, inputs)
         for inputs in (
-            [x[order[few:]] for x in data.x_train],
-            [x[order[:few]] for x in data.x_train],
+            [x[fitted_N] for x in data.x_train],
+            [x[calibrated_N] for x in data.x_train],
             data.x_test,
         )
     ]
     graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
-    labels_N, held_N = (torch.from_numpy(y) for y in (data.y_test, data.y_train[order[:few]]))
+    labels_N, held_N = (torch.from_numpy(y) for y in (data.y_test, data.y_train[calibrated_N]))
     (_, test_NK) = halves[2]
     right_N = test_NK.argmax(1) == labels_N
     found = []

@@ -125,15 +125,14 @@ def fit_base(
 def calibrate(split_model: SplitModel, inputs: Sequence[Tensor]) -> None:
     """Set every codec's ranges from the activations that it will carry, first crossing first."""
     for _, codec, tensors in walk(split_model, inputs):
-        if isinstance(codec, Codec):
-            codec.calibrate(tensors)
+        codec.calibrate(tensors)
 
 
 @torch.no_grad()
 def walk(
     split_model: SplitModel, inputs: Sequence[Tensor]
-) -> Iterator[tuple[int, nn.Module, tuple[Tensor, ...]]]:
-    """Yield each crossing's index, its codec, and what leaves the stage before it.
+) -> Iterator[tuple[int, Codec, tuple[Tensor, ...]]]:
+    """Yield the index of each crossing with a codec, this, and what leaves the stage before it.
 
     The next stage gets what the codec, as it is by then, makes of that. All in evaluation.
     """
@@ -142,8 +141,8 @@ def walk(
     pairs = zip(split_model.stages[:-1], split_model.codecs, strict=True)
     for index, (stage, codec) in enumerate(pairs):
         tensors = _in_batches(stage, tensors)
-        yield index, codec, tensors
         if isinstance(codec, Codec):
+            yield index, codec, tensors
             tensors = _in_batches(lambda *x, codec=codec: codec(x), tensors)
 
 

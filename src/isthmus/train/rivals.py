@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 
 from isthmus.data import Dataset, few_of
-from isthmus.links import Codec, make_codec
+from isthmus.links import make_codec
 from isthmus.plan import Plan
 from isthmus.split import SplitModel, split
-from isthmus.train.fit import accuracy, calibrate
+from isthmus.train.fit import accuracy, calibrate, walk
 from isthmus.wire import pack, parse_codec
 
 
@@ -131,14 +131,8 @@ def _post_hoc(model: nn.Module, plan: Plan, data: Dataset) -> list[Rival]:
 
 def _widest(quantized: SplitModel, tensors: Sequence[torch.Tensor]) -> list[bytes]:
     """Return every sample's payload on the quantized crossing that carries most."""
-    found: list[list[bytes]] = []
-    with torch.no_grad():
-        for stage, codec in zip(quantized.stages, quantized.codecs, strict=False):
-            tensors = stage(*tensors)
-            if isinstance(codec, Codec):
-                if codec.spec.name == "uniform":
-                    found.append(codec.compress(tuple(tensors)))
-                tensors = codec(tuple(tensors))
+    crossings = walk(quantized, tensors)
+    found = [codec.compress(x) for _, codec, x in crossings if codec.spec.name == "uniform"]
     return max(found, key=lambda payloads: sum(map(len, payloads)))
 
 
