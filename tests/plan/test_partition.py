@@ -377,6 +377,11 @@ def test_limits_that_contradict_each_other_are_one_line_with_a_remedy():
     seconds, price = Limits(latency_s=1.0), Limits(price=5.0)
     assert partition(DIGITS, platform, limits=seconds).predicted.price == 10
     assert partition(DIGITS, platform, limits=price).predicted.latency_s > 1
+    near, far = platform.devices
+    free = replace(platform, devices=(near, replace(far, price=0.0)))
+    note = "counted as 0 USD, for want of a price: far"
+    assert note in partition(DIGITS, free, limits=replace(seconds, price=5.0)).notes
+    assert note not in partition(DIGITS, free, limits=seconds).notes
     both = replace(seconds, price=5.0)
     ((what, remedy),) = remedies(DIGITS, platform, limits=both).items()
     assert what == ("plan", "price")
