@@ -181,7 +181,9 @@ def train_base(arguments: argparse.Namespace) -> None:
         model,
         torch.from_numpy(images.x),
         torch.from_numpy(images.y),
-        recipe=replace(small_recipe(), epochs=arguments.epochs),
+        recipe=replace(
+            small_recipe(), epochs=arguments.epochs, precision=config_of(arguments).precision
+        ),
         seed=arguments.seed,
         progress=Progress(report=report, checkpoints=arguments.weights.with_suffix("")),
         normalization=Normalization(mean=MEAN, std=STD),

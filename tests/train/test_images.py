@@ -21,6 +21,7 @@ from isthmus.train.images import (
     train_images,
 )
 from isthmus.train.loop import Progress
+from isthmus.train.views import layout_of
 
 RECIPE = ImageRecipe(
     epochs=4,
@@ -339,3 +340,28 @@ def test_a_class_without_an_image_needs_no_superclass_and_is_never_right():
     model = Table([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     scores = evaluate_images(model, images, labels, torch.tensor([0, 0, -1]))
     assert scores.superclass == 0.5
+
+
+@pytest.mark.parametrize(
+    ("layer", "innermost"),
+    [
+        (nn.Conv2d(16, 32, 1, 2), True),
+        (nn.Conv2d(4, 8, 3, 2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(15, 32, 1, 2), False),  # where oneDNN writes past its memory
+        (nn.Conv2d(32, 32, 1, (1, 2), groups=4), False),
+    ],
+)
+def test_channels_lie_innermost_where_that_is_safe(layer, innermost):
+    found = layout_of(nn.Sequential(nn.Identity(), layer))
+    assert (found == torch.channels_last) == innermost
+
+
+def test_a_network_of_two_channels_is_trained_by_a_recipe_with_channels_innermost():
+    model = nn.Sequential(cifar_stem(3, 2), BasicBlock(2, 4, stride=2), BasicBlock(4, 8, stride=2))
+    model = nn.Sequential(model, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    recipe = replace(RECIPE, epochs=1, augmentation=Augmentation())
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(64) % 3
+    record = train_images(model, images, labels, recipe=recipe, seed=0, progress=Progress())
+    assert all(map(math.isfinite, record.losses))

@@ -49,7 +49,7 @@ from isthmus.train.loop import (
 )
 from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss
 from isthmus.train.rate import Rate
-from isthmus.train.views import Views, augmented, innermost, make_views
+from isthmus.train.views import Views, augmented, laid_out, layout_of, make_views
 
 LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win back
 
@@ -248,7 +248,7 @@ def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord |
     phase = replace(phase, precision=fit.config.precision)
     if fit.rate.densities:
         phase = replace(phase, note=lambda: f"{float(fit.rate.bits) / 8:.0f} bytes")
-    with _channels_last(everything):
+    with _laid_out(everything):
         record = run_phase(
             everything,
             phase,
@@ -423,11 +423,13 @@ def _batches(fit: Fit, *, live: bool) -> Batches:
         fit.teacher.cpu()
         targets = predict(lambda *x: first(_behind(fit.teacher, x)), fit.data.x_train)
     augmentation = fit.config.augmentation if views is None else None
+    layout = layout_of(fit.split_model)
 
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if augmentation is not None:
             batch = augmented(batch, augmentation, generator)
-        return tuple(innermost(x.float() if x.dtype == torch.float16 else x) for x in batch)
+        wide = (x.float() if x.dtype == torch.float16 else x for x in batch)
+        return tuple(laid_out(x, layout) for x in wide)
 
     return Batches(
         inputs,
@@ -448,10 +450,10 @@ def _calibrate_rate(rate: Rate, split_model: SplitModel, inputs: Inputs) -> None
 
 
 @contextmanager
-def _channels_last(module: nn.Module) -> Iterator[None]:
-    """Let convolutions find their channels innermost, which is faster on processors."""
+def _laid_out(module: nn.Module) -> Iterator[None]:
+    """Let the weights of convolutions lie as what they read does."""
     lay_out: Any = module.to  # torch's stubs know no memory_format
-    lay_out(memory_format=torch.channels_last)
+    lay_out(memory_format=layout_of(module))
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from isthmus.train.loop import (
     run_phase,
     training_device,
 )
+from isthmus.train.views import layout_of
 
 
 def _step(optimizer: Optimizer, num_steps: int) -> LRScheduler:
@@ -77,7 +78,8 @@ class ImageRecipe:
         augmentation: What may happen to a training image.
         precision: See `isthmus.train.loop.Phase`. On a processor, bfloat16 pays only where it has
             instructions for it (avx512_bf16, amx_bf16).
-        channels_last: Whether images and weights lie in memory with the channels innermost.
+        channels_last: Whether images and weights lie in memory with the channels innermost, where
+            `isthmus.train.views.layout_of` allows it.
 
     Raises:
         InputError: A number is out of its range, or there is no such schedule.
@@ -192,7 +194,7 @@ def train_images(
     """
     normalization = normalization or Normalization()
     _check(model, images, labels, normalization)
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    layout = layout_of(model) if recipe.channels_last else torch.contiguous_format
 
     def prepare(inputs: Inputs, generator: torch.Generator) -> Inputs:
         x_BCHW = augment(inputs[0], recipe.augmentation, generator=generator)

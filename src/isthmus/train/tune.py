@@ -22,7 +22,7 @@ from isthmus.train.losses import (
     hinton_loss,
 )
 from isthmus.train.reuse import Reuse, classifier
-from isthmus.train.views import augmented, innermost
+from isthmus.train.views import augmented, laid_out, layout_of
 
 _COMPARED = 512
 
@@ -101,10 +101,12 @@ def tune(
         found += [penalty()] if penalty else []
         return sum(found[1:], start=found[0])
 
+    layout = layout_of(model)
+
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if config.augmentation is not None:
             batch = augmented(batch, config.augmentation, generator)
-        return tuple(innermost(x) for x in batch)
+        return tuple(laid_out(x, layout) for x in batch)
 
     phase = Phase(name=name, epochs=config.epochs, loss=loss, groups=groups)
     labels = torch.from_numpy(data.y_train)

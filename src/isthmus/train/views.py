@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus.train.augment import Augmentation, augment
 from isthmus.train.loop import Inputs
@@ -20,6 +20,7 @@ from isthmus.train.loop import Inputs
 MOST_VIEWS = 4
 _MOST_BYTES = 7 << 30
 _BATCH = 256
+_FEW_CHANNELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ def make_views(
                 batch = augmented(batch, augmentation, generator)
             rows = slice(view * num + start, view * num + start + len(batch[0]))
             with torch.no_grad():
-                crossing = frozen(*map(innermost, batch))
+                crossing = frozen(*(laid_out(x, torch.channels_last) for x in batch))
                 targets[rows] = rest(*crossing)
             for kept_x, x in zip(tensors, crossing, strict=True):
                 kept_x[rows] = x
@@ -89,9 +90,24 @@ def make_views(
     return Views(tensors=tensors, targets=targets, num_views=num_views)
 
 
-def innermost(x: Tensor) -> Tensor:
-    """Lay the channels of a batch of images innermost, where convolutions are faster."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+def layout_of(model: nn.Module) -> torch.memory_format:
+    """Return how images lie while a model is trained: channels innermost, which is faster.
+
+    Not where a convolution of 1x1 with a stride reads fewer than 16 channels: there oneDNN writes
+    past its memory, and the process dies or learns nonsense
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    for layer in model.modules():
+        if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+            continue
+        if layer.stride != (1, 1) and layer.in_channels // layer.groups < _FEW_CHANNELS:
+            return torch.contiguous_format
+    return torch.channels_last
+
+
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return a batch of images in a layout, anything else as it is."""
+    return x.contiguous(memory_format=layout) if x.ndim == 4 else x
 
 
 def augmented(inputs: Inputs, augmentation: Augmentation, generator: torch.Generator) -> Inputs:
