@@ -63,6 +63,20 @@ def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     run = loads(isthmus("run", "bundle", "--data", "npz:data.npz", "--requests", "10", "--json"))
     assert run["requests"] == 10
 
+    asked = ("integers", "bundle", "--data", "npz:data.npz", "--requests", "20")
+    assert "mcu-a: Sub" in isthmus(*asked).err  # of the codec, which scales floats
+    assert not (mine / "integers").exists()
+    cut = ("--cut", "stem", "--codec", "raw", "--out", "plan.json", "--json")
+    loads(isthmus("plan", "small", "two-mcu-spi", *cut))
+    loads(isthmus("fit", "small", "plan.json", "--data", "npz:data.npz", "--json"))
+    loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
+    alone = loads(isthmus(*asked, "--json"))
+    assert [stage["reason"] for stage in alone["stages"]] == ["", ""]
+    assert (alone["samples"], alone["equal_predictions"]) == (20, 1.0)
+    assert max(alone["symbols_differ"]) < 0.01
+    sizes = [stage["file_bytes"] for stage in alone["stages"]]
+    assert sizes == [path.stat().st_size for path in sorted((mine / "integers").iterdir())]
+
 
 def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
     first = ("--with", "sparse:magnitude,keep=0.3", "--out", "sparse")

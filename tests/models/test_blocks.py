@@ -8,14 +8,15 @@ from torch import nn
 
 from isthmus.compress.savings import count_savings
 from isthmus.graph import capture
-from isthmus.models import MODELS
+from isthmus.models import MODELS, resnet
 from isthmus.models.blocks import BLOCKS, Adder, Concat, Gate, Shift, Sum, ghost, l1_distances
+from isthmus.models.compact import adder_resnet20, shift_resnet20
 
 PUBLISHED = {  # parameters, MACs; of the papers' tables, in as many digits as they give
     "squeezenet": (1.248424e6, None),
     "mobilenet-v1": (4.2e6, 569e6),
     "mobilenet-v2": (3.5e6, 300e6),  # the paper says 3.4
-    "shufflenet": (None, 137e6),
+    "shufflenet": (1.866e6, 137e6),  # parameters as of other implementations
     "ghostnet": (5.2e6, 141e6),
 }
 
@@ -24,11 +25,44 @@ PUBLISHED = {  # parameters, MACs; of the papers' tables, in as many digits as t
 def test_small_networks_have_the_parameters_and_macs_of_their_papers(name):
     parameters, macs = PUBLISHED[name]
     model = MODELS[name].make().eval()
-    found = count_savings(model, (torch.zeros(1, 3, 224, 224),))
     if parameters is not None:
         assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=1e-2)
     if macs is not None:
+        found = count_savings(model, (torch.zeros(1, 3, 224, 224),))
         assert sum(layer.macs for layer in found) == pytest.approx(macs, rel=5e-3)
+
+
+def test_squeezenet_takes_the_operations_of_its_authors():
+    """They count 1.72 GFLOPs on 227 pixels, their last convolution with a border of one."""
+    found = macs(MODELS["squeezenet"].make(), 3, 227)
+    border = 15 * 15 - 13 * 13
+    assert 2 * (found + border * 512 * 1000) == pytest.approx(1.72e9, rel=2e-3)
+
+
+@pytest.mark.parametrize(("expand", "millions"), [(1, 0.03), (3, 0.10), (6, 0.19), (9, 0.28)])
+def test_expanded_shifts_have_the_parameters_of_their_paper(expand, millions):
+    model = shift_resnet20(10, expand=expand)
+    found = sum(p.numel() for p in model.parameters())
+    assert found / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_a_network_of_adders_multiplies_in_its_ends_alone():
+    model = MODELS["adder-resnet20"].make()
+    assert macs(model, 3, 32) == 1024 * 27 * 16 + 64 * 100
+    assert sum(p.numel() for p in adder_resnet20(10).parameters()) == 272_474  # 0.27 million
+
+
+def test_octaves_take_seven_sixteenths_of_the_operations_of_three_stages():
+    x = (torch.zeros(2, 3, 224, 224),)
+    plain = capture(resnet(50, num_classes=1000, stem="imagenet").eval(), x)
+    octaves = MODELS["octave-resnet50"].make().eval()
+    replaced = [node.macs or 0 for node in plain.nodes if node.module[:6] in STAGES]
+    assert capture(octaves, x).macs == plain.macs - sum(replaced) * 9 // 16
+    assert sum(p.numel() for p in octaves.parameters()) == 25_557_032  # as of ResNet-50
+    assert plain.macs - sum(replaced) * 9 // 16 == pytest.approx(2.4e9, rel=0.04)
+
+
+STAGES = ("layer1", "layer2", "layer3")
 
 
 def macs(block, channels, size):

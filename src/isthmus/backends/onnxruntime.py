@@ -13,12 +13,15 @@ from isthmus.errors import RunError
 def load(path: Path, *, threads: int) -> Program:
     """Load a program; see `isthmus.backends.Backend`.
 
-    Its own loader refuses external data outside of the program's folder.
+    Its own loader refuses external data outside of the program's folder. Where the processor has
+    no instruction for sums of bytes (VNNI), two products of int8 weights may overflow the 16 bits
+    in which it adds them; it is told to compute these by another, which is slower and right.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -7,6 +7,7 @@ import typer
 
 from isthmus.cli.chain import demo, export, fit, platforms, profile, run
 from isthmus.cli.compress import compress, techniques
+from isthmus.cli.integers import integers
 from isthmus.cli.keys import keys
 from isthmus.cli.plan import plan
 from isthmus.cli.probe import probe
@@ -23,8 +24,8 @@ app = typer.Typer(
     help="Fit a neural network onto chips joined by narrow links.",
 )
 _COMMANDS = (
-    demo, profile, platforms, techniques, compress, plan, fit, export, run, serve, ask, probe,
-    study, report,
+    demo, profile, platforms, techniques, compress, plan, fit, export, integers, run, serve, ask,
+    probe, study, report,
 )  # fmt: skip
 for command in _COMMANDS:
     app.command()(command)

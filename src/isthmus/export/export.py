@@ -31,7 +31,7 @@ from isthmus.bundle import (
 )
 from isthmus.errors import CaptureError, InputError
 from isthmus.export.calls import write_calls
-from isthmus.export.operators import our_operators, read_once
+from isthmus.export.operators import give_zeros, our_operators, read_once
 from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
@@ -283,4 +283,5 @@ def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:
         exported, dynamo=True, verbose=False, custom_translation_table=our_operators()
     )
     assert onnx_program is not None
+    give_zeros(onnx_program.model)
     onnx_program.save(path, external_data=False)

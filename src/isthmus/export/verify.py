@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,59 @@ from torch.utils._pytree import tree_leaves
 
 from isthmus.backends import Program, load_program
 from isthmus.bundle import Bundle, confidence, read_bundle
-from isthmus.errors import BundleError
+from isthmus.data.images import NO_LABEL
+from isthmus.errors import BundleError, CaptureError, InputError
+from isthmus.export.integers import read_integers, run_integers, write_integers
+from isthmus.export.lower import lower
+from isthmus.files import new_folder
 from isthmus.links import Codec
 from isthmus.models.joint import kept
+from isthmus.progress import Report, silent
 from isthmus.split import SplitModel
 from isthmus.wire import CodecSpec, pack, parse_codec, unpack
 from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
 
 SCHEMA = "isthmus.verification/1"
+INTEGERS_SCHEMA = "isthmus.integers-record/1"
 VERIFICATION_FILE = "verification.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerStage:
+    """Whether a stage is integer arithmetic alone.
+
+    Attributes:
+        device: Its name.
+        file_bytes: Of what was written; 0 where nothing was.
+        reason: Why nothing was.
+    """
+
+    device: str
+    file_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegersRecord:
+    """What a bundle answers by integers alone.
+
+    Attributes:
+        stages: Of each device that computes; one that is not of integers runs its program.
+        samples: How many were compared.
+        equal_predictions: Share of samples answered as by the bundle's programs, 0..1.
+        accuracy: Share answered rightly; None without labels.
+        accuracy_of_bundle: The same by the bundle's programs.
+        symbols_differ: Share of each crossing's integers that are others than the programs send;
+            None where floats cross.
+    """
+
+    stages: tuple[IntegerStage, ...]
+    samples: int
+    equal_predictions: float
+    accuracy: float | None
+    accuracy_of_bundle: float | None
+    symbols_differ: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +124,7 @@ def verify(
         RunError: A program cannot be loaded, or its backend is not installed.
     """
     bundle = read_bundle(path)
-    programs = [
-        None
-        if device.program is None
-        else load_program(path / device.program, backend=device.backend, threads=device.threads)
-        for device in bundle.devices
-    ]
-    specs = [
-        parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
-        for crossing in bundle.crossings
-    ]
-    tables = [
-        read_tables(path / crossing.tables, spec) if crossing.tables else ()
-        for crossing, spec in zip(bundle.crossings, specs, strict=True)
-    ]
+    programs, specs, tables = _load(path, bundle)
     senders = [f"codecs.{k}.sender" for k in range(len(specs))]
     own = [name for name in senders if isinstance(split_model.get_submodule(name[:-7]), Codec)]
     with torch.no_grad(), kept(split_model, own) as sent:
@@ -111,7 +142,10 @@ def verify(
         equal += int(outputs[0].argmax() == int(expected[0][i].argmax()))
     apart: list[tuple[float | None, int | None]] = []
     for name, found in zip(senders, zip(*every, strict=True), strict=True):
-        apart.append(_apart(found, sent[name]) if name in sent else apart[-1])  # else a relay
+        if name not in sent:  # a relay
+            apart.append(apart[-1])
+        else:
+            apart.append(_apart(found, [x.numpy() for x in sent[name]]))
     result = Verification(
         samples=len(inputs[0]),
         largest_difference=largest,
@@ -129,6 +163,102 @@ def verify(
             "report the model"
         )
     return result
+
+
+def by_integers(
+    path: Path,
+    out: Path,
+    inputs: Sequence[np.ndarray],
+    labels_N: np.ndarray,
+    *,
+    report: Report = silent,
+) -> IntegersRecord:
+    """Write the stages of a bundle as integer arithmetic alone, and see what they answer so.
+
+    Args:
+        path: The bundle.
+        out: The folder to make: ``DEVICE.safetensors`` for each stage of integers.
+        inputs: Samples to compare with, one array (N, ...) per model input.
+        labels_N: What is right; -1 where that is not known.
+        report: Is told of each sample.
+
+    Returns:
+        What could be written, and how often both ways answer alike.
+
+    Raises:
+        InputError: No stage is of integers, or ``out`` is something else.
+    """
+    bundle = read_bundle(path)
+    programs, specs, tables = _load(path, bundle)
+    whole, stages = list(programs), []
+    files = tuple(f"{device.name}.safetensors" for device in bundle.devices)
+    with new_folder(out, files=files) as folder:
+        for k, (device, file) in enumerate(zip(bundle.devices, files, strict=True)):
+            if device.program is None:
+                continue
+            size, reason = 0, "its program is not ONNX; choose another backend"
+            if device.program.endswith(".onnx"):
+                try:
+                    steps, tensors = lower(path / device.program)
+                except CaptureError as error:
+                    reason = str(error)
+                else:
+                    write_integers(folder / file, steps, tensors)
+                    size, reason = (folder / file).stat().st_size, ""
+                    whole[k] = partial(run_integers, *read_integers(folder / file))
+            stages.append(IntegerStage(device=device.name, file_bytes=size, reason=reason))
+        if all(stage.reason for stage in stages):
+            raise InputError(
+                f"{path}: found no stage of integers ({stages[0].device}: {stages[0].reason}); "
+                "make them so with `isthmus compress --with quantize:int8`"
+            )
+        answers: tuple[list[int], ...] = ([], [])
+        crossed: tuple[list[list[Sequence[np.ndarray]]], ...] = ([], [])
+        for i in range(len(labels_N)):
+            for way, each in enumerate((programs, whole)):
+                sizes = np.zeros(len(specs))
+                made, sent = _run(each, specs, tables, [x[i : i + 1] for x in inputs], sizes)
+                answers[way].append(int(made[0].argmax()))
+                crossed[way].append(sent)
+            report("samples", i + 1, len(labels_N))
+    of_bundle_N, found_N = map(np.array, answers)
+    known_N = labels_N != NO_LABEL
+    return IntegersRecord(
+        stages=tuple(stages),
+        samples=len(labels_N),
+        equal_predictions=float((of_bundle_N == found_N).mean()),
+        accuracy=_share((found_N == labels_N)[known_N]),
+        accuracy_of_bundle=_share((of_bundle_N == labels_N)[known_N]),
+        symbols_differ=tuple(
+            _apart(found, _joined(wanted))[0]
+            for wanted, found in zip(*(zip(*way, strict=True) for way in crossed), strict=True)
+        ),
+    )
+
+
+def _share(right_N: np.ndarray) -> float | None:
+    return float(right_N.mean()) if len(right_N) else None
+
+
+def _load(
+    path: Path, bundle: Bundle
+) -> tuple[Sequence[Program | None], Sequence[CodecSpec], Sequence[Sequence[Tables]]]:
+    """Return a bundle's programs, and the codec and tables of each crossing."""
+    programs = [
+        None
+        if device.program is None
+        else load_program(path / device.program, backend=device.backend, threads=device.threads)
+        for device in bundle.devices
+    ]
+    specs = [
+        parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+        for crossing in bundle.crossings
+    ]
+    tables = [
+        read_tables(path / crossing.tables, spec) if crossing.tables else ()
+        for crossing, spec in zip(bundle.crossings, specs, strict=True)
+    ]
+    return programs, specs, tables
 
 
 def _run(
@@ -156,18 +286,23 @@ def _run(
 
 
 def _apart(
-    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[torch.Tensor]
+    found: Sequence[Sequence[np.ndarray]], wanted: Sequence[np.ndarray]
 ) -> tuple[float | None, int | None]:
     """Return which share of a crossing's integers are others than the model's, and how far off."""
     pairs = [
-        (np.concatenate(x).astype(np.int64), y.numpy().astype(np.int64))
-        for x, y in zip(zip(*found, strict=True), wanted, strict=True)
-        if not y.is_floating_point()
+        (x.astype(np.int64), y.astype(np.int64))
+        for x, y in zip(_joined(found), wanted, strict=True)
+        if y.dtype.kind != "f"
     ]
     if not pairs:
         return None, None
     apart = np.concatenate([np.abs(x - y).reshape(-1) for x, y in pairs])
     return np.count_nonzero(apart) / len(apart), int(apart.max())
+
+
+def _joined(samples: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the tensors of all samples, each (N, ...)."""
+    return [np.concatenate(x) for x in zip(*samples, strict=True)]
 
 
 def _early_exit(

@@ -166,20 +166,25 @@ class Adder(nn.Module):
     Args:
         in_channels: C.
         out_channels: M.
-        stride: s; the kernel is 3x3, padded by 1.
+        stride: s.
         bias: Whether there is b.
+        kernel: An odd number, by which half the windows are padded.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, bias: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, bias: bool, kernel: int = 3
+    ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride, self.kernel = stride, kernel
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (B, M, H / s, W / s)."""
         height, width = (-(-size // self.stride) for size in x.shape[2:])
-        windows = F.unfold(x, 3, padding=1, stride=self.stride).transpose(1, 2)
+        columns = F.unfold(x, self.kernel, padding=self.kernel // 2, stride=self.stride)
+        windows = columns.transpose(1, 2)
         y = l1_distances(windows, self.weight.flatten(1)).unflatten(2, (height, width))
         return y if self.bias is None else y + self.bias[:, None, None]
 
@@ -265,11 +270,12 @@ def ghost(
     return nn.Sequential(first, Concat(nn.Identity(), cheap if norm else cheap[0]))
 
 
-def octave(read: int, made: int, stride: int = 1) -> Octave:
+def octave(read: int, made: int, stride: int = 1, *, kernel: int = 3) -> Octave:
     """Convolve half of the channels at half the resolution."""
     low, few = read // 2, made // 2
     pairs = ((read - low, made - few), (read - low, few), (low, made - few), (low, few))
-    return Octave(*(nn.Conv2d(c, m, 3, stride, 1, bias=False) for c, m in pairs))
+    sizes = (kernel, stride, kernel // 2)
+    return Octave(*(nn.Conv2d(c, m, *sizes, bias=False) for c, m in pairs))
 
 
 BLOCKS: Mapping[str, Callable[[int, int, int], nn.Module]] = {

@@ -1,12 +1,27 @@
-"""Small networks as published, for images of 224 pixels, of the blocks in `isthmus.models.blocks`.
+"""Small networks as published, of the blocks in `isthmus.models.blocks`.
 
-Each takes images (B, 3, H, W) and returns logits (B, num_classes). Their parameters and MACs are
-those of the papers; weights they have none.
+Each takes images (B, 3, H, W), of 224 pixels or, where the name ends with 20, of 32, and returns
+logits (B, num_classes). Their parameters and MACs are those of the papers; weights they have none.
 """
+
+from collections.abc import Callable
 
 from torch import nn
 
-from isthmus.models.blocks import Concat, Gate, Sum, conv_norm, ghost, inverted, separable, shuffle
+from isthmus.models.blocks import (
+    Adder,
+    Concat,
+    Gate,
+    Shift,
+    Sum,
+    conv_norm,
+    ghost,
+    inverted,
+    octave,
+    separable,
+    shuffle,
+)
+from isthmus.models.resnet import resnet
 
 
 def _head(channels: int, num_classes: int) -> list[nn.Module]:
@@ -133,3 +148,73 @@ def ghostnet(num_classes: int = 1000) -> nn.Sequential:
         read = made
     layers += [conv_norm(read, 960), nn.AdaptiveAvgPool2d(1), nn.Conv2d(960, 1280, 1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, num_classes))
+
+
+def octave_resnet50(num_classes: int = 1000) -> nn.Module:
+    """Make ResNet-50 with octave convolutions, half of the channels low: 2.3 billion MACs.
+
+    The paper's has 2.4, as the first of its layers reads all channels at the full resolution and
+    norms stand before convolutions. The last stage keeps its own: 7x7 maps have no half.
+
+    References:
+        Chen et al., ICCV 2019, https://arxiv.org/abs/1904.05049, table 3.
+    """
+    model = resnet(50, num_classes=num_classes, stem="imagenet")
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Conv2d) and path.startswith(("layer1", "layer2", "layer3")):
+            block = octave(
+                layer.in_channels, layer.out_channels, layer.stride[0], kernel=layer.kernel_size[0]
+            )
+            model.set_submodule(path, block)
+    return model
+
+
+def _resnet20(
+    block: Callable[[int, int, int], nn.Module], narrow: Callable[[int, int, int], nn.Module]
+) -> nn.Sequential:
+    """Make the residual network of nine blocks for images of 32 pixels, without its head."""
+    layers: list[nn.Module] = [conv_norm(3, 16, 3)]
+    read = 16
+    for made in (16, 32, 64):
+        for number in range(3):
+            stride = 2 if read != made and not number else 1
+            skip = nn.Identity() if read == made else narrow(read, made, stride)
+            layers += [Sum(skip, block(read, made, stride)), nn.ReLU()]
+            read = made
+    return nn.Sequential(*layers)
+
+
+def shift_resnet20(num_classes: int = 100, *, expand: int = 6) -> nn.Sequential:
+    """Make ShiftResNet-20: 0.19 million parameters; expanded 1, 3, 9 times 0.03, 0.10, 0.28.
+
+    References:
+        Wu et al., CVPR 2018, https://arxiv.org/abs/1711.08141, table 4.
+    """
+
+    def block(read: int, made: int, stride: int) -> nn.Module:
+        wide = expand * made
+        last = conv_norm(wide, made, 1, stride, act=None)
+        return nn.Sequential(conv_norm(read, wide), Shift(), last)
+
+    def narrow(read: int, made: int, stride: int) -> nn.Module:
+        return conv_norm(read, made, 1, stride, act=None)
+
+    return nn.Sequential(*_resnet20(block, narrow), *_head(64, num_classes))
+
+
+def adder_resnet20(num_classes: int = 100) -> nn.Sequential:
+    """Make ResNet-20 of adders: 0.27 million parameters, multiplications in its ends only.
+
+    References:
+        Chen et al., CVPR 2020, https://arxiv.org/abs/1912.13200, table 1.
+    """
+
+    def norm(read: int, made: int, stride: int, kernel: int = 1) -> list[nn.Module]:
+        return [Adder(read, made, stride, kernel=kernel, bias=False), nn.BatchNorm2d(made)]
+
+    def block(read: int, made: int, stride: int) -> nn.Module:
+        return nn.Sequential(*norm(read, made, stride, 3), nn.ReLU(), *norm(made, made, 1, 3))
+
+    return nn.Sequential(
+        *_resnet20(block, lambda *sizes: nn.Sequential(*norm(*sizes))), *_head(64, num_classes)
+    )

@@ -287,7 +287,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "switchable": (Switchable, ("widths",)),
     "shift": (Shift, ()),
     "octave": (Octave, ()),
-    "adder": (Adder, ("in_channels", "out_channels", "stride")),
+    "adder": (Adder, ("in_channels", "out_channels", "stride", "kernel")),
     "integer": (Integer, ("inputs", "outputs", "bits", "input_bits", "output_bits")),
     "output_grid": (OutputGrid, ("bits",)),
     "round_to": (RoundTo, ("format",)),

@@ -20,7 +20,16 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import call_function, sha256
-from isthmus.models.compact import ghostnet, mobilenet_v1, mobilenet_v2, shufflenet, squeezenet
+from isthmus.models.compact import (
+    adder_resnet20,
+    ghostnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    octave_resnet50,
+    shift_resnet20,
+    shufflenet,
+    squeezenet,
+)
 from isthmus.models.compressed import (
     COMPRESSED_FILE,
     WEIGHTS_FILE,
@@ -61,6 +70,9 @@ MODELS: dict[str, KnownModel] = {
     "mobilenet-v2": KnownModel(make=mobilenet_v2, input="1x3x224x224"),
     "shufflenet": KnownModel(make=shufflenet, input="1x3x224x224"),
     "ghostnet": KnownModel(make=ghostnet, input="1x3x224x224"),
+    "octave-resnet50": KnownModel(make=octave_resnet50, input="1x3x224x224"),
+    "shift-resnet20": KnownModel(make=shift_resnet20, input="1x3x32x32"),
+    "adder-resnet20": KnownModel(make=adder_resnet20, input="1x3x32x32"),
 }
 
 

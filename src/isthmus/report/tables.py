@@ -30,6 +30,7 @@ from isthmus.report.words import (
 
 if TYPE_CHECKING:
     from isthmus.export import Verification
+    from isthmus.export.verify import IntegersRecord
     from isthmus.graph import Cut, Graph, Node
     from isthmus.plan import Plan
     from isthmus.platform import Link, Platform
@@ -227,6 +228,26 @@ def verification_table(verification: Verification, out: Path | None = None) -> T
         add_row(table, "of these equal to the model's", "none" if sure is None else percent(sure))
     if verification.early_exit_drop is not None:
         add_row(table, "points of accuracy lost by these", f"{verification.early_exit_drop:.2g}")
+    table.caption = Text(_written(out).strip())
+    return table
+
+
+def integers_table(record: IntegersRecord, out: Path) -> Table:
+    """Return what a bundle answers by integers alone, and where these stand."""
+    table = new_table("By integers alone, against the bundle", ("", "l"), ("found", "r"))
+    for stage in record.stages:
+        said = stage.reason or num_bytes(stage.file_bytes)
+        add_row(table, f"{stage.device}{', not of integers' if stage.reason else ''}", said)
+    add_row(table, "samples compared", str(record.samples))
+    add_row(table, "equal predictions", percent(record.equal_predictions))
+    if record.accuracy is not None and record.accuracy_of_bundle is not None:
+        add_row(table, "accuracy", percent(record.accuracy))
+        add_row(table, "accuracy of the bundle", percent(record.accuracy_of_bundle))
+    counted = [share for share in record.symbols_differ if share is not None]
+    if counted:
+        add_row(
+            table, "symbols other than the bundle's, at the worst crossing", f"{max(counted):.4%}"
+        )
     table.caption = Text(_written(out).strip())
     return table
 
