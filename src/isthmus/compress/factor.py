@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress.technique import Number, Options, Samples, Technique, layers
+from isthmus.compress.technique import Options, Samples, Technique, layers, number
 from isthmus.errors import InputError
 from isthmus.models.compressed import replaced
 
@@ -218,8 +218,8 @@ def _technique(kind: str, does: str, paper: str, apply: Any) -> Technique:
         stage="structure",
         apply=apply,
         options={
-            "energy": Number(low=0.01, high=1, default=0.9),
-            "keep": Number(low=0.001, high=1, default=1),
+            "energy": number(low=0.01, high=1, default=0.9),
+            "keep": number(low=0.001, high=1, default=1),
         },
     )
 

@@ -6,13 +6,13 @@ from torch.nn.utils import parametrize
 
 from isthmus.compress.sparse import SPARSE
 from isthmus.compress.technique import (
-    FormatName,
-    Number,
     Options,
     Samples,
     Technique,
-    Word,
+    format_name,
     layers,
+    number,
+    word,
 )
 from isthmus.models.compressed import replaced
 from isthmus.models.rounding import RoundTo, round_to
@@ -71,10 +71,10 @@ FORMATTING = (
         stage="values",
         apply=formatted,
         options={
-            "name": FormatName(),
-            "of": Word(words=("weights", "activations", "both"), default="weights"),
-            "round": Word(words=("nearest", "chance"), default="nearest"),
-            "seed": Number(low=0, high=1 << 31, default=0, whole=True),
+            "name": format_name(),
+            "of": word(("weights", "activations", "both"), default="weights"),
+            "round": word(("nearest", "chance"), default="nearest"),
+            "seed": number(low=0, high=1 << 31, default=0, whole=True),
         },
     ),
 )

@@ -18,15 +18,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from isthmus.compress.sums import find_sums, read_elsewhere
 from isthmus.compress.technique import (
     ENDS,
-    Number,
     Options,
     Samples,
     Technique,
-    Word,
     layers,
     needs_data,
+    number,
     observed,
     without_ends,
+    word,
 )
 from isthmus.graph import capture
 from isthmus.links.ranges import RANGES
@@ -375,10 +375,10 @@ def _with(
 
 SMALLER = ("weight bytes", "stored bytes")
 GRID = {
-    "weights": Word(words=tuple(RANGES), default="mse"),
-    "per": Word(words=("channel", "tensor"), default="channel"),
+    "weights": word(tuple(RANGES), default="mse"),
+    "per": word(("channel", "tensor"), default="channel"),
 }
-RANGE = Word(words=tuple(RANGES), default="mse")
+RANGE = word(tuple(RANGES), default="mse")
 
 INTEGERS = (
     Technique(
@@ -413,7 +413,7 @@ INTEGERS = (
         improves=SMALLER,
         stage="values",
         apply=weights,
-        options={"bits": Number(low=2, high=8, default=4, whole=True), **GRID},
+        options={"bits": number(low=2, high=8, default=4, whole=True), **GRID},
     ),
     Technique(
         name="quantize:ternary",

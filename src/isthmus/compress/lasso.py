@@ -51,7 +51,7 @@ from isthmus.compress.prune import (
     pruning,
     tracing,
 )
-from isthmus.compress.technique import Number, Options, Samples, Technique, needs_data, watch
+from isthmus.compress.technique import Options, Samples, Technique, needs_data, number, watch
 from isthmus.errors import InputError
 
 _GROUP_LASSO, _LEAST_SQUARES = "prune:group-lasso", "prune:least-squares"
@@ -338,7 +338,7 @@ LASSO = (
         improves=SMALLER,
         stage="structure",
         apply=group_lasso,
-        options={**OPTIONS, "strength": Number(low=0, high=1, default=1e-3)},
+        options={**OPTIONS, "strength": number(low=0, high=1, default=1e-3)},
     ),
     Technique(
         name=_LEAST_SQUARES,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress.integer import GRID, RANGE, SMALLER, Rounded, rounded_to_8, settled
-from isthmus.compress.technique import Names, Option, Options, Samples, Size, Technique
+from isthmus.compress.technique import Option, Options, Samples, Technique, names, size
 from isthmus.errors import InputError
 from isthmus.graph import Graph, capture, find_cut
 from isthmus.graph.cuts import live_tensors
@@ -250,10 +250,10 @@ def _ties(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 _OPTIONS: Mapping[str, Option] = {
-    "flash": Size(),
-    "ram": Size(),
-    "link": Size(),
-    "cut": Names(),
+    "flash": size(),
+    "ram": size(),
+    "link": size(),
+    "cut": names(),
     "range": RANGE,
     **GRID,
 }

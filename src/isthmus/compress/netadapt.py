@@ -25,14 +25,14 @@ from torch import nn
 
 from isthmus.compress.prune import LEAST_SAMPLES, check_runs, removable, remove
 from isthmus.compress.technique import (
-    Number,
     Options,
     Samples,
     Technique,
-    Text,
-    Word,
+    described,
     losses,
     needs_data,
+    number,
+    word,
 )
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph, capture, find_cut
@@ -218,15 +218,15 @@ NETADAPT = Technique(
     stage="structure",
     apply=netadapt,
     options={
-        "resource": Word(words=("macs", "weights", "crossing", *_PREDICTED), default="macs"),
-        "keep": Number(low=0.001, high=1, default=0.5),
-        "step": Number(low=0.001, high=1, default=0.05),
-        "decay": Number(low=0.5, high=1, default=0.98),
-        "round_to": Number(low=1, high=1024, default=1, whole=True),
-        "short": Number(low=0, high=1 << 20, default=1024, whole=True),
-        "platform": Text(what="a preset or a file"),
-        "device": Text(what="a device of the platform"),
-        "cut": Text(what="the module after which to cut"),
+        "resource": word(("macs", "weights", "crossing", *_PREDICTED), default="macs"),
+        "keep": number(low=0.001, high=1, default=0.5),
+        "step": number(low=0.001, high=1, default=0.05),
+        "decay": number(low=0.5, high=1, default=0.98),
+        "round_to": number(low=1, high=1024, default=1, whole=True),
+        "short": number(low=0, high=1 << 20, default=1024, whole=True),
+        "platform": described("a preset or a file"),
+        "device": described("a device of the platform"),
+        "cut": described("the module after which to cut"),
     },
     check=_check,
 )

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress.technique import (
-    Number,
     Option,
     Options,
     Samples,
     Technique,
-    Word,
     layers,
     losses,
     needs_data,
+    number,
     watch,
+    word,
 )
 from isthmus.errors import InputError
 from isthmus.graph import capture
@@ -43,9 +43,9 @@ CHANNELLED = (
 )
 SMALLER = ("parameters", "macs", "weight bytes", "stored bytes", "activation bytes")
 OPTIONS: Mapping[str, Option] = {
-    "keep": Number(low=0.001, high=1, default=0.5),
-    "round_to": Number(low=1, high=1024, default=1, whole=True),
-    "scope": Word(words=("layer", "model"), default="layer"),
+    "keep": number(low=0.001, high=1, default=0.5),
+    "round_to": number(low=1, high=1024, default=1, whole=True),
+    "scope": word(("layer", "model"), default="layer"),
 }
 
 

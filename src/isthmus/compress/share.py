@@ -7,11 +7,11 @@ from torch.nn.utils import parametrize
 from isthmus.compress.sparse import SPARSE
 from isthmus.compress.technique import (
     ENDS,
-    Number,
     Options,
     Samples,
     Technique,
     layers,
+    number,
     without_ends,
 )
 
@@ -152,7 +152,7 @@ SHARING = (
         improves=("stored bytes",),
         stage="values",
         apply=kmeans,
-        options={"bits": Number(low=1, high=8, default=4, whole=True)},
+        options={"bits": number(low=1, high=8, default=4, whole=True)},
     ),
     Technique(
         name="share:ternary",
@@ -163,6 +163,6 @@ SHARING = (
         improves=("parameters", "stored bytes"),
         stage="values",
         apply=ternary,
-        options={"threshold": Number(low=0, high=0.9, default=0.05), **ENDS},
+        options={"threshold": number(low=0, high=0.9, default=0.05), **ENDS},
     ),
 )

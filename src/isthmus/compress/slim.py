@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress.prune import SMALLER, check_runs, ignored_layers, remove
-from isthmus.compress.technique import Number, Options, Samples, Shares, Technique
+from isthmus.compress.technique import Options, Samples, Technique, number, shares
 from isthmus.errors import InputError
 from isthmus.models.blocks import Switchable
 from isthmus.models.compressed import replaced
@@ -257,7 +257,7 @@ SLIMMING = (
         improves=("time", "energy"),
         stage="structure",
         apply=slimmable,
-        options={"widths": Shares(default=(0.25, 0.5, 0.75))},
+        options={"widths": shares(0.25, 0.5, 0.75)},
     ),
     Technique(
         name=WIDTH,
@@ -268,6 +268,6 @@ SLIMMING = (
         improves=SMALLER,
         stage="structure",
         apply=width,
-        options={"width": Number(low=0.001, high=1, default=0.5)},
+        options={"width": number(low=0.001, high=1, default=0.5)},
     ),
 )

@@ -36,14 +36,14 @@ from torch.nn.utils import parametrize
 
 from isthmus.compress.scores import SCORES, Layers, Weights
 from isthmus.compress.technique import (
-    Number,
     Options,
     Samples,
     Technique,
     Training,
-    Word,
     layers,
     needs_data,
+    number,
+    word,
 )
 from isthmus.errors import InputError
 
@@ -265,10 +265,10 @@ def _technique(score: str, does: str, paper: str, scope: str) -> Technique:
         stage="zeros",
         apply=apply,
         options={
-            "keep": Number(low=0.001, high=1, default=0.5),
-            "scope": Word(words=("row", "layer", "model"), default=scope),
-            "schedule": Word(words=SCHEDULES, default="once"),
-            "rounds": Number(low=2, high=64, default=4, whole=True),
+            "keep": number(low=0.001, high=1, default=0.5),
+            "scope": word(("row", "layer", "model"), default=scope),
+            "schedule": word(SCHEDULES, default="once"),
+            "rounds": number(low=2, high=64, default=4, whole=True),
         },
     )
 
@@ -304,9 +304,9 @@ SPARSITY = (
         stage="zeros",
         apply=pattern,
         options={
-            "n": Number(low=1, high=32, default=2, whole=True),
-            "m": Number(low=2, high=32, default=4, whole=True),
-            "score": Word(words=tuple(SCORES), default="magnitude"),
+            "n": number(low=1, high=32, default=2, whole=True),
+            "m": number(low=2, high=32, default=4, whole=True),
+            "score": word(tuple(SCORES), default="magnitude"),
         },
         check=_check_pattern,
     ),

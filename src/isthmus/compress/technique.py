@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from isthmus.models.joint import first
 from isthmus.units import parse_quantity
 from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
 
+T = TypeVar("T")
 Level = Literal["model", "arithmetic", "implementation"]
 Need = Literal["nothing", "data", "training"]
 Stage = Literal["structure", "zeros", "values"]
@@ -57,149 +58,82 @@ class Samples:
     training: Training | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """An option that is a number.
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a text may set.
 
     Attributes:
-        low: Least that it may be.
-        high: Most that it may be.
         default: What it is where the text is silent.
-        whole: Whether it is a whole number.
+        expected: What it may be, in words.
+        read: Returns the value that a text says, or None where it says none.
     """
 
-    low: float
-    high: float
-    default: float
-    whole: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
-
-    def read(self, text: str) -> float | None:
-        """Return the value, or None where the text says no such number."""
-        try:
-            value = int(text) if self.whole else float(text)
-        except ValueError:
-            return None
-        return value if self.low <= value <= self.high else None
+    default: Any
+    expected: str
+    read: Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """An option that is a word.
+def number(*, low: float, high: float, default: float, whole: bool = False) -> Option:
+    """Return an option that is a number between two, these included."""
 
-    Attributes:
-        words: Those that it may be.
-        default: What it is where the text is silent.
-    """
+    def read(text: str) -> float | None:
+        value = _read(int if whole else float, text)
+        return value if value is not None and low <= value <= high else None
 
-    words: tuple[str, ...]
-    default: str
-
-    def __str__(self) -> str:
-        return " or ".join(self.words)
-
-    def read(self, text: str) -> str | None:
-        """Return the word, or None where it is none of them."""
-        return text if text in self.words else None
+    return Option(default, f"{low:g} to {high:g}", read)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """An option that is any names of modules, with ``+`` between them."""
-
-    default: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return "names of modules with + between them"
-
-    def read(self, text: str) -> tuple[str, ...] | None:
-        """Return the names."""
-        return tuple(text.split("+")) if text else None
+def word(words: tuple[str, ...], *, default: str) -> Option:
+    """Return an option that is one of some words."""
+    return Option(default, " or ".join(words), lambda text: text if text in words else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormatName:
-    """An option that is the name of a number format."""
-
-    default: str = "fp8-e4m3"
-
-    def __str__(self) -> str:
-        return f"{', '.join(FORMATS)}, or like {EXAMPLES}"
-
-    def read(self, text: str) -> str | None:
-        """Return the name, or None where it is of no format."""
-        try:
-            find_format(text)
-        except InputError:
-            return None
-        return text
+def names() -> Option:
+    """Return an option that is any names of modules, with ``+`` between them."""
+    expected = "names of modules with + between them"
+    return Option((), expected, lambda text: tuple(text.split("+")) if text else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """An option that is any text.
-
-    Attributes:
-        what: What it says, in words.
-        default: What it is where the text is silent.
-    """
-
-    what: str
-    default: str = ""
-
-    def __str__(self) -> str:
-        return self.what
-
-    def read(self, text: str) -> str | None:
-        """Return the text, or None where there is none."""
-        return text or None
+def format_name() -> Option:
+    """Return an option that is the name of a number format."""
+    expected = f"{', '.join(FORMATS)}, or like {EXAMPLES}"
+    return Option("fp8-e4m3", expected, lambda text: text if _read(find_format, text) else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """An option that is several shares, with ``+`` between them.
-
-    Attributes:
-        default: What they are where the text is silent.
-    """
-
-    default: tuple[float, ...]
-
-    def __str__(self) -> str:
-        return "shares between 0 and 1 with + between them"
-
-    def read(self, text: str) -> tuple[float, ...] | None:
-        """Return the shares, the smallest first, or None where one is none."""
-        try:
-            shares = {float(each) for each in text.split("+")}
-        except ValueError:
-            return None
-        return tuple(sorted(shares)) if all(0 < share < 1 for share in shares) else None
+def described(expected: str) -> Option:
+    """Return an option that is any text, said in words."""
+    return Option("", expected, lambda text: text or None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """An option that is a number of bytes; without limit where the text is silent."""
+def shares(*default: float) -> Option:
+    """Return an option that is several shares, read in order, with ``+`` between them."""
 
-    default: float = inf
+    def read(text: str) -> tuple[float, ...] | None:
+        found = {_read(float, each) or 0 for each in text.split("+")}
+        return tuple(sorted(found)) if all(0 < share < 1 for share in found) else None
 
-    def __str__(self) -> str:
-        return "a size such as 64KiB"
-
-    def read(self, text: str) -> float | None:
-        """Return the bytes, or None where the text says none."""
-        try:
-            size = parse_quantity(text, "byte")
-        except InputError:
-            return None
-        return size if size > 0 else None
+    return Option(default, "shares between 0 and 1 with + between them", read)
 
 
-Option = Number | Word | Names | FormatName | Text | Shares | Size
-ENDS: Mapping[str, Option] = {"ends": Word(words=("keep", "round"), default="keep")}
-_WHERE: Mapping[str, Option] = {"only": Names(), "skip": Names()}
+def size() -> Option:
+    """Return an option that is a number of bytes, without limit where the text is silent."""
+
+    def read(text: str) -> float | None:
+        value = _read(lambda said: parse_quantity(said, "byte"), text)
+        return value if value is not None and value > 0 else None
+
+    return Option(inf, "a size such as 64KiB", read)
+
+
+def _read(read: Callable[[str], T], text: str) -> T | None:
+    try:
+        return read(text)
+    except (ValueError, InputError):
+        return None
+
+
+ENDS: Mapping[str, Option] = {"ends": word(("keep", "round"), default="keep")}
+_WHERE: Mapping[str, Option] = {"only": names(), "skip": names()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +195,7 @@ def parse_options(technique: Technique, text: str) -> Options:
         value = known[name].read(written)
         if value is None:
             raise InputError(
-                f"technique {technique.name}: found {item}, expected {name}={known[name]}"
+                f"technique {technique.name}: found {item}, expected {name}={known[name].expected}"
             )
         values[name] = value
     technique.check(values)

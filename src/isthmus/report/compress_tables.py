@@ -37,7 +37,7 @@ def technique_rows(techniques: Mapping[str, Technique]) -> list[dict[str, Any]]:
             "options": {
                 name: {
                     "default": None if option.default == inf else option.default,
-                    "expected": str(option),
+                    "expected": option.expected,
                 }
                 for name, option in technique.all_options.items()
             },
