@@ -77,6 +77,19 @@ def test_apoz_removes_the_channels_that_are_zero_most_often():
     assert made[0].weight[:, 0].flatten().tolist() == [1.0, 2.0]
 
 
+def test_apoz_behind_a_mean_removes_the_channels_of_the_smallest_means():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, 1, bias=False)
+    mean = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(conv, mean, nn.Linear(4, 3)).eval()
+    with torch.no_grad():  # all are active everywhere
+        conv.weight.copy_(
+            torch.tensor([0.1, 9.0, 0.2, 8.0]).reshape(4, 1, 1, 1).expand(4, 2, 1, 1)
+        )
+    made = pruned(model, "prune:apoz,keep=0.5,only=0")
+    assert made[0].weight[:, 0].flatten().tolist() == [9.0, 8.0]
+
+
 def test_taylor_removes_the_channels_without_influence_on_the_loss():
     model = net()
     with torch.no_grad():  # nothing reads channels 0 and 2
@@ -250,6 +263,29 @@ def test_group_lasso_trains_with_the_norms_of_all_that_leaves_together():
     assert made[0].weight.tolist() == [[5.0]]
     with pytest.raises(InputError, match="trains before it prunes; add --data, --epochs"):
         apply(net(), step, samples())
+
+
+def test_slimming_trains_with_the_scales_of_norms_where_a_strength_is_given():
+    model, told = net(), []
+
+    def whole(model, name, penalty):
+        told.append((name, penalty().item()))
+        with torch.no_grad():
+            model[1].weight.copy_(torch.tensor([0.1, 2.0, 0.2, 3.0]))
+
+    training = Training(whole=whole, short=lambda *_: None, kept=lambda _, find: find())
+    (step,) = parse_chain(["prune:slimming,keep=0.5,only=0,strength=0.5"])
+    kept = model[0].weight[[1, 3]].clone()
+    norms = [m for m in model if isinstance(m, nn.BatchNorm2d)]
+    scales = sum(norm.weight.detach().abs().sum().item() for norm in norms)
+    made: Any = apply(model, step, replace(samples(), training=training))
+    assert told == [("lasso", pytest.approx(0.5 * scales))]
+    assert torch.equal(made[0].weight, kept)
+    with pytest.raises(InputError, match="trains before it prunes; add --data, --epochs"):
+        apply(net(), step, samples())
+    plain = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Flatten(), nn.LazyLinear(1))
+    with pytest.raises(InputError, match="found no batch norm; expected strength=0"):
+        apply(plain, step, replace(samples(), training=training))
 
 
 def test_least_squares_makes_the_next_layer_do_what_it_did_where_that_can_be():

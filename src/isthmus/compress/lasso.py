@@ -9,6 +9,9 @@ it. Norms of 0 are then many, and these channels go.
 
 .. math:: L + \lambda \sum_{g} \sum_{c \in g} \sqrt{\sum_{w \in c} w^2}
 
+Network slimming (``prune:slimming``) does so with the scales of batch norms alone:
+:math:`L + \lambda \sum |\gamma|`.
+
 Channel selection (``prune:least-squares``) asks of each layer that reads the group which of its
 channels to keep, so that it makes nearly what it made. With X (M, F) what it reads, W (n, F) its
 weight and Y (M, n) what it made in the network as it came, both without the bias:
@@ -25,13 +28,15 @@ References:
     Wen, Wu, Wang, Chen, Li, "Learning Structured Sparsity in Deep Neural Networks", NeurIPS 2016,
     https://arxiv.org/abs/1608.03665 (equation 3; filters and the channels that they make as one
     group, as in Fang et al., CVPR 2023, https://arxiv.org/abs/2301.12900, equation 4).
+    Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network
+    Slimming", ICCV 2017, https://arxiv.org/abs/1708.06519 (equation 1).
     He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017,
     https://arxiv.org/abs/1707.06168 (equation 2 to 5).
 """
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -55,6 +60,7 @@ from isthmus.compress.technique import Options, Samples, Technique, needs_data, 
 from isthmus.errors import InputError
 
 _GROUP_LASSO, _LEAST_SQUARES = "prune:group-lasso", "prune:least-squares"
+_SLIMMING = "prune:slimming"
 _PLACES = 64  # of each sample, at most
 _BATCH = 64
 _RIDGE = 1e-4  # of a feature's mean square
@@ -63,24 +69,48 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def group_lasso(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Train with the norms of channels in the loss, then remove those of the smallest norms."""
-    if samples.training is None:
-        raise InputError(
-            f"technique {_GROUP_LASSO}: trains before it prunes; add --data, --epochs"
-        )
+    _check_trains(_GROUP_LASSO, samples)
     ignored = ignored_layers(_GROUP_LASSO, model, samples, options, keep=options["keep"])
     groups = groups_of(_GROUP_LASSO, model, samples, ignored)
     with tracing(_GROUP_LASSO):  # whether it can tell shows now, not after an hour
         for group in groups:
             channel_norms(group)
 
-    def penalty() -> Tensor:
-        norms = torch.cat([channel_norms(group) for group in groups])
-        return options["strength"] * norms.sum()
+    def norms() -> list[Tensor]:
+        return [channel_norms(group) for group in groups]
 
-    samples.training.whole(model.train(), "lasso", penalty)
+    _train_towards_0(model, norms, options, samples)
     apply = pruning(_GROUP_LASSO, lambda *_: lambda group: channel_norms(group).detach())
     found: nn.Module = apply(model.eval(), options, samples)
     return found
+
+
+def slimming(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Remove the channels of the smallest scales, trained towards 0 first where a strength is."""
+    if options["strength"]:
+        _check_trains(_SLIMMING, samples)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        scales = [norm.weight for norm in norms if norm.affine]
+        if not scales:
+            raise InputError(f"technique {_SLIMMING}: found no batch norm; expected strength=0")
+        _train_towards_0(model, lambda: [scale.abs() for scale in scales], options, samples)
+    apply = pruning(_SLIMMING, lambda library, *_: library.importance.BNScaleImportance())
+    found: nn.Module = apply(model.eval(), options, samples)
+    return found
+
+
+def _check_trains(name: str, samples: Samples) -> None:
+    if samples.training is None:
+        raise InputError(f"technique {name}: trains before it prunes; add --data, --epochs")
+
+
+def _train_towards_0(
+    model: nn.Module, norms: Callable[[], list[Tensor]], options: Options, samples: Samples
+) -> None:
+    """Train with the sum of norms, times the strength, added to the loss."""
+    assert samples.training is not None
+    strength = options["strength"]
+    samples.training.whole(model.train(), "lasso", lambda: strength * torch.cat(norms()).sum())
 
 
 def channel_norms(group: Any) -> Tensor:
@@ -329,6 +359,17 @@ def _refit(layer: Any, reader: _Reader, moments: _Moments, kept: Sequence[int]) 
 
 
 LASSO = (
+    Technique(
+        name=_SLIMMING,
+        does="removes channels that batch norm scales little; strength=1e-4 trains them to first",
+        paper="Liu, Li, Shen, Huang, Yan, Zhang, ICCV 2017, https://arxiv.org/abs/1708.06519",
+        level="model",
+        needs="nothing",
+        improves=SMALLER,
+        stage="structure",
+        apply=slimming,
+        options={**OPTIONS, "strength": number(low=0, high=1, default=0)},
+    ),
     Technique(
         name=_GROUP_LASSO,
         does="trains channels towards 0 together with all that depends on them, removes the least",

@@ -31,6 +31,7 @@ from isthmus.models.blocks import Adder, Octave
 
 LEAST_SAMPLES = 16
 _TIE = 1e-6
+_SMALL = 1e-3  # of a share
 _MOST_OF_ONE = 15 / 16  # of the channels of a layer, where all compete
 CHANNELLED = (
     nn.Conv1d,
@@ -285,7 +286,10 @@ def _zeros(library: Any, model: nn.Module, samples: Samples) -> Any:
 
 
 def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
-    """Return for each layer the share of each input channel that is not 0."""
+    """Return for each layer the share of each input channel that is not 0.
+
+    Behind a mean hardly anything is 0: of equal shares the one of the smaller values counts less.
+    """
     counts: dict[nn.Module, list[Tensor]] = {}
 
     def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
@@ -293,7 +297,9 @@ def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
         x = arguments[0]
         along = -1 if isinstance(module, nn.Linear) else 1
         rest = [dim for dim in range(x.ndim) if dim != along % x.ndim]
-        counts.setdefault(module, []).append((x != 0).float().mean(dim=rest))
+        size = x.abs().mean(dim=rest)
+        small = _SMALL * size / size.max().clamp_min(_TIE)
+        counts.setdefault(module, []).append((x != 0).float().mean(dim=rest) + small)
 
     chosen = (module for module in model.modules() if type(module) in CHANNELLED)
     watch(model, dict.fromkeys(chosen, hook), samples.inputs)
@@ -326,12 +332,6 @@ PRUNING = (
         "l2", "of small squared weights, over all layers that depend on them",
         "Fang, Ma, Song, Mi, Wang, CVPR 2023, https://arxiv.org/abs/2301.12900",
         lambda library, model, samples: library.importance.GroupMagnitudeImportance(p=2),
-        data=False,
-    ),
-    _technique(
-        "slimming", "that batch norm scales little",
-        "Liu, Li, Shen, Huang, Yan, Zhang, ICCV 2017, https://arxiv.org/abs/1708.06519",
-        lambda library, model, samples: library.importance.BNScaleImportance(),
         data=False,
     ),
     _technique(
