@@ -312,14 +312,11 @@ def _loads(setting: Setting, placement: Placement) -> tuple[Load, ...]:
         weights[place] |= {weight.name: weight.num_bytes for weight in node.weights}
     return tuple(
         Load(
-            start=0,
-            stop=0,
             codec_macs=sum(float(half.codec_macs) for half in halves[index]),
             codec_bytes=sum(float(half.codec_bytes) for half in halves[index]),
             weight_bytes=sum(weights[index].values())
             + sum(float(half.weight_bytes) for half in halves[index]),
             peak_bytes=peaks[index],
-            node_peak_bytes=0.0,
         )
         for index in range(len(setting.sites))
     )
