@@ -100,7 +100,9 @@ def find_choices(graph: Graph, asked: Asked) -> Choices:
             skipped[cut.index] = str(error)
     inner = places[1:-1]
     if codec is not None and inner and all(cut.index in skipped for cut in inner):
-        raise InputError(f"codec {codec!r} can carry no cut; the first says: {_first(skipped)}")
+        raise InputError(
+            f"codec {codec!r} can carry no cut; the first says: {skipped[min(skipped)]}"
+        )
     return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
 
 
@@ -296,10 +298,6 @@ def _measured(spec: CodecSpec, png_bytes: float | None) -> CodecSpec:
     if spec.name != "png" or png_bytes is None:
         return spec
     return replace(spec, measured_bytes=float(png_bytes))
-
-
-def _first(skipped: dict[int, str]) -> str:
-    return skipped[min(skipped)]
 
 
 def _notes(places: tuple[Cut, ...], skipped: dict[int, str]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from isthmus.errors import InputError
 from isthmus.graph import Graph, Node, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
-from isthmus.plan.plan import Prediction, Stage
+from isthmus.plan.plan import InputSpec, Prediction, Stage
 from isthmus.platform import Device, Link
 from isthmus.platform.platform import FORMATS
 
@@ -377,6 +377,11 @@ def estimate(
             drops=[choice.drop for choice in once],
         ),
     )
+
+
+def make_inputs(graph: Graph) -> tuple[InputSpec, ...]:
+    """Write down what a model takes."""
+    return tuple(InputSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs)
 
 
 def make_stage(

@@ -244,7 +244,7 @@ def hops(setting: Setting, message: Message) -> Iterator[tuple[Device, Link]]:
 def weigh(setting: Setting, placement: Placement) -> Weighed:
     """Work out what a placement costs."""
     loads = _loads(setting, placement)
-    taken = {setting.platform.source, setting.platform.target, *placement.places}
+    taken = {*setting.platform.ends, *placement.places}
     busy_s: dict[Clock, float] = {}
     links_s = links_j = 0.0
     for message in placement.messages:

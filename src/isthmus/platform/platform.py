@@ -295,6 +295,11 @@ class Platform:
         """Index of the device where the answer is wanted."""
         return self.index(self.output)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Indices of these two; one where they are the same."""
+        return frozenset((self.source, self.target))
+
     def index(self, name: str) -> int:
         """Return the index of a device."""
         return [device.name for device in self.devices].index(name)
