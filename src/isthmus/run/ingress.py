@@ -33,8 +33,7 @@ from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import Arrival, Receiver, Sender
-from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
-from isthmus.run.terms import Terms
+from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_key, hop_terms, in_flight
 
 MAX_WAITING = 256
 MAX_DEADLINE_S = 3600.0
@@ -117,9 +116,8 @@ class Ingress:
         self._open, self._closed = True, False
         self._changed = threading.Condition()
         self._sender = Sender(session, hop_key(run, 0), crossing=0, timeout_s=MAX_DEADLINE_S)
-        self._receiver = Receiver(
-            session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))
-        )
+        terms = hop_terms(bundle, identity, last)
+        self._receiver = Receiver(session, hop_key(run, last), terms)
         self._errors = session.declare_subscriber(error_key(run), self._on_error)
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._feed, self._collect)
