@@ -337,6 +337,8 @@ def transfer_chart(readings: Sequence[Reading]) -> Figure:
             chart.update_yaxes(rangemode="tozero", **where)
     chart.update_xaxes(categoryorder="array", categoryarray=[plain(layer) for layer in layers])
     chart.update_yaxes(title="KiB", col=1)
+    styled(chart, height=90 + 280 * len(placements), top=70, legend=True)
+    chart.update_layout(legend={"y": 1.08})
     return Figure(
         name="transfer_layers",
         title=_saved(readings),
@@ -344,7 +346,7 @@ def transfer_chart(readings: Sequence[Reading]) -> Figure:
         "meter: growth of the machine's used memory around the layer's thread. shape is the bytes "
         "of the tensor that is handed on; wire the bytes of the frames between processes. Where "
         "lines coincide, only the last is seen.",
-        chart=_legend(styled(chart, height=90 + 280 * len(placements), top=70, legend=True)),
+        chart=chart,
     )
 
 
@@ -370,8 +372,3 @@ def _quartiles(line: Sequence[Reading]) -> dict[str, Any]:
             for reading in line
         ],
     }  # fmt: skip
-
-
-def _legend(chart: go.Figure) -> go.Figure:
-    chart.update_layout(legend={"y": 1.08})
-    return chart

@@ -8,11 +8,10 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
@@ -138,7 +137,7 @@ def rendered(template: str, **values: object) -> str:
         values: What it shows, besides plotly's source and the version, which every page has.
     """
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=PackageLoader("isthmus", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -146,10 +145,6 @@ def rendered(template: str, **values: object) -> str:
     return environment.get_template(template).render(
         plotly=drawing_library(), version=__version__, **values
     )
-
-
-def _template(name: str) -> str:
-    return resources.files("isthmus.report").joinpath(name).read_text("utf-8")
 
 
 def write_profile(out: Path, graph: Graph, *, title: str) -> None:
