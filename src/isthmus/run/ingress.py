@@ -158,13 +158,24 @@ class Ingress:
         Raises:
             RequestError: The input is wrong, or as many requests wait as may.
         """
-        return self._submit([payload], deadline_s, priority, id_)[0]
+        return self.submit_all([payload], deadline_s=deadline_s, priority=priority, id_=id_)[0]
 
     def submit_all(
-        self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0
+        self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0, id_: bytes = b""
     ) -> list[Future[Result]]:
         """Do as `submit` for several requests: all of them are taken, or none."""
-        return self._submit(payloads, deadline_s, priority, b"")
+        try:
+            for payload in payloads:
+                self._check(payload, deadline_s)
+            with self._changed:
+                if id_ in self._known:
+                    return [self._known[id_].future]
+                self._check_room(len(payloads))
+                return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
+        except RequestError as error:
+            for _ in payloads:
+                self.on_end(error.reason, 0.0)
+            raise
 
     def send_again(self) -> None:
         """Send all that is in flight once more: a device came back, and what it had is lost."""
@@ -201,22 +212,6 @@ class Ingress:
         """Return how many requests wait, and how many are in flight."""
         with self._changed:
             return len(self._waiting), len(self._known) - len(self._waiting)
-
-    def _submit(
-        self, payloads: Sequence[bytes], deadline_s: float, priority: int, id_: bytes
-    ) -> list[Future[Result]]:
-        try:
-            for payload in payloads:
-                self._check(payload, deadline_s)
-            with self._changed:
-                if id_ in self._known:
-                    return [self._known[id_].future]
-                self._check_room(len(payloads))
-                return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
-        except RequestError as error:
-            for _ in payloads:
-                self.on_end(error.reason, 0.0)
-            raise
 
     def _check_room(self, count: int) -> None:
         if not self._open:

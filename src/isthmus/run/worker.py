@@ -78,7 +78,7 @@ def work(job: Job) -> None:
     before, after = job.device, job.device + 1
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(closing(open_session(connect=job.connect)))
-        throttle = job.link and stack.enter_context(Throttle(job.link, Path(job.clock)))
+        throttle = stack.enter_context(Throttle(job.link, Path(job.clock))) if job.link else None
         receiver = Receiver(
             session, hop_key(job.run, before), hop_terms(bundle, job.bundle_id, before)
         )
