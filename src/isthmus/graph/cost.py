@@ -149,11 +149,7 @@ def _bias(args: Args, made: Shape) -> int:
 
 def _product(left: str, *, adds: bool = False) -> Rule:
     """Return the rule of a product that sums over the last dimension of ``left``."""
-
-    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
-        return prod(made) * shape(args[left])[-1], adds * prod(made)
-
-    return rule
+    return lambda args, shape, made: (prod(made) * shape(args[left])[-1], adds * prod(made))
 
 
 def _batch_summed_product(args: Args, shape: ShapeOf, made: Shape) -> Counts:

@@ -118,7 +118,7 @@ def choices_at(cut: Cut, num_nodes: int, asked: Asked, *, lossless: bool) -> tup
     Raises:
         InputError: Nothing can carry this cut; says why.
     """
-    texts = _texts(cut, num_nodes, asked.codec, asked.accuracy, lossless=lossless)
+    texts = _texts(cut, num_nodes, asked, lossless=lossless)
     specs = (_measured(spec, asked.png_bytes) for spec in _specs(cut, texts))
     return tuple(known(Choice(cut=cut, spec=spec), asked.accuracy) for spec in specs)
 
@@ -133,19 +133,17 @@ def check_inner(codec: str) -> None:
         )
 
 
-def _texts(
-    cut: Cut, end: int, codec: str | None, accuracy: AccuracyTable | None, *, lossless: bool
-) -> Iterator[str]:
+def _texts(cut: Cut, end: int, asked: Asked, *, lossless: bool) -> Iterator[str]:
     """Yield the codecs that may carry a cut; the last one has to, if no other does."""
     if not 0 < cut.index < end:
         yield from _INPUT_CODECS if cut.index == 0 else _OUTPUT_CODECS
         return
-    if accuracy is not None:
-        yield from (row.codec for row in accuracy.at(cut.index))
-    if accuracy is not None or lossless or codec is None:
+    if asked.accuracy is not None:
+        yield from (row.codec for row in asked.accuracy.at(cut.index))
+    if asked.accuracy is not None or lossless or asked.codec is None:
         yield "raw"
-    if codec is not None:
-        yield codec
+    if asked.codec is not None:
+        yield asked.codec
     else:
         yield default_codec_text([t.shape for t in cut.tensors], [t.dtype for t in cut.tensors])
 
