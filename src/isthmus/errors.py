@@ -14,7 +14,8 @@
 A message is one line: where, what was found, what was expected, what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 
@@ -24,6 +25,15 @@ class IsthmusError(Exception):
 
 class InputError(IsthmusError, ValueError):
     """A file or an argument is wrong."""
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Let an `InputError` say first where it comes from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 class UnitError(InputError):

@@ -103,7 +103,8 @@ def split(
             f"{len(codecs)} codecs for {len(plan.crossings)} crossings; give one each"
         )
     if example is None:
-        example = _zeros(plan.inputs, model)
+        weight = next(model.parameters(), torch.empty(0))
+        example = zeros(plan.inputs, device=weight.device)
     evaluation = trace(model, example)
     if eval_form:
         modes = in_eval_form(evaluation, model)
@@ -151,10 +152,12 @@ def _crossing_grids(
     return {node: found[node] for node in held}
 
 
-def _zeros(inputs: tuple[InputSpec, ...], model: nn.Module) -> tuple[Tensor, ...]:
-    weight = next(model.parameters(), torch.empty(0))
+def zeros(
+    inputs: tuple[InputSpec, ...], *, device: torch.device | None = None
+) -> tuple[Tensor, ...]:
+    """Return two samples of zeros, one tensor for each input of a model."""
     return tuple(
-        torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype), device=weight.device)
+        torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype), device=device)
         for spec in inputs
     )
 
@@ -162,15 +165,9 @@ def _zeros(inputs: tuple[InputSpec, ...], model: nn.Module) -> tuple[Tensor, ...
 def _codecs_in_use(plan: Plan, codecs: Sequence[nn.Module] | None) -> list[nn.Module]:
     """Return a module for each crossing; one that relays the crossing before it does nothing."""
     given = codecs or [nn.Identity() for _ in plan.crossings]
-    used: list[nn.Module] = []
-    for index, (crossing, codec) in enumerate(zip(plan.crossings, given, strict=True)):
-        before = plan.crossings[index - 1] if index else None
-        relays = before is not None and (before.cut, before.codec) == (
-            crossing.cut,
-            crossing.codec,
-        )
-        used.append(nn.Identity() if relays else codec)
-    return used
+    sent = [(crossing.cut, crossing.codec) for crossing in plan.crossings]
+    ways = zip((None, *sent), sent, given, strict=False)
+    return [nn.Identity() if before == now else codec for before, now, codec in ways]
 
 
 def _stage_of(plan: Plan, evaluation: Trace, modes: Modes) -> dict[fx.Node, int]:

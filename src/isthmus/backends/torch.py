@@ -253,7 +253,7 @@ def _function(name: str) -> Callable[..., Any]:
     if name in SIZES:
         return partial(_of_sizes, SIZES[name])
     if name == PART:
-        return _part
+        return operator.getitem
     if name not in OPERATORS:
         raise InputError(f"found the operator {name[:60]!r}, expected one of those allowed")
     _, packet, overload = name.split(".")
@@ -268,10 +268,6 @@ def _of_sizes(function: Callable[[int, int], int], first: object, second: object
     if abs(result) >> 63:
         raise InputError("found a size over 2**63")
     return result
-
-
-def _part(results: Sequence[Any], index: int) -> Any:
-    return results[index]
 
 
 def _read(argument: Any, known: set[str], depth: int = 0) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Json, print_json
+from isthmus.cli.options import Json, print_path
 
 keys = typer.Typer(
     no_args_is_help=True,
@@ -27,10 +27,7 @@ def init(*, out: Folder = Path("keys"), json_: Json = False) -> None:
     from isthmus.run.keys import CA, init_keys
 
     init_keys(out)
-    if json_:
-        print_json({"authority": str(out / CA)})
-    else:
-        print(out / CA)
+    print_path(out / CA, json_=json_, authority=str(out / CA))
 
 
 @keys.command()
@@ -60,10 +57,7 @@ def issue(
     from isthmus.run.keys import issue_key
 
     place = issue_key(out, name, days=days, hosts=host or (), renew=renew)
-    if json_:
-        print_json({"name": name, "folder": str(place)})
-    else:
-        print(place)
+    print_path(place, json_=json_, name=name, folder=str(place))
 
 
 @keys.command()
@@ -82,7 +76,4 @@ def sign(
     from isthmus.run.keys import sign_bundle
 
     place = sign_bundle(bundle, keys)
-    if json_:
-        print_json({"signature": str(place)})
-    else:
-        print(place)
+    print_path(place, json_=json_, signature=str(place))

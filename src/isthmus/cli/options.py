@@ -112,6 +112,14 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(dict(value), indent=1))
 
 
+def print_path(path: Path, *, json_: bool, **facts: str) -> None:
+    """Print the path of what was made, or for programs facts about it."""
+    if json_:
+        print_json(facts)
+    else:
+        print(path)
+
+
 def print_result(text: str, *parts: Any, json_: bool) -> None:
     """Print a result: its JSON for programs, or tables and lines for people."""
     if json_:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from isthmus.cli.options import Json, Keys, Signed, SignedSince, check_signed, print_parts
-from isthmus.errors import InputError, RequestError, RunError
+from isthmus.errors import InputError, RequestError, RunError, naming
 from isthmus.machine import keep_freed_memory
 
 ServiceName = Annotated[
@@ -190,7 +190,5 @@ def ask(
 def _seconds(deadline: str) -> float:
     from isthmus.units import parse_quantity
 
-    try:
+    with naming("--deadline"):
         return parse_quantity(deadline, "s")
-    except InputError as error:
-        raise InputError(f"--deadline: {error}") from error

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli.options import DataDir, Download, Json, check_used, print_json, print_parts
+from isthmus.cli.options import (
+    DataDir,
+    Download,
+    Json,
+    check_used,
+    print_json,
+    print_parts,
+    print_path,
+)
 from isthmus.errors import InputError, RunError
 
 
@@ -120,7 +128,4 @@ def report(
     from isthmus.report.page import write_report
 
     write_report(folders, out)
-    if json_:
-        print_json({"report": str(out)})
-    else:
-        print(out)
+    print_path(out, json_=json_, report=str(out))

@@ -92,26 +92,10 @@ class Cifar:
     published: Published
 
 
-def cifar10(part: Part, search: Search) -> Images:
-    """Read 50,000 training or 10,000 test images, (N, 3, 32, 32), 10 classes.
-
-    Raises:
-        InputError: A file is missing or damaged.
-    """
-    return read_cifar(CIFAR10, part, search)
-
-
-def cifar100(part: Part, search: Search) -> Images:
-    """Read 50,000 training or 10,000 test images, (N, 3, 32, 32), 100 classes, 20 superclasses.
-
-    Raises:
-        InputError: A file is missing or damaged.
-    """
-    return read_cifar(CIFAR100, part, search)
-
-
 def read_cifar(cifar: Cifar, part: Part, search: Search) -> Images:
-    """Read one part of either data set; fewer images than published will do.
+    """Read one part of either data set: 50,000 training or 10,000 test images, (N, 3, 32, 32).
+
+    Fewer images than published will do.
 
     Raises:
         InputError: A file is missing or damaged.

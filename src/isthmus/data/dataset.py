@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from isthmus.data.cifar import cifar10, cifar100
+from isthmus.data.cifar import CIFAR10, CIFAR100, read_cifar
 from isthmus.data.idx import fashion_mnist
 from isthmus.data.images import NO_LABEL, Images, Part, as_float, check_labels
 from isthmus.data.published import Search
@@ -349,8 +349,8 @@ def _digits(part: Part, search: Search) -> Images:
 
 
 DATASETS: dict[str, Reader] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
+    "cifar10": partial(read_cifar, CIFAR10),
+    "cifar100": partial(read_cifar, CIFAR100),
     "digits": _digits,
     "fashion-mnist": fashion_mnist,
 }

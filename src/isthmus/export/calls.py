@@ -28,9 +28,8 @@ def write_calls(exported: ExportedProgram, path: Path) -> None:
     """
     program = exported.run_decompositions()
     weights, inputs = {}, []
-    for node, spec in zip(
-        _placeholders(program), program.graph_signature.input_specs, strict=True
-    ):
+    placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(_input(node))
             continue
@@ -47,10 +46,6 @@ def write_calls(exported: ExportedProgram, path: Path) -> None:
     calls = Calls(inputs=tuple(inputs), calls=tuple(_calls(program)), outputs=tuple(results))
     metadata = {METADATA: to_json(calls, schema=SCHEMA)}
     write_bytes(path, save(weights, metadata))
-
-
-def _placeholders(program: ExportedProgram) -> Iterator[Node]:
-    return (node for node in program.graph.nodes if node.op == "placeholder")
 
 
 def _input(node: Node) -> Input:

@@ -41,7 +41,7 @@ from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.plan.plan import as_walk
 from isthmus.platform import dump_platform
 from isthmus.progress import quiet
-from isthmus.split import SplitModel
+from isthmus.split import SplitModel, zeros
 from isthmus.wire.tables import join_tables
 
 
@@ -80,7 +80,7 @@ def export(
     check_devices(plan)
     split_model.eval()
     with new_folder(path, files=FILES) as folder:
-        symbols: Sequence[Tensor] = _example(plan)
+        symbols: Sequence[Tensor] = zeros(plan.inputs)
         devices = []
         for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):
             device, file = plan.platform.device(stage.device), None
@@ -102,7 +102,7 @@ def export(
             first = devices[0]
             exit_file = f"{first.name}/{program_file(first.backend).replace('program', 'exit')}"
             whole = Program(None, early_exit, None).eval()
-            write_program(whole, _example(plan), folder / exit_file, device=first.name)
+            write_program(whole, zeros(plan.inputs), folder / exit_file, device=first.name)
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
         crossings = _crossings(split_model, plan, folder)
@@ -172,11 +172,6 @@ def _codecs(split_model: SplitModel) -> list[Codec | None]:
 def _relays(plan: Plan, k: int) -> bool:
     """Return whether device ``k`` of the chain only passes bytes on."""
     return 0 < k < len(plan.stages) - 1 and not plan.stages[k].nodes
-
-
-def _example(plan: Plan) -> tuple[Tensor, ...]:
-    """Return two samples of zeros, one tensor per input of the model."""
-    return tuple(torch.zeros(2, *i.shape, dtype=getattr(torch, i.dtype)) for i in plan.inputs)
 
 
 def _bundle(

@@ -25,10 +25,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from isthmus.graph.trace import DROPOUTS, arguments, op_name, size_at, written
+from isthmus.graph.trace import DROPOUTS, arguments, op_name, size_at, tensors_of, written
 
 Shape = tuple[int, ...]
-Rule = Callable[[dict[str, Any], Callable[[Any], Shape], Shape], tuple[int, int] | None]
+Args = dict[str, Any]
+ShapeOf = Callable[[Any], Shape]
+Counts = tuple[int, int]  # MACs and other operations
+Rule = Callable[[Args, ShapeOf, Shape], Counts | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +75,14 @@ def cost(node: fx.Node, batch: torch.SymInt) -> Cost:
     name = op_name(node).strip("_")
     if name in _REGIONS:
         return total(cost(inner, batch) for inner in _region(node))
-    made = _tensors(node)
+    made = tensors_of(node)
     if _moves_nothing(node, name, made):
         return Cost()
     rule = _RULES.get(name)
     counts = rule(arguments(node), shape, shape(made[0]) if made else ()) if rule else None
     macs, ops = counts or (0, 0)
     made_bytes = num_bytes(made)
-    reads = [num_bytes(_tensors(argument)) for argument in node.all_input_nodes]
+    reads = [num_bytes(tensors_of(argument)) for argument in node.all_input_nodes]
     if name in _LOOK_UPS:
         reads[0] = min(reads[0], made_bytes)
     return Cost(
@@ -112,69 +115,48 @@ def _region(node: fx.Node) -> list[fx.Node]:
     return [n for n in inner if n.op == "call_function"]
 
 
-def _tensors(node: fx.Node) -> list[torch.Tensor]:
-    """Return the tensors that a node makes."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    return [tensor for tensor in values if isinstance(tensor, torch.Tensor)]
-
-
 def _moves_nothing(node: fx.Node, name: str, made: list[torch.Tensor]) -> bool:
     """Return whether a node only shows in another way what is there: a view."""
     if name == "getitem" or (name in DROPOUTS and not arguments(node)["train"]):
         return True
     if written(node):
         return False
-    read = [tensor for argument in node.all_input_nodes for tensor in _tensors(argument)]
+    read = [tensor for argument in node.all_input_nodes for tensor in tensors_of(argument)]
     memory = {tensor.untyped_storage()._cdata for tensor in read}
     return all(tensor.untyped_storage()._cdata in memory for tensor in made)
 
 
-def _convolution(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _convolution(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return prod(made) * prod(shape(args["weight"])[1:]), _bias(args, made)
 
 
-def _transposed_convolution(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _transposed_convolution(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return prod(shape(args["input"])) * prod(shape(args["weight"])[1:]), _bias(args, made)
 
 
-def _linear(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+def _linear(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return prod(made) * shape(args["input"])[-1], _bias(args, made)
 
 
-def _differences(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _differences(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     """Count a difference and a sum where a product of matrices has a MAC."""
     return 0, 2 * prod(made) * shape(args["x"])[-1]
 
 
-def _bias(args: dict[str, Any], made: Shape) -> int:
+def _bias(args: Args, made: Shape) -> int:
     return 0 if args["bias"] is None else prod(made)
 
 
 def _product(left: str, *, adds: bool = False) -> Rule:
     """Return the rule of a product that sums over the last dimension of ``left``."""
-
-    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
-        return prod(made) * shape(args[left])[-1], adds * prod(made)
-
-    return rule
+    return lambda args, shape, made: (prod(made) * shape(args[left])[-1], adds * prod(made))
 
 
-def _batch_summed_product(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _batch_summed_product(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return prod(shape(args["batch1"])) * shape(args["batch2"])[-1], prod(made)
 
 
-def _einsum(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int] | None:
+def _einsum(args: Args, shape: ShapeOf, made: Shape) -> Counts | None:
     """Count a product of two operands: one MAC for each choice of all indices that meet."""
     left, _, right = args["equation"].replace(" ", "").partition("->")
     operands, terms = args["tensors"], left.split(",")
@@ -191,18 +173,14 @@ def _einsum(
     return prod(sizes[index] for index in meeting), 0
 
 
-def _attention(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _attention(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     query, key, value = (shape(args[name]) for name in ("query", "key", "value"))
     scores = prod(query[:-1]) * key[-2]
     masked = args["attn_mask"] is not None or args["is_causal"]
     return scores * (query[-1] + value[-1]), scores * (9 + masked)
 
 
-def _recurrent(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _recurrent(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     """Count every matrix once for each step of each sequence."""
     steps = prod(shape(args.get("input", args.get("data")))[:-1])
     matrices = [size for size in map(shape, args["params"]) if len(size) == 2]
@@ -211,21 +189,19 @@ def _recurrent(
     return steps * sum(map(prod, matrices)), steps * 8 * gates
 
 
-def _cell(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+def _cell(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     rows, w_ih, w_hh = prod(shape(args["input"])[:-1]), shape(args["w_ih"]), shape(args["w_hh"])
     return rows * (prod(w_ih) + prod(w_hh)), rows * 8 * w_ih[0]
 
 
-def _normalization(
-    args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape
-) -> tuple[int, int]:
+def _normalization(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     """Count a norm; one with statistics of its own is a scale and a shift."""
     own = not args.get("training", args.get("use_input_stats", True))
     return 0, (2 if own else 7) * prod(made)
 
 
 def _pooling(dims: int) -> Rule:
-    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
         window = args["kernel_size"]
         return 0, prod(made) * prod(window * dims if len(window) == 1 else window)
 
@@ -235,7 +211,7 @@ def _pooling(dims: int) -> Rule:
 def _antialiased(ops: int) -> Rule:
     """Return the rule of a resizing whose window grows with the factor by which it shrinks."""
 
-    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
         before = shape(args["input"] if "input" in args else args["self"])
         shrinks = prod(max(b / a, 1) for b, a in zip(before[-2:], made[-2:], strict=True))
         return 0, ceil(ops * prod(made) * shrinks)
@@ -243,7 +219,7 @@ def _antialiased(ops: int) -> Rule:
     return rule
 
 
-def _sorting(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+def _sorting(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     size, dim = shape(args["self"]), args.get("dim")
     along = prod(size) if dim is None else size[dim]
     return 0, prod(size) * ceil(log2(max(along, 2)))
@@ -256,7 +232,7 @@ def _for_each_made(ops: int) -> Rule:
 def _for_each_read(ops: int, *names: str) -> Rule:
     """Return the rule of so many operations for each element of the argument of that name."""
 
-    def rule(args: dict[str, Any], shape: Callable[[Any], Shape], made: Shape) -> tuple[int, int]:
+    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
         read = next(args[name] for name in names if name in args)
         return 0, ops * prod(shape(read))
 

@@ -147,16 +147,13 @@ def in_eval_form(evaluation: Trace, model: nn.Module) -> Modes:
 def _twins_of_placeholders(evaluation: Trace, training: Trace) -> dict[fx.Node, fx.Node]:
     """Pair the inputs, and the weights and constants of one name and value."""
     by_name = {name: node for node, name in evaluation.weights.items()}
+    one, other = evaluation.tensors, training.tensors
     weights = {
         node: by_name[name]
         for node, name in training.weights.items()
-        if name in by_name and _same(evaluation.tensors[name], training.tensors[name])
+        if name in by_name and (one[name] is other[name] or torch.equal(one[name], other[name]))
     }
     return weights | dict(zip(training.inputs, evaluation.inputs, strict=True))
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a is b or torch.equal(a, b)
 
 
 def _match(node: fx.Node, twin: fx.Node, twins: dict[fx.Node, fx.Node]) -> Flag | None:

@@ -83,7 +83,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], *, train: bool = False)
     weights, inputs = _placeholders(program, model)
     batch = inputs[0].meta["val"].shape[0]
     _refuse_data_dependent_sizes(nodes, batch)
-    made = [node for node in nodes if _is_tensors(node.meta.get("val"))]
+    made = [node for node in nodes if tensors_of(node)]
     dependent = _dependent(made, inputs)
     needs = _needs([*weights, *inputs, *made], dependent, weights)
     outputs = tuple(program.graph.output_node().args[0])
@@ -129,6 +129,13 @@ def results(node: fx.Node) -> tuple[fx.Node, ...]:
     if isinstance(node.meta["val"], Tensor):
         return (node,)
     return tuple(sorted((n for n in node.users if is_getitem(n)), key=lambda n: n.args[1]))  # type: ignore[arg-type,return-value]
+
+
+def tensors_of(node: fx.Node) -> list[Tensor]:
+    """Return the tensors that a node makes, as the trace holds them: of no values."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return [tensor for tensor in values if isinstance(tensor, Tensor)]
 
 
 def is_getitem(node: fx.Node) -> bool:
@@ -287,12 +294,6 @@ def _tensors(program: ExportedProgram, model: nn.Module) -> dict[str, Tensor]:
     return {**constants, **dict(_named_tensors(model))}
 
 
-def _is_tensors(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(isinstance(item, Tensor) for item in value)
-    return isinstance(value, Tensor)
-
-
 def _refuse_data_dependent_sizes(nodes: list[fx.Node], batch: torch.SymInt) -> None:
     for node in nodes:
         value = node.meta.get("val")
@@ -311,9 +312,7 @@ def _dependent(made: list[fx.Node], inputs: tuple[fx.Node, ...]) -> set[fx.Node]
     for node in made:
         tags = node.target.tags if isinstance(node.target, torch._ops.OpOverload) else ()
         if torch.Tag.nondeterministic_seeded in tags or any(
-            n in dependent or n in inputs
-            for n in node.all_input_nodes
-            if _is_tensors(n.meta.get("val"))
+            n in dependent or n in inputs for n in node.all_input_nodes if tensors_of(n)
         ):
             dependent.add(node)
     return dependent

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from isthmus.plan.choices import make_crossing
-from isthmus.plan.estimate import make_stage
-from isthmus.plan.explain import Outcome, find_runner_ups, make_notes, make_outcome
-from isthmus.plan.plan import NO_LIMITS, InputSpec, Plan, Stage
+from isthmus.plan.estimate import make_inputs, make_stage
+from isthmus.plan.explain import find_runner_ups, make_notes, make_outcome
+from isthmus.plan.plan import NO_LIMITS, Plan
 from isthmus.plan.routes import Route
 from isthmus.plan.sensitivity import find_sensitivity
 from isthmus.plan.table import Problem
@@ -29,7 +29,19 @@ def make_plan(
     priced = problem.objective == "price"
     robust = fits and platform.links and unlimited and not beatable and not priced
     names = {site.device.name for site in best.walk.sites}
-    stages = _stages(problem, best)
+    parts = zip(
+        best.walk.sites,
+        best.walk.loads,
+        best.estimate.compute_s,
+        best.estimate.stage_j,
+        strict=True,
+    )
+    stages = tuple(
+        make_stage(
+            site, range(load.start, load.stop), problem.graph, load, time_s=time_s, joules=joules
+        )
+        for site, load, time_s, joules in parts
+    )
     return Plan(
         objective=problem.objective,
         split=sum(bool(stage.nodes) for stage in stages) > 1,
@@ -39,29 +51,10 @@ def make_plan(
         violations=best.violations,
         runner_ups=runner_ups,
         sensitivity=find_sensitivity(problem, best) if robust else (),
-        inputs=tuple(
-            InputSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
-            for tensor in problem.graph.inputs
-        ),
+        inputs=make_inputs(problem.graph),
         platform=platform,
         unused=tuple(d.name for d in platform.devices if d.name not in names),
         notes=make_notes(problem, best, runner_ups, alike) if fits else (),
         limits=problem.limits,
         gap=gap,
-    )
-
-
-def _stages(problem: Problem, best: Outcome) -> tuple[Stage, ...]:
-    parts = zip(
-        best.walk.sites,
-        best.walk.loads,
-        best.estimate.compute_s,
-        best.estimate.stage_j,
-        strict=True,
-    )
-    return tuple(
-        make_stage(
-            site, range(load.start, load.stop), problem.graph, load, time_s=time_s, joules=joules
-        )
-        for site, load, time_s, joules in parts
     )

@@ -7,7 +7,7 @@ from itertools import islice
 from isthmus.graph import Cut, Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.choices import Choice, carried, known, make_crossing, other_model
-from isthmus.plan.estimate import make_stage, needs
+from isthmus.plan.estimate import make_inputs, make_stage, needs
 from isthmus.plan.limits import (
     WHOLE,
     narrower,
@@ -25,7 +25,7 @@ from isthmus.plan.placement import (
     needed,
     weigh,
 )
-from isthmus.plan.plan import Asked, Crossing, InputSpec, Limits, Plan, Stage, Violation, exceeds
+from isthmus.plan.plan import Asked, Crossing, Limits, Plan, Stage, Violation, exceeds
 from isthmus.platform import Link, Platform
 from isthmus.units import format_quantity
 
@@ -55,10 +55,7 @@ def make_branched(
         stages=tuple(_stage(setting, placement, weighed, index) for index in weighed.devices),
         crossings=tuple(_crossings(setting, placement)),
         predicted=weighed.prediction,
-        inputs=tuple(
-            InputSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
-            for tensor in setting.graph.inputs
-        ),
+        inputs=make_inputs(setting.graph),
         platform=setting.platform,
         unused=tuple(d.name for k, d in enumerate(devices) if k not in weighed.devices),
         notes=(_NOTE,),

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import pairwise
 from math import inf, isinf
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, naming
 from isthmus.graph import Graph, fingerprint
 from isthmus.plan.answer import make_plan
 from isthmus.plan.choices import Choice, Choices, find_choices, undominated, within
@@ -63,10 +63,8 @@ def list_choices(graph: Graph, platform: Platform, asked: Asked) -> Choices:
     """
     for device in platform.devices:
         for name in device.codecs or ():
-            try:
+            with naming(f"device {device.name}: codecs"):
                 option_names(name)
-            except InputError as error:
-                raise InputError(f"device {device.name}: codecs: {error}") from error
     if asked.accuracy is not None:
         asked.accuracy.check(fingerprint(graph))
     choices = find_choices(graph, asked)
@@ -134,7 +132,9 @@ def _nearest(
         objective = _OBJECTIVE_OF.get(figure, problem.objective)
         found = find(other, states, objective=objective, limits=limits)
         if found is not None:
-            need = found.route.cost if figure in _OBJECTIVE_OF else _payload(other, found.route)
+            need = found.route.cost
+            if figure not in _OBJECTIVE_OF:
+                need = max(other.choices[pick].spec.payload_bytes for pick in found.route.picks)
             tries.append((need / (getattr(asked, figure) or 1e-300), other, found.route))
     if not tries and asked != NO_LIMITS:
         other = without(NO_LIMITS)
@@ -156,10 +156,6 @@ def _nearest(
             f"cuts {tuple(must)}: found no way through the platform with them; remove one"
         )
     return make_plan(scope.problem, route, gap=None)
-
-
-def _payload(problem: Problem, route: Route) -> float:
-    return max(problem.choices[pick].spec.payload_bytes for pick in route.picks)
 
 
 def _with_room(plan: Plan, problem: Problem, states: States) -> Plan:

@@ -100,7 +100,9 @@ def find_choices(graph: Graph, asked: Asked) -> Choices:
             skipped[cut.index] = str(error)
     inner = places[1:-1]
     if codec is not None and inner and all(cut.index in skipped for cut in inner):
-        raise InputError(f"codec {codec!r} can carry no cut; the first says: {_first(skipped)}")
+        raise InputError(
+            f"codec {codec!r} can carry no cut; the first says: {skipped[min(skipped)]}"
+        )
     return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
 
 
@@ -116,7 +118,7 @@ def choices_at(cut: Cut, num_nodes: int, asked: Asked, *, lossless: bool) -> tup
     Raises:
         InputError: Nothing can carry this cut; says why.
     """
-    texts = _texts(cut, num_nodes, asked.codec, asked.accuracy, lossless=lossless)
+    texts = _texts(cut, num_nodes, asked, lossless=lossless)
     specs = (_measured(spec, asked.png_bytes) for spec in _specs(cut, texts))
     return tuple(known(Choice(cut=cut, spec=spec), asked.accuracy) for spec in specs)
 
@@ -131,19 +133,17 @@ def check_inner(codec: str) -> None:
         )
 
 
-def _texts(
-    cut: Cut, end: int, codec: str | None, accuracy: AccuracyTable | None, *, lossless: bool
-) -> Iterator[str]:
+def _texts(cut: Cut, end: int, asked: Asked, *, lossless: bool) -> Iterator[str]:
     """Yield the codecs that may carry a cut; the last one has to, if no other does."""
     if not 0 < cut.index < end:
         yield from _INPUT_CODECS if cut.index == 0 else _OUTPUT_CODECS
         return
-    if accuracy is not None:
-        yield from (row.codec for row in accuracy.at(cut.index))
-    if accuracy is not None or lossless or codec is None:
+    if asked.accuracy is not None:
+        yield from (row.codec for row in asked.accuracy.at(cut.index))
+    if asked.accuracy is not None or lossless or asked.codec is None:
         yield "raw"
-    if codec is not None:
-        yield codec
+    if asked.codec is not None:
+        yield asked.codec
     else:
         yield default_codec_text([t.shape for t in cut.tensors], [t.dtype for t in cut.tensors])
 
@@ -296,10 +296,6 @@ def _measured(spec: CodecSpec, png_bytes: float | None) -> CodecSpec:
     if spec.name != "png" or png_bytes is None:
         return spec
     return replace(spec, measured_bytes=float(png_bytes))
-
-
-def _first(skipped: dict[int, str]) -> str:
-    return skipped[min(skipped)]
 
 
 def _notes(places: tuple[Cut, ...], skipped: dict[int, str]) -> tuple[str, ...]:

@@ -105,8 +105,7 @@ def search(
     stop_s = monotonic() + time_limit_s
     model = _make_model(setting)
     _add_limits(model, setting, limits)
-    ends = (setting.platform.source, setting.platform.target)
-    inner = [index for index in range(len(setting.sites)) if index not in ends]
+    inner = [k for k in range(len(setting.sites)) if k not in setting.platform.ends]
     classes = classes_of(setting.platform, setting.legs, inner)
     _add_order(model, setting, classes)
     solver = cp_model.CpSolver()
@@ -262,7 +261,7 @@ def _add_devices(model: _Model, setting: Setting) -> None:
     cp = model.cp
     for index, site in enumerate(setting.sites):
         device = site.device
-        open_ = index not in (setting.platform.source, setting.platform.target)
+        open_ = index not in setting.platform.ends
         paid = open_ and (device.price > 0 or device.static_w > 0)
         if not paid and not device.start_s:
             continue
@@ -407,9 +406,7 @@ def _figure(model: _Model, setting: Setting, name: str) -> cp_model.LinearExpr:
     if name == "energy":
         return _energy(model, setting)
     if name == "price":
-        paid = sum(
-            devices[index].price for index in {setting.platform.source, setting.platform.target}
-        )
+        paid = sum(devices[index].price for index in setting.platform.ends)
         open_ = [(on, devices[index].price) for index, on in model.on.items()]
         return _total(open_, _MILLIONTH) + _whole(paid, _MILLIONTH)
     drops = ((sent, setting.choices[m.pick].drop or 0.0) for m, sent in model.messages.items())
@@ -434,9 +431,7 @@ def _energy(model: _Model, setting: Setting) -> cp_model.LinearExpr:
     Both ends are on the way in any case. For every other device it is either all or none.
     """
     devices = setting.platform.devices
-    always_w = sum(
-        devices[index].static_w for index in {setting.platform.source, setting.platform.target}
-    )
+    always_w = sum(devices[index].static_w for index in setting.platform.ends)
     total = _total(
         [(p.chosen, p.joules + always_w * p.seconds) for p in model.parts], model.unit_j
     )

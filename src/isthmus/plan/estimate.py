@@ -35,7 +35,7 @@ import numpy.typing as npt
 from isthmus.errors import InputError
 from isthmus.graph import Graph, Node, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
-from isthmus.plan.plan import Prediction, Stage
+from isthmus.plan.plan import InputSpec, Prediction, Stage
 from isthmus.platform import Device, Link
 from isthmus.platform.platform import FORMATS
 
@@ -161,7 +161,7 @@ def _j_per_mac(device: Device) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a stage asks of its device: numbers for one stage, arrays for many at once.
+    """What a stage asks of its device: numbers for one stage, arrays for many at once, else 0.
 
     Attributes:
         start: Index of its first node.
@@ -175,13 +175,13 @@ class Load:
         node_peak_bytes: The same while nodes are computed, 0 without any.
     """
 
-    start: Index
-    stop: Index
-    codec_macs: Amount
-    codec_bytes: Amount
-    weight_bytes: Amount
-    peak_bytes: Amount
-    node_peak_bytes: Amount
+    start: Index = 0
+    stop: Index = 0
+    codec_macs: Amount = 0
+    codec_bytes: Amount = 0
+    weight_bytes: Amount = 0
+    peak_bytes: Amount = 0
+    node_peak_bytes: Amount = 0
 
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
@@ -206,11 +206,10 @@ def _stage_load(
     weights = {weight.name: weight.num_bytes for node in nodes for weight in node.weights}
     node_peak = max(live[start:stop], default=0)
     halves = halves_load(before, after)
-    return Load(
+    return replace(
+        halves,
         start=start,
         stop=stop,
-        codec_macs=halves.codec_macs,
-        codec_bytes=halves.codec_bytes,
         weight_bytes=sum(weights.values()) + halves.weight_bytes,
         peak_bytes=max(node_peak, float(halves.peak_bytes)),
         node_peak_bytes=node_peak,
@@ -237,13 +236,10 @@ def halves_load(before: Choice | None, after: Choice | None) -> Load:
         peak_bytes = max(peak_bytes, after.cut.num_bytes + after.spec.encoder_buffer_bytes)
         written_bytes += after.spec.encoder_buffer_bytes
     return Load(
-        start=0,
-        stop=0,
         codec_macs=macs,
         codec_bytes=written_bytes,
         weight_bytes=weight_bytes,
         peak_bytes=peak_bytes,
-        node_peak_bytes=0,
     )
 
 
@@ -381,6 +377,11 @@ def estimate(
             drops=[choice.drop for choice in once],
         ),
     )
+
+
+def make_inputs(graph: Graph) -> tuple[InputSpec, ...]:
+    """Write down what a model takes."""
+    return tuple(InputSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs)
 
 
 def make_stage(

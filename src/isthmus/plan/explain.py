@@ -64,17 +64,12 @@ class Outcome:
     cost: float
 
     @property
-    def places(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The devices, and the index of the cut on each link."""
-        return self.walk.places
-
-    @property
     def kind(self) -> Hashable:
         """What is equal in plans that differ in nothing but the place of a cut."""
         lacks = tuple((one.where, one.what) for one in self.violations)
         figures = (f"{self.cost:.9e}", f"{self.estimate.prediction.latency_s:.9e}")
         sent = tuple((choice.codec, choice.spec.payload_bytes) for choice in self.walk.route)
-        return self.places[0], figures, sent, lacks
+        return self.walk.places[0], figures, sent, lacks
 
     @property
     def payload_bytes(self) -> float:
@@ -107,17 +102,15 @@ def make_walk(problem: Problem, route: Route) -> Walk:
         leg, choice = problem.legs[device, other], problem.choices[pick]
         sites += [problem.stages[index].site for index in leg.devices[:-1]]
         loads.append(problem.load.at(arrives, pick))
-        loads += [_relay(choice)] * (len(leg.links) - 1)
+        passes_on = halves_load(choice, choice)
+        relay = replace(passes_on, start=choice.cut.index, stop=choice.cut.index)
+        loads += [relay] * (len(leg.links) - 1)
         links += leg.links
         carried += [choice] * len(leg.links)
         arrives = pick
     sites.append(problem.stages[route.stops[-1]].site)
     loads.append(problem.load.at(arrives, -1))
     return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
-
-
-def _relay(choice: Choice) -> Load:
-    return replace(halves_load(choice, choice), start=choice.cut.index, stop=choice.cut.index)
 
 
 def describe(problem: Problem, walk: Walk) -> str:
@@ -149,19 +142,19 @@ def find_runner_ups(
         that count as one with what was chosen.
     """
     groups: dict[Hashable, list[Outcome]] = {best.kind: [best]}
-    seen = {best.places}
+    seen = {best.walk.places}
     for outcome in islice(_ranked(problem, best), _MOST_LOOKED_AT):
         fitting = sum(not group[0].violations for group in groups.values())
         if fitting > _MOST_RUNNER_UPS:
             break
         few = len(groups) - fitting < 2 or not outcome.violations
-        if outcome.places not in seen and (few or outcome.kind in groups):
+        if outcome.walk.places not in seen and (few or outcome.kind in groups):
             groups.setdefault(outcome.kind, []).append(outcome)
-            seen.add(outcome.places)
+            seen.add(outcome.walk.places)
     for outcome in (*_unsplit(problem), *_unlimited(problem, best)):
-        if outcome.places not in seen:
-            groups[outcome.places] = [outcome]
-            seen.add(outcome.places)
+        if outcome.walk.places not in seen:
+            groups[outcome.walk.places] = [outcome]
+            seen.add(outcome.walk.places)
     same = groups.pop(best.kind)
     lost = sorted(groups.values(), key=lambda group: (bool(group[0].violations), group[0].cost))
     return tuple(_runner_up(problem, group, best) for group in lost), _alike(same)
@@ -190,20 +183,20 @@ def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     before, rest = forward(steps, costs)[0], backward(steps, costs)
     totals = costs.join(before, rest[0])
     covered: set[tuple[int, int]] = set()
-    seen = {best.places}
+    seen = {best.walk.places}
     for state, pick in _by_cost(totals, costs.rank):
         if (steps.devices[state], pick) in covered:
             continue
         route = through(steps, costs, before, rest, state, pick)
         covered |= set(zip(route.stops, route.picks, strict=False))
         outcome = make_outcome(problem, route)
-        if outcome.places not in seen and problem.objective == "throughput":
+        if outcome.walk.places not in seen and problem.objective == "throughput":
             near = np.flatnonzero(totals.min(axis=0) <= route.cost * (1 + TOLERANCE))
             few = replace(scope, problem=narrowed(problem, near))
             where = int(np.searchsorted(near, pick))
             route = _fastest_through(few, steps, route.cost, state, where)
             outcome = make_outcome(few.problem, route)
-        seen.add(outcome.places)
+        seen.add(outcome.walk.places)
         yield outcome
 
 
@@ -228,12 +221,12 @@ def _fastest_through(scope: Scope, steps: Steps, most_s: float, state: int, pick
 
 def _unsplit(problem: Problem) -> Iterator[Outcome]:
     """Yield all on the first device, all on the last, and all on the best of the others."""
-    ends = (problem.platform.source, problem.platform.target)
+    ends = problem.platform.ends
     outer = (0, len(problem.graph.nodes))
     problem = narrowed(
         problem, [k for k, choice in enumerate(problem.choices) if choice.cut.index in outer]
     )
-    scope = Scope(problem=problem, paid=frozenset(ends))
+    scope = Scope(problem=problem, paid=ends)
     scopes = (scope, replace(scope, limited=False))
     costs = [make_costs(one, measure_of(one)) for one in scopes]
     others: list[Outcome] = []
@@ -266,7 +259,7 @@ def _runner_up(problem: Problem, group: Sequence[Outcome], best: Outcome) -> Run
         reason = _difference(problem, other, best)
     return RunnerUp(
         what=other.what,
-        cuts=other.places[1],
+        cuts=other.walk.places[1],
         codecs=tuple(choice.codec for choice in other.walk.route),
         predicted=other.estimate.prediction,
         payload_bytes=other.payload_bytes,
@@ -287,7 +280,7 @@ def _difference(problem: Problem, other: Outcome, best: Outcome) -> str:
     if problem.objective == "throughput":
         return f"+{amount} between answers: {_slowest(other)} is the slowest part"
     if problem.objective == "price":
-        new = dict.fromkeys(set(other.places[0]) - set(best.places[0]))
+        new = dict.fromkeys(set(other.walk.places[0]) - set(best.walk.places[0]))
         return f"+{amount}: {', '.join(sorted(new))} as well"
     return f"+{amount}: {_cause(problem, other, best)}"
 
@@ -310,7 +303,7 @@ def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
         parts = ((other, new.compute_s, 1), (best, old.compute_s, -1))
     stages: dict[str, float] = {}
     for outcome, amounts, sign in parts:
-        for name, amount in zip(outcome.places[0], amounts, strict=True):
+        for name, amount in zip(outcome.walk.places[0], amounts, strict=True):
             stages[name] = stages.get(name, 0.0) + sign * amount
     computing = sum(stages.values())
     most = max(link, computing, idle)

@@ -18,6 +18,7 @@ References:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, isinf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,8 +110,7 @@ class _Test:
         return used + self.after[state] <= limit + TOLERANCE * abs(limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Labels:
+class _Labels(NamedTuple):
     """Labels at one place: a choice, or K for nothing; cost and uses; and the label before each.
 
     Attributes:
@@ -127,12 +127,8 @@ class _Labels:
 
     def take(self, which: Indices) -> "_Labels":
         """Return some of them."""
-        return _Labels(
-            picks=self.picks[which],
-            values=self.values[which],
-            states=self.states[which],
-            parents=self.parents[which],
-        )
+        columns = (self.picks[which], self.values[which], self.states[which], self.parents[which])
+        return _Labels(*columns)
 
 
 def _search(
@@ -189,24 +185,16 @@ def _arrivals(
     """Return the labels that a frame brings to a state's device, or that begin there."""
     device = steps.devices[state]
     num_begin = int(steps.first[state])
-    picks = [np.full(num_begin, len(every[0].first))]
-    values = [np.zeros((num_begin, len(every)))]
-    states, parents = [np.full(num_begin, -1)], [np.full(num_begin, -1)]
+    nothing, nowhere = np.full(num_begin, len(every[0].first)), np.full(num_begin, -1)
+    found = [_Labels(nothing, np.zeros((num_begin, len(every))), nowhere, nowhere)]
     for other in steps.before[state].tolist():
         labels = known[other]
         hops = [one.hops[steps.devices[other], device, labels.picks] for one in every]
         sums = labels.values + np.stack(hops, axis=-1)
         (which,) = np.nonzero(np.isfinite(sums[:, 0]))
-        picks.append(labels.picks[which])
-        values.append(sums[which])
-        states.append(np.full(len(which), other))
-        parents.append(which)
-    return _Labels(
-        picks=np.concatenate(picks),
-        values=np.concatenate(values),
-        states=np.concatenate(states),
-        parents=np.concatenate(parents),
-    )
+        come_from = np.full(len(which), other)
+        found.append(_Labels(labels.picks[which], sums[which], come_from, which))
+    return _Labels(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _trace(steps: Steps, known: Sequence[_Labels], last: _Labels, state: int) -> Route:

@@ -249,11 +249,7 @@ def _faster_link(
 ) -> Iterator[str]:
     """Yield the link that has to become faster by the least factor, where one suffices.
 
-    Args:
-        links: Those that a plan uses.
-        figure: Which of its figures is limited.
-        limit: To what.
-        with_link: Returns that figure with another link in place of one.
+    Arguments are those of `whole_limit`.
     """
     if figure not in ("latency_s", "interval_s"):
         return
@@ -296,11 +292,7 @@ def _narrower_codec(
 ) -> Iterator[str]:
     """Yield the widest codec that suffices at one of the crossings inside the network.
 
-    Args:
-        inner: What these carry.
-        figure: Which figure of the plan is limited.
-        limit: To what.
-        with_choice: Returns that figure with another choice in place of one.
+    Arguments are those of `whole_limit`.
     """
     if figure in ("price", "drop"):
         return

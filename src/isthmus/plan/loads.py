@@ -60,22 +60,14 @@ class Loads:
             stop=self.stops[None, columns],
             codec_macs=in_macs[rows, None] + out_macs[columns],
             codec_bytes=in_bytes[rows, None] + out_bytes[columns] if written else 0,
-            weight_bytes=0,
-            peak_bytes=0,
-            node_peak_bytes=0,
         )
 
     def held(self, cells: Cells) -> Load:
         """Return a block of them with no more than the memory."""
         rows, columns = (_span(self.which[part]) for part in cells)
         return Load(
-            start=0,
-            stop=0,
-            codec_macs=0,
-            codec_bytes=0,
             weight_bytes=self.weight_bytes[rows][:, columns],
             peak_bytes=self.peak_bytes[rows][:, columns],
-            node_peak_bytes=0,
         )
 
     def take(self, which: Indices) -> "Loads":

@@ -244,7 +244,7 @@ def hops(setting: Setting, message: Message) -> Iterator[tuple[Device, Link]]:
 def weigh(setting: Setting, placement: Placement) -> Weighed:
     """Work out what a placement costs."""
     loads = _loads(setting, placement)
-    taken = {setting.platform.source, setting.platform.target, *placement.places}
+    taken = {*setting.platform.ends, *placement.places}
     busy_s: dict[Clock, float] = {}
     links_s = links_j = 0.0
     for message in placement.messages:
@@ -312,14 +312,11 @@ def _loads(setting: Setting, placement: Placement) -> tuple[Load, ...]:
         weights[place] |= {weight.name: weight.num_bytes for weight in node.weights}
     return tuple(
         Load(
-            start=0,
-            stop=0,
             codec_macs=sum(float(half.codec_macs) for half in halves[index]),
             codec_bytes=sum(float(half.codec_bytes) for half in halves[index]),
             weight_bytes=sum(weights[index].values())
             + sum(float(half.weight_bytes) for half in halves[index]),
             peak_bytes=peaks[index],
-            node_peak_bytes=0.0,
         )
         for index in range(len(setting.sites))
     )

@@ -72,8 +72,7 @@ def find(
         limits: What the plan must not exceed.
         limited: Whether memories are.
     """
-    ends = frozenset((problem.platform.source, problem.platform.target))
-    scope = Scope(problem=problem, paid=ends, limited=limited)
+    scope = Scope(problem=problem, paid=problem.platform.ends, limited=limited)
     found = _branch(scope, states, objective, limits)
     if found is None or objective not in ("price", "drop"):
         return found

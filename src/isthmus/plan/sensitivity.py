@@ -19,7 +19,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from isthmus.plan.estimate import FORMAT, OBJECTIVES, Array, Clock, Estimate, Load, Site, compute_s
+from isthmus.plan.estimate import (
+    FORMAT,
+    OBJECTIVES,
+    Array,
+    Clock,
+    Estimate,
+    Load,
+    Site,
+    compute_s,
+    needs,
+)
 from isthmus.plan.explain import Outcome, describe, make_walk, measure_of
 from isthmus.plan.limits import Walk, with_rate
 from isthmus.plan.orders import States, around
@@ -82,10 +92,6 @@ class _Best:
     costs: Costs
     before: Array
 
-    def least(self, steps: Steps) -> Array:
-        """Return the least cost of all plans with each choice, as it was searched for, (K,)."""
-        return _least(steps, self.costs, self.before)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Figure:
@@ -127,12 +133,7 @@ class _Figure:
         return _Best(cost=route.cost, walk=walk, costs=costs, before=before)
 
     def among(self, least: Array, most: float) -> "_Figure":
-        """Return the figure for all plans that may cost as little as something.
-
-        Args:
-            least: No plan with a choice costs less at any value of interest, (K,).
-            most: The least cost is no more at any of these.
-        """
+        """Return the figure for plans of those choices whose ``least`` cost, (K,), is not over."""
         return self.with_choices(least <= most * (1 + _SAME), most)
 
     def with_choices(self, mask: Mask, most: float = inf) -> "_Figure":
@@ -154,7 +155,7 @@ class _Figure:
             end: The best plan there.
             own: What the one costs.
         """
-        now, then = self.stand.least, end.least(self.stand.steps)
+        now, then = self.stand.least, _least(self.stand.steps, end.costs, end.before)
         if self.straight:  # and each least cost is concave: what is better on the way is so here
             return self.with_choices(
                 (then <= own(value) * (1 + _SAME)) | (now <= own(self.now) * (1 + _SAME))
@@ -225,6 +226,7 @@ def _stand(scope: Scope, states: States) -> _Stand:
 
 
 def _least(steps: Steps, costs: Costs, before: Array) -> Array:
+    """Return the least cost of all plans with each choice, as it was searched for, (K,)."""
     return np.asarray(costs.join(before, backward(steps, costs)[0]).min(axis=0))
 
 
@@ -242,9 +244,7 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     """
     if len(problem.stages) > _MOST_DEVICES:
         return ()
-    scope = Scope(
-        problem=problem, paid=frozenset((problem.platform.source, problem.platform.target))
-    )
+    scope = Scope(problem=problem, paid=problem.platform.ends)
     stand = _stand(scope, around(problem, busy_stops(problem, best.route)))
     make = partial(_Figure, stand=stand)
     found = []
@@ -387,7 +387,7 @@ def _level(
 
 def _rooms(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
     for device in _devices(best):
-        for name, field, need in _MEMORIES:
+        for which, (name, field) in enumerate(_MEMORIES):
             now = getattr(device.memory, field)
             if now is not None:
                 yield make(
@@ -395,32 +395,22 @@ def _rooms(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
                     unit="byte",
                     now=now,
                     change=partial(_with_room, device, field),
-                    need=partial(_need, device.name, need),
+                    need=partial(_need, device, which),
                 )
 
 
-def _need(name: str, need: Callable[[Load], float], walk: Walk) -> float:
-    """Return how much of a memory a plan needs on one device."""
+def _need(device: Device, which: int, walk: Walk) -> float:
+    """Return how much of one of its memories a plan needs on a device."""
     stages = zip(walk.sites, walk.loads, strict=True)
-    return max((need(load) for site, load in stages if site.device.name == name), default=0.0)
+    loads = (load for site, load in stages if site.device.name == device.name)
+    return max((float(needs(device, load)[which][1]) for load in loads), default=0.0)
 
 
-def _weights(load: Load) -> float:
-    return float(load.weight_bytes)
-
-
-def _activations(load: Load) -> float:
-    return float(load.peak_bytes)
-
-
-def _both(load: Load) -> float:
-    return float(load.weight_bytes) + float(load.peak_bytes)
-
-
+# In the order of `needs`.
 _MEMORIES = (
-    (" (weights)", "weights_bytes", _weights),
-    (" (activations)", "activations_bytes", _activations),
-    ("", "shared_bytes", _both),
+    (" (weights)", "weights_bytes"),
+    (" (activations)", "activations_bytes"),
+    ("", "shared_bytes"),
 )
 
 
@@ -434,7 +424,7 @@ def _larger(room: _Figure, best: Outcome) -> _Change | None:
     winner = room.best_at(room.now * _REACH)
     if winner.walk is None or winner.cost >= enough:
         return None
-    few = room.among(winner.least(room.stand.steps), enough)
+    few = room.among(_least(room.stand.steps, winner.costs, winner.before), enough)
     too_small, size, walk = room.now, room.need(winner.walk), winner.walk
     while size - too_small > 1:
         middle = (too_small + size) / 2
@@ -456,7 +446,7 @@ def _entry(figure: _Figure, best: Outcome, value: float, walk: Walk | None) -> S
     then = "no plan fits"
     if walk is not None:
         then = describe(figure.stand.scope.problem, walk)
-        if walk.places == best.places:
+        if walk.places == best.walk.places:
             codecs = dict.fromkeys(choice.codec for choice in walk.route)
             then += f" with {' and '.join(codecs)}"
     return Sensitivity(

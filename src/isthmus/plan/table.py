@@ -403,14 +403,5 @@ def _hop(link: Link, frames: tuple[float, ...]) -> Array:
 
 def _relay(device: Device, payloads: Array) -> tuple[Array, Array]:
     """Return by how many bytes each payload overflows a device that passes it on, and energy."""
-    none = 0.0 * payloads
-    load = Load(
-        start=0,
-        stop=0,
-        codec_macs=none,
-        codec_bytes=payloads,
-        weight_bytes=none,
-        peak_bytes=payloads,
-        node_peak_bytes=none,
-    )
-    return np.asarray(excess_bytes(device, load)), payloads * device.sram_j_per_byte
+    excess = excess_bytes(device, Load(codec_bytes=payloads, peak_bytes=payloads))
+    return np.asarray(excess), payloads * device.sram_j_per_byte

@@ -33,7 +33,6 @@
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from itertools import combinations, product
@@ -53,7 +52,7 @@ from pydantic import (
 )
 
 from isthmus.backends import BACKENDS, MAX_BATCH, MAX_THREADS
-from isthmus.errors import InputError, UnitError
+from isthmus.errors import InputError, UnitError, naming
 from isthmus.files import first_problem
 from isthmus.platform.platform import DUPLEXES, FORMATS, NAME, Device, Link, Memory, Platform
 from isthmus.platform.strict_yaml import read_yaml
@@ -426,10 +425,10 @@ class _File(_Strict):
         devices: list[Device] = []
         links: list[Link] = []
         for name, device in self.devices.items():
-            with _under(f"devices.{name}"):
+            with naming(f"devices.{name}"):
                 devices += device.devices(name, folder)
         for index, link in enumerate(self.links):
-            with _under(f"links.{index}"):
+            with naming(f"links.{index}"):
                 links += link.links(grids, bus=f"bus-{index}")
                 if len(links) > _MAX_LINKS:
                     raise InputError(f"found {len(links)} with all buses, at most {_MAX_LINKS}")
@@ -440,11 +439,3 @@ class _File(_Strict):
             input=self.input,
             output=self.output,
         )
-
-
-@contextmanager
-def _under(key: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error

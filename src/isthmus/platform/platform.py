@@ -271,7 +271,8 @@ class Platform:
             if name not in names:
                 raise InputError(f"{key}: found {name!r}, expected a device: {', '.join(names)}")
         _check_ends(names, self.links)
-        joined = _reached(names[0], (ends for link in self.links for ends in _both(link)))
+        pairs = [link.between for link in self.links]
+        joined = _reached(names[0], [*pairs, *(ends[::-1] for ends in pairs)])
         for name in names:
             if name not in joined:
                 raise InputError(
@@ -294,6 +295,11 @@ class Platform:
     def target(self) -> int:
         """Index of the device where the answer is wanted."""
         return self.index(self.output)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Indices of these two; one where they are the same."""
+        return frozenset((self.source, self.target))
 
     def index(self, name: str) -> int:
         """Return the index of a device."""
@@ -322,10 +328,6 @@ def _check_number(key: str, value: float | None, *, over: bool = False) -> None:
     if value is not None and not (0 <= value < inf and (value or not over)):
         least = "a number over 0" if over else "0 or more"
         raise InputError(f"{key}: found {value}, expected {least}")
-
-
-def _both(link: Link) -> tuple[tuple[str, str], tuple[str, str]]:
-    return link.between, link.between[::-1]
 
 
 def _check_ends(names: list[str], links: tuple[Link, ...]) -> None:

@@ -73,15 +73,8 @@ def headline(rows: Sequence[Row], readings: Sequence[Reading] = ()) -> str:
         best = max(rows, key=lambda row: row.mean)
         name = f"{best.network}, placement {best.placement}, r = {best.ratio}"
         return f"Best of {len(rows)}: {name}, {percent(best.mean)}"
-    shapes = [
-        f"{percent(claim.saved)} with placement {claim.placement}"
-        for claim in (claims(readings) if readings else ())
-        if claim.meter == "shape" and claim.saved is not None
-    ]
-    if shapes:
-        return (
-            f"Ratio {CLAIM_RATIO} saves {' and '.join(shapes)} of what the fifth layer passes on"
-        )
+    if shapes := saved_by_shape(readings):
+        return f"Ratio {CLAIM_RATIO} saves {shapes} of what the fifth layer passes on"
     answer = _claim(readings)
     return f"{answer.question} {answer.verdict}" if answer else "Nothing is finished yet"
 
@@ -247,7 +240,7 @@ def _mean_change(pairs: Sequence[tuple[Row, Row]]) -> tuple[float, str]:
 
 
 def _claim(readings: Sequence[Reading]) -> Answer | None:
-    found = claims(readings) if readings else ()
+    found = claims(readings)
     if not found:
         return None
     places = list(dict.fromkeys(claim.placement for claim in found))
@@ -287,6 +280,15 @@ def saving(claim: Claim) -> str:
     word = "holds" if holds(claim) else "does not hold"
     less = "less" if claim.saved >= 0 else "more"
     return f"{span}: {percent(abs(claim.saved))} {less}, {word}"
+
+
+def saved_by_shape(readings: Sequence[Reading]) -> str:
+    """Return what each placement saves at the fifth layer, by shape; empty if nothing says it."""
+    return " and ".join(
+        f"{percent(claim.saved)} with placement {claim.placement}"
+        for claim in claims(readings)
+        if claim.meter == "shape" and claim.saved is not None
+    )
 
 
 def doubts(readings: Sequence[Reading]) -> list[str]:

@@ -7,13 +7,13 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from isthmus.report.answers import accuracy_text
+from isthmus.report.answers import accuracy_text, saved_by_shape
 from isthmus.report.figures import BLUE, GREEN, GREY, INK, ORANGE, Figure, plain, styled
 from isthmus.report.findings import NetworkFront, Row, lines_of
 from isthmus.report.labels import apart
 from isthmus.report.words import num_bytes, percent
 from isthmus.study import Point
-from isthmus.study.transfer import CLAIM_RATIO, Reading, claims
+from isthmus.study.transfer import CLAIM_RATIO, Reading
 
 PURPLE = "#CC79A7"
 NETWORK_COLORS = (BLUE, ORANGE, GREEN, PURPLE, INK)
@@ -88,6 +88,20 @@ def transfer_grid(readings: Sequence[Reading]) -> Grid:
     return grid
 
 
+def panels(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Return the lines of each placement, by their networks."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for (network, placement), line in lines_of(rows).items():
+        found.setdefault(placement, {})[network] = line
+    return found
+
+
+def sides(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return the placements and the meters of a grid, each once."""
+    meters = [meter for meter in METERS if any(found == meter for _, found in grid)]
+    return list(dict.fromkeys(placement for placement, _ in grid)), meters
+
+
 def alike(ratios: Mapping[int, Sequence[Reading]]) -> bool:
     """Tell whether a meter says the same at every ratio."""
     medians = {tuple(reading.median_bytes for reading in line) for line in ratios.values()}
@@ -101,7 +115,7 @@ def not_negative(ratios: Mapping[int, Sequence[Reading]]) -> bool:
 
 def ratio_chart(rows: Sequence[Row]) -> Figure:
     """Draw accuracy against the ratio: a panel for each placement, a line for each network."""
-    placements = list(dict.fromkeys(row.placement for row in rows))
+    placements = panels(rows)
     networks = list(dict.fromkeys(row.network for row in rows))
     low, high = accuracy_limits(rows)
     chart = make_subplots(
@@ -110,12 +124,7 @@ def ratio_chart(rows: Sequence[Row]) -> Figure:
         horizontal_spacing=0.12,
         subplot_titles=[f"placement {placement}" for placement in placements],
     )
-    for column, placement in enumerate(placements, start=1):
-        lines = {
-            network: line
-            for (network, place), line in lines_of(rows).items()
-            if place == placement
-        }
+    for column, (placement, lines) in enumerate(placements.items(), start=1):
         ends = apart([100 * line[-1].mean for line in lines.values()], gap=(high - low) / 16)
         for (network, line), end in zip(lines.items(), ends, strict=True):
             color = NETWORK_COLORS[networks.index(network) % len(NETWORK_COLORS)]
@@ -136,7 +145,6 @@ def ratio_chart(rows: Sequence[Row]) -> Figure:
                     f"{accuracy_text(row)} %, seeds: {len(row.accuracies)}"
                     for row in line
                 ],
-                hoverinfo="text",
                 row=1,
                 col=column,
             )
@@ -240,14 +248,10 @@ def _span(front: NetworkFront) -> str:
 
 def _saved(readings: Sequence[Reading]) -> str:
     """Return the title of `transfer_chart`: what the shapes say about the paper's claim."""
-    shares = [
-        f"{percent(claim.saved)} with placement {claim.placement}"
-        for claim in claims(readings)
-        if claim.meter == "shape" and claim.saved is not None
-    ]
+    shares = saved_by_shape(readings)
     if not shares:
         return "What passes after each layer of ResNet-18, by each meter"
-    return f"By shape, r = {CLAIM_RATIO} saves {' and '.join(shares)} at the fifth layer"
+    return f"By shape, r = {CLAIM_RATIO} saves {shares} at the fifth layer"
 
 
 def _front_panel(chart: go.Figure, front: NetworkFront, where: Mapping[str, int]) -> None:
@@ -273,7 +277,6 @@ def _front_panel(chart: go.Figure, front: NetworkFront, where: Mapping[str, int]
                 text=[label(point, rings, newline="<br>") for point in points],
                 textposition="top left",
                 hovertext=[_hover(point) for point in points],
-                hoverinfo="text",
                 **where,
             )  # fmt: skip
     chart.add_scatter(
@@ -294,8 +297,7 @@ def _hover(point: Point) -> str:
 def transfer_chart(readings: Sequence[Reading]) -> Figure:
     """Draw what passes after each layer: a panel for each placement and meter."""
     grid = transfer_grid(readings)
-    placements = list(dict.fromkeys(placement for placement, _ in grid))
-    meters = [meter for meter in METERS if any(found == meter for _, found in grid)]
+    placements, meters = sides(grid)
     layers = list(dict.fromkeys(reading.layer for reading in readings))
     chart = make_subplots(
         rows=len(placements),
@@ -335,6 +337,8 @@ def transfer_chart(readings: Sequence[Reading]) -> Figure:
             chart.update_yaxes(rangemode="tozero", **where)
     chart.update_xaxes(categoryorder="array", categoryarray=[plain(layer) for layer in layers])
     chart.update_yaxes(title="KiB", col=1)
+    styled(chart, height=90 + 280 * len(placements), top=70, legend=True)
+    chart.update_layout(legend={"y": 1.08})
     return Figure(
         name="transfer_layers",
         title=_saved(readings),
@@ -342,7 +346,7 @@ def transfer_chart(readings: Sequence[Reading]) -> Figure:
         "meter: growth of the machine's used memory around the layer's thread. shape is the bytes "
         "of the tensor that is handed on; wire the bytes of the frames between processes. Where "
         "lines coincide, only the last is seen.",
-        chart=_legend(styled(chart, height=90 + 280 * len(placements), top=70, legend=True)),
+        chart=chart,
     )
 
 
@@ -367,10 +371,4 @@ def _quartiles(line: Sequence[Reading]) -> dict[str, Any]:
             f"{reading.repeats} readings are not positive"
             for reading in line
         ],
-        "hoverinfo": "text",
     }  # fmt: skip
-
-
-def _legend(chart: go.Figure) -> go.Figure:
-    chart.update_layout(legend={"y": 1.08})
-    return chart

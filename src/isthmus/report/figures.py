@@ -101,7 +101,6 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
             "size": 7,
         },
         hovertext=hover,
-        hoverinfo="text",
         row=1,
         col=1,
     )
@@ -112,7 +111,6 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
         line={"color": GREY, "width": 1, "shape": "hv"},
         fillcolor=LIGHT,
         hovertext=hover,
-        hoverinfo="text",
         row=2,
         col=1,
     )
@@ -173,7 +171,6 @@ def accuracy_figure(
             marker={"color": point.color, "size": 12, "symbol": point.symbol},
             hovertext=f"<b>{plain(point.name)}</b><br>{num_bytes(point.payload_bytes)} bytes per "
             f"sample<br>accuracy {percent(point.accuracy)}",
-            hoverinfo="text",
         )
     _arrow(chart, points[0], points[1])
     _label(chart, points)
@@ -215,7 +212,6 @@ def timeline_figure(run: RunRecord) -> Figure:
                 f"{quantity(begin, 's')}"
                 for step, begin in chosen
             ],
-            hoverinfo="text",
         )
     end = 1e3 * sum(step.seconds for step in steps)
     chart.update_xaxes(title="ms, medians, emulated links", range=[0, 1.1 * end])
@@ -271,7 +267,6 @@ def prediction_figure(run: RunRecord) -> Figure:
                 cliponaxis=False,
                 width=0.5,
                 hovertext=f"{name}: {text}",
-                hoverinfo="text",
                 row=1,
                 col=column,
             )
@@ -350,7 +345,6 @@ def _memory_bars(
         textposition="outside",
         cliponaxis=False,
         hovertext=[f"{label}, {name}: {room}" for label, room in rows],
-        hoverinfo="text",
     )
 
 
@@ -378,7 +372,6 @@ def _mark(chart: go.Figure, crossing: Crossing, num_cuts: int) -> None:
             f"<b>after {plain(crossing.after)}</b><br>{num_bytes(raw)} bytes as fp32",
             f"<b>{plain(crossing.codec)}</b><br>{num_bytes(payload)} bytes of payload",
         ],
-        hoverinfo="text",
         row=1,
         col=1,
     )
@@ -483,7 +476,8 @@ def plain(text: str) -> str:
 
 
 def styled(chart: go.Figure, *, height: int, top: int = 14, legend: bool = False) -> go.Figure:
-    """Give a chart the page's fonts, margins and axes."""
+    """Give a chart the page's fonts, margins and axes; what hovers is the text alone."""
+    chart.update_traces(hoverinfo="text", selector=lambda trace: trace.hovertext is not None)
     chart.update_layout(
         template="plotly_white",
         height=height,

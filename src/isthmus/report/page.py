@@ -8,11 +8,10 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
@@ -138,7 +137,7 @@ def rendered(template: str, **values: object) -> str:
         values: What it shows, besides plotly's source and the version, which every page has.
     """
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=PackageLoader("isthmus", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -146,10 +145,6 @@ def rendered(template: str, **values: object) -> str:
     return environment.get_template(template).render(
         plotly=drawing_library(), version=__version__, **values
     )
-
-
-def _template(name: str) -> str:
-    return resources.files("isthmus.report").joinpath(name).read_text("utf-8")
 
 
 def write_profile(out: Path, graph: Graph, *, title: str) -> None:
@@ -186,20 +181,13 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     bundles = _holding(folders, INDEX_FILE)
     for folder in bundles:
         read_bundle(folder)
-    verifications = [
-        read_json(folder / VERIFICATION_FILE, Verification, schema=VERIFICATION_SCHEMA)
-        for folder in _holding(bundles, VERIFICATION_FILE)
-    ]
-    fits = _holding(folders, RECORD_FILE)
-    fit = _only([read_json(f / RECORD_FILE, FitRecord, schema=FIT_SCHEMA) for f in fits], "fits")
-    graphs = [
-        read_json(f / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA) for f in _holding(fits, GRAPH_FILE)
-    ]
-    holders = _holding(folders, PLAN_FILE)
-    plans = [read_json(f / PLAN_FILE, Plan, schema=PLAN_SCHEMA) for f in holders]
+    verifications = _read(bundles, VERIFICATION_FILE, Verification, VERIFICATION_SCHEMA)
+    fits, runs = _holding(folders, RECORD_FILE), _holding(folders, RUN_FILE)
+    fit = _only(_read(fits, RECORD_FILE, FitRecord, FIT_SCHEMA), "fits")
+    graphs = _read(fits, GRAPH_FILE, Graph, GRAPH_SCHEMA)
+    plans = _read(folders, PLAN_FILE, Plan, PLAN_SCHEMA)
     plan = _only([*([fit.plan] if fit else []), *plans], "plans")
-    runs = _holding(folders, RUN_FILE)
-    run = _only([read_json(f / RUN_FILE, RunRecord, schema=RUN_SCHEMA) for f in runs], "runs")
+    run = _only(_read(runs, RUN_FILE, RunRecord, RUN_SCHEMA), "runs")
     if run and plan and _codecs(run.crossings) != _codecs(plan.crossings):
         raise InputError(f"{runs[0]}: is a run of another plan, expected one of the same bundle")
     names = [fit.model.text if fit else "a model", plan.platform.name if plan else "this machine"]
@@ -231,6 +219,11 @@ def check_free(out: Path) -> None:
 
 def _holding(folders: Iterable[Path], name: str) -> list[Path]:
     return [folder for folder in folders if (folder / name).is_file()]
+
+
+def _read(folders: Iterable[Path], name: str, kind: type[T], schema: str) -> list[T]:
+    """Read a file of that name from each folder that holds one."""
+    return [read_json(f / name, kind, schema=schema) for f in _holding(folders, name)]
 
 
 def _only(values: Sequence[T], what: str) -> T | None:

@@ -16,7 +16,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from isthmus.report.charts import (
     ALIKE,
-    METERS,
     NETWORK_COLORS,
     PANELS_WIDE,
     accuracy_limits,
@@ -26,13 +25,15 @@ from isthmus.report.charts import (
     label,
     limits,
     not_negative,
+    panels,
     placed,
     ratio_color,
     ringed,
+    sides,
     transfer_grid,
 )
 from isthmus.report.figures import BLUE, GREY, INK, LIGHT, ORANGE
-from isthmus.report.findings import NetworkFront, Row, lines_of
+from isthmus.report.findings import NetworkFront, Row
 from isthmus.report.labels import apart
 from isthmus.report.words import num_bytes
 from isthmus.study.transfer import Reading
@@ -104,17 +105,12 @@ def _files(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def _ratio_figure(rows: Sequence[Row]) -> Figure:
-    placements = list(dict.fromkeys(row.placement for row in rows))
+    placements = panels(rows)
     networks = list(dict.fromkeys(row.network for row in rows))
     figure = Figure(figsize=(0.6 + 3.1 * len(placements), 2.9), layout="constrained")
-    panels = figure.subplots(1, len(placements), sharey=True, squeeze=False)[0]
+    every = figure.subplots(1, len(placements), sharey=True, squeeze=False)[0]
     low, high = accuracy_limits(rows)
-    for axes, placement in zip(panels, placements, strict=True):
-        lines = {
-            network: line
-            for (network, place), line in lines_of(rows).items()
-            if place == placement
-        }
+    for axes, (placement, lines) in zip(every, placements.items(), strict=True):
         ends = apart([100 * line[-1].mean for line in lines.values()], gap=(high - low) / 17)
         for (network, line), end in zip(lines.items(), ends, strict=True):
             index = networks.index(network)
@@ -132,8 +128,8 @@ def _ratio_figure(rows: Sequence[Row]) -> Figure:
         _powers(axes, sorted({row.ratio for row in rows}))
         axes.set_title(f"placement {placement}", loc="left")
         axes.set_xlabel("ratio r")
-    panels[0].set_ylim(low, high)
-    panels[0].set_ylabel("accuracy on the test set, %")
+    every[0].set_ylim(low, high)
+    every[0].set_ylabel("accuracy on the test set, %")
     return figure
 
 
@@ -142,12 +138,12 @@ def _bytes_figure(fronts: Sequence[NetworkFront], cut: str) -> Figure:
     high = -(-len(fronts) // wide)
     figure = Figure(figsize=(0.6 + (4.2, 3.1, 2.5)[wide - 1] * wide, 2.7 * high))
     figure.set_layout_engine("constrained")
-    panels = list(figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
-    for axes, front in zip(panels, fronts, strict=False):
+    every = list(figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, front in zip(every, fronts, strict=False):
         _front_panel(axes, front)
     points = [point for front in fronts for point in front.points]
     ticks = byte_ticks([point.num_bytes for point in points])
-    for index, axes in enumerate(panels):
+    for index, axes in enumerate(every):
         axes.set_visible(index < len(fronts))
         _powers(axes, ticks, labels=[num_bytes(tick) for tick in ticks])
         axes.tick_params(labelbottom=index + wide >= len(fronts), axis="x")
@@ -163,8 +159,8 @@ def _bytes_figure(fronts: Sequence[NetworkFront], cut: str) -> Figure:
         Line2D([], [], color=GREY, label="front"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-    panels[0].set_xlim(*byte_limits([point.num_bytes for point in points]))
-    panels[0].set_ylim(*limits([100 * point.accuracy for point in points], margin=0.22))
+    every[0].set_xlim(*byte_limits([point.num_bytes for point in points]))
+    every[0].set_ylim(*limits([100 * point.accuracy for point in points], margin=0.22))
     return figure
 
 
@@ -186,16 +182,13 @@ def _front_panel(axes: Axes, front: NetworkFront) -> None:
 
 def _transfer_figure(readings: Sequence[Reading]) -> Figure:
     grid = transfer_grid(readings)
-    placements = list(dict.fromkeys(placement for placement, _ in grid))
-    meters = [meter for meter in METERS if any(found == meter for _, found in grid)]
+    placements, meters = sides(grid)
     layers = list(dict.fromkeys(reading.layer for reading in readings))
     size = (1.0 + 2.3 * len(meters), 0.9 + 1.9 * len(placements))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(
-        len(placements), len(meters), sharex=True, sharey="col", squeeze=False
-    )
+    every = figure.subplots(len(placements), len(meters), sharex=True, sharey="col", squeeze=False)
     for (placement, meter), ratios in grid.items():
-        axes = panels[placements.index(placement)][meters.index(meter)]
+        axes = every[placements.index(placement)][meters.index(meter)]
         apart_by = 0.0 if alike(ratios) else 0.08
         for rank, line in enumerate(ratios.values()):
             aside = apart_by * (rank - (len(ratios) - 1) / 2)
@@ -205,10 +198,10 @@ def _transfer_figure(readings: Sequence[Reading]) -> Figure:
         if not_negative(ratios):
             axes.set_ylim(bottom=0)
         axes.set_title(f"{placement}, {meter}", loc="left")
-    for axes in panels[-1]:
+    for axes in every[-1]:
         names = [_short(layer) for layer in layers]
         axes.set_xticks(range(len(layers)), names, rotation=60, ha="right", fontsize=6.5)
-    for axes in panels[:, 0]:
+    for axes in every[:, 0]:
         axes.set_ylabel("KiB after the layer")
     found = sorted({reading.ratio for reading in readings})
     handles = [Line2D([], [], color=ratio_color(ratio), label=f"r = {ratio}") for ratio in found]

@@ -1,7 +1,5 @@
 """What a study leaves for people: tables, figures for print, the front, and one page."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,19 +29,25 @@ from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import num_bytes, percent
 from isthmus.study import hypervolume
 from isthmus.study.cells import COMPARED_CUT, Choice
-from isthmus.study.records import StudyRecord, to_csv, to_markdown
+from isthmus.study.grid import flat
+from isthmus.study.records import (
+    StudyRecord,
+    table_csv,
+    table_markdown,
+    to_csv,
+    to_markdown,
+)
 from isthmus.study.transfer import Reading, Transfer, claims
 
 PAGE_FILE = "study.html"
 FRONT_SCHEMA = "isthmus.front/1"
 _TEMPLATE = "study.html.j2"
-_SUMMARY = (
-    "network", "placement", "ratio", "seeds", "accuracy_mean", "accuracy_spread", "cut_after",
-    "channels", "wire_channels", "fp32_bytes", "int8_bytes", "macs_before_share",
-    "weights_before_share",
-)  # fmt: skip
 _CUT_FIELDS = ("channels", "wire_channels", "fp32_bytes", "int8_bytes", "macs_before_share",
                "weights_before_share")  # fmt: skip
+_SUMMARY = (
+    "network", "placement", "ratio", "seeds", "accuracy_mean", "accuracy_spread", "cut_after",
+    *_CUT_FIELDS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +105,8 @@ def write_study(
         files |= _both("front", _points(fronts))
     if readings:
         table = _transfer(readings)
-        files |= {"transfer.csv": _csv(table).encode()}
-        files |= {"transfer.md": (_claims_text(readings) + _markdown(table)).encode()}
+        files |= {"transfer.csv": table_csv(table).encode()}
+        files |= {"transfer.md": (_claims_text(readings) + table_markdown(table)).encode()}
     for name, content in files.items():
         write_bytes(folder / name, content)
     if fronts:
@@ -324,13 +328,13 @@ def _facts_section(
         data = sorted({f"{r.cell.data}, {r.cell.epochs} epochs" for r in records})
         facts += [("data", "; ".join(data)), ("seeds", ", ".join(map(str, seeds)))]
         facts += [("not run", lack) for lack in missing(records)]
-    facts += _distinct("recipe", [_flat(record.figures.get("recipe", {})) for record in records])
+    facts += _distinct("recipe", [_line(record.figures.get("recipe", {})) for record in records])
     if transfer:
         words = "ResNet-18, random weights, one random image; a thread or a process for each layer"
         facts.append(("transfer", f"{words}; {transfer.seconds:,.0f} s"))
     made: list[StudyRecord | Transfer] = [*records, *([transfer] if transfer else [])]
     facts += _distinct("machine", [each.machine for each in made])
-    facts += _distinct("versions", [_flat(each.versions) for each in made])
+    facts += _distinct("versions", [_line(each.versions) for each in made])
     facts += _distinct("revision", [each.revision or "not known" for each in made])
     table = new_table("Recipe, machine and versions", ("", "l"), ("", "l"))
     for name, value in facts:
@@ -366,14 +370,8 @@ def _distinct(name: str, values: Sequence[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> str:
-    """Return facts as one line."""
-    return ", ".join(
-        _flat(value, f"{prefix}{name}.")
-        if isinstance(value, Mapping)
-        else f"{prefix}{name} {value}"
-        for name, value in facts.items()
-    )
+def _line(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in flat(facts).items())
 
 
 def _summary(rows: Sequence[Row]) -> list[list[Any]]:
@@ -440,19 +438,5 @@ def _claims_text(readings: Sequence[Reading]) -> str:
 
 
 def _both(name: str, table: Sequence[Sequence[Any]]) -> dict[str, bytes]:
-    return {f"{name}.csv": _csv(table).encode(), f"{name}.md": _markdown(table).encode()}
-
-
-def _csv(table: Sequence[Sequence[Any]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(table)
-    return file.getvalue()
-
-
-def _markdown(table: Sequence[Sequence[Any]]) -> str:
-    head, *rows = table
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        "| " + " | ".join(str(value).replace("|", "\\|") for value in line) + " |\n"
-        for line in lines
-    )
+    both = {f"{name}.csv": table_csv(table), f"{name}.md": table_markdown(table)}
+    return {file: text.encode() for file, text in both.items()}

@@ -109,7 +109,6 @@ def _curve(sweep: Sweep) -> go.Figure:
             line={"color": colors[what], "dash": "solid" if fits else "dot"},
             marker={"size": 8, "symbol": "circle" if fits else "x-thin-open"},
             hovertext=[_hover(sweep, cell) for cell in cells],
-            hoverinfo="text",
         )
         named.add(what)
     costs = [cell.cost for cell in sweep.cells]
@@ -143,7 +142,6 @@ def _map(sweep: Sweep) -> go.Figure:
             xgap=1,
             ygap=1,
             hovertext=[[_hover(sweep, cell) for cell in row] for row in rows],
-            hoverinfo="text",
         )
     )
     for what, cells in winners(sweep).items():

@@ -144,11 +144,11 @@ def _alike(
         if not same:
             kinds.append((kind, same))
         same.append(part)
-    return [(_shortened([name(part) for part in same]), same[0]) for _, same in kinds]
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+    found = [([name(part) for part in same], same[0]) for _, same in kinds]
+    return [
+        (", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more", part)
+        for names, part in found
+    ]
 
 
 def _ends(link: Link) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.bundle import PLATFORM_FILE, Bundle
-from isthmus.errors import BundleError, InputError
+from isthmus.errors import BundleError, InputError, naming
 from isthmus.platform import Link, Platform
 from isthmus.units import parse_quantity
 from isthmus.wire import HEADER_BYTES, parse_codec
@@ -60,10 +60,8 @@ def parse_target(text: str) -> float:
         InputError: Another text.
     """
     name, equals, value = text.partition("=")
-    try:
+    with naming(f"--adapt {text!r}"):
         seconds = parse_quantity(value, "s")
-    except InputError as error:
-        raise InputError(f"--adapt {text!r}: {error}") from error
     if name != "latency" or not equals or seconds <= 0:
         raise InputError(f"--adapt {text!r}: expected a time, such as latency=50ms")
     return seconds

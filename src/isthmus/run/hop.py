@@ -100,7 +100,6 @@ class Receiver:
 
     def __init__(self, session: zenoh.Session, key: str, terms: Terms) -> None:
         self._malformed = self._damaged = 0  # told apart as zenoh's thread counts the first
-        self._terms = to_json(terms, schema=TERMS_SCHEMA)
         self._frames: queue.SimpleQueue[tuple[zenoh.ZBytes, zenoh.ZBytes | None, float]] = (
             queue.SimpleQueue()
         )
@@ -114,8 +113,8 @@ class Receiver:
         self._subscriber = session.declare_subscriber(
             f"{key}/frame", zenoh.handlers.Callback(arrivals.send, indirect=False)
         )
-        self._terms_key = f"{key}/terms"
-        self._queryable = session.declare_queryable(self._terms_key, self._on_terms)
+        own, own_key = to_json(terms, schema=TERMS_SCHEMA), f"{key}/terms"
+        self._queryable = session.declare_queryable(own_key, lambda each: each.reply(own_key, own))
 
     @property
     def damaged(self) -> int:
@@ -211,9 +210,6 @@ class Receiver:
             self._acknowledged_s = now_s
         while len(self._known) > _SPAN + 2 * WINDOW:
             del self._known[next(iter(self._known))]
-
-    def _on_terms(self, query: zenoh.Query) -> None:
-        query.reply(self._terms_key, self._terms)
 
 
 class Sender:

@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from isthmus import __version__
-from isthmus.errors import InputError, RequestError, RunError
+from isthmus.errors import InputError, RequestError, RunError, naming
 from isthmus.run import oip
 from isthmus.run.early import Result
 from isthmus.run.metrics import count_service
@@ -80,7 +80,7 @@ def open_http(
         place = _place("--metrics", metrics, METRICS_PORT)
         if place in apps:
             raise InputError(f"--metrics {metrics}: --http has this address, and /metrics too")
-        apps[place] = metrics_app(registry)
+        apps[place] = _app([Route("/metrics", _metrics)], registry)
     with ExitStack() as stack:
         for place, app in apps.items():
             stack.enter_context(_running(app, place))
@@ -107,11 +107,6 @@ def inference_app(service: Service, registry: CollectorRegistry) -> Starlette:
     app.state.body_limit = oip.body_limit(service.bundle.inputs)
     app.state.held_bytes = 0
     return app
-
-
-def metrics_app(registry: CollectorRegistry) -> Starlette:
-    """Return what answers with metrics only."""
-    return _app([Route("/metrics", _metrics)], registry)
 
 
 def _app(routes: list[Route], registry: CollectorRegistry) -> Starlette:
@@ -327,10 +322,8 @@ def _http_place(service: Service, text: str) -> str:
 
 
 def _place(option: str, text: str, port: int) -> str:
-    try:
+    with naming(option):
         return address(f"127.0.0.1:{text}" if text.isdecimal() else text, port)
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from error
 
 
 @contextmanager

@@ -33,8 +33,7 @@ from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import Arrival, Receiver, Sender
-from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_codec, hop_key, in_flight
-from isthmus.run.terms import Terms
+from isthmus.run.messages import FAILURE_SCHEMA, Failure, error_key, hop_key, hop_terms, in_flight
 
 MAX_WAITING = 256
 MAX_DEADLINE_S = 3600.0
@@ -117,9 +116,8 @@ class Ingress:
         self._open, self._closed = True, False
         self._changed = threading.Condition()
         self._sender = Sender(session, hop_key(run, 0), crossing=0, timeout_s=MAX_DEADLINE_S)
-        self._receiver = Receiver(
-            session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))
-        )
+        terms = hop_terms(bundle, identity, last)
+        self._receiver = Receiver(session, hop_key(run, last), terms)
         self._errors = session.declare_subscriber(error_key(run), self._on_error)
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._feed, self._collect)
@@ -160,13 +158,24 @@ class Ingress:
         Raises:
             RequestError: The input is wrong, or as many requests wait as may.
         """
-        return self._submit([payload], deadline_s, priority, id_)[0]
+        return self.submit_all([payload], deadline_s=deadline_s, priority=priority, id_=id_)[0]
 
     def submit_all(
-        self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0
+        self, payloads: Sequence[bytes], *, deadline_s: float, priority: int = 0, id_: bytes = b""
     ) -> list[Future[Result]]:
         """Do as `submit` for several requests: all of them are taken, or none."""
-        return self._submit(payloads, deadline_s, priority, b"")
+        try:
+            for payload in payloads:
+                self._check(payload, deadline_s)
+            with self._changed:
+                if id_ in self._known:
+                    return [self._known[id_].future]
+                self._check_room(len(payloads))
+                return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
+        except RequestError as error:
+            for _ in payloads:
+                self.on_end(error.reason, 0.0)
+            raise
 
     def send_again(self) -> None:
         """Send all that is in flight once more: a device came back, and what it had is lost."""
@@ -203,22 +212,6 @@ class Ingress:
         """Return how many requests wait, and how many are in flight."""
         with self._changed:
             return len(self._waiting), len(self._known) - len(self._waiting)
-
-    def _submit(
-        self, payloads: Sequence[bytes], deadline_s: float, priority: int, id_: bytes
-    ) -> list[Future[Result]]:
-        try:
-            for payload in payloads:
-                self._check(payload, deadline_s)
-            with self._changed:
-                if id_ in self._known:
-                    return [self._known[id_].future]
-                self._check_room(len(payloads))
-                return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
-        except RequestError as error:
-            for _ in payloads:
-                self.on_end(error.reason, 0.0)
-            raise
 
     def _check_room(self, count: int) -> None:
         if not self._open:

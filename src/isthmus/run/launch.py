@@ -54,40 +54,29 @@ _LONGEST_PAUSE_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """One pass with one request in flight.
+    """One pass with one request in flight, or with as many as `in_flight` says.
 
     Attributes:
-        latencies_s: One for each answered request, in order.
-        classes: Index of the sample and of its largest output, answered requests only.
-        lost: Requests without an answer.
-        timings: What each worker measured.
-        spans: One for each answered request, in order.
-        widths: What each of them asked of nested crossings; 0 where it asked nothing.
-    """
-
-    latencies_s: tuple[float, ...]
-    classes: tuple[tuple[int, int], ...]
-    lost: int
-    timings: tuple[Timings, ...]
-    spans: tuple[Span, ...]
-    widths: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Flow:
-    """One pass with as many requests in flight as `in_flight` says.
-
-    Attributes:
-        throughput_per_s: Answers per second.
-        lost: Requests without an answer.
-        timings: What each worker measured.
         spans: One for each answered request, in the order of the answers.
+        lost: Requests without an answer.
+        timings: What each worker measured.
+        seconds: From the first request to the end.
+        classes: Index of the sample and of its largest output, answered requests only; with one in
+            flight.
+        widths: What each of them asked of nested crossings, 0 where it asked nothing; likewise.
     """
 
-    throughput_per_s: float
+    spans: tuple[Span, ...]
     lost: int
     timings: tuple[Timings, ...]
-    spans: tuple[Span, ...]
+    seconds: float
+    classes: tuple[tuple[int, int], ...] = ()
+    widths: tuple[int, ...] = ()
+
+    @property
+    def latencies_s(self) -> tuple[float, ...]:
+        """One for each answered request."""
+        return tuple(span.end_s - span.start_s for span in self.spans)
 
 
 def run_bundle(
@@ -169,7 +158,7 @@ def run_bundle(
         latency_s=_spread(measured.latencies_s),
         predicted_here_s=predicted_s,
         breakdown=_breakdown(measured, floor_per_hop_s=floor_per_hop_s),
-        throughput_per_s=flow.throughput_per_s,
+        throughput_per_s=len(flow.spans) / flow.seconds,
         requests=len(measured.latencies_s),
         lost=measured.lost + flow.lost,
         retries=sum(timings.retries for timings in flow.timings),
@@ -244,6 +233,7 @@ def _one_in_flight(
     adapter: Adapter | None = None,
 ) -> _Pass:
     classes, spans, widths = [], [], []
+    begun_s = time.perf_counter()
     for index, sample in enumerate(samples):
         width = 0 if adapter is None else adapter.choose().byte
         start_s = time.monotonic()
@@ -258,27 +248,27 @@ def _one_in_flight(
         report()
     if not spans:
         raise RunError(f"none of {len(samples)} requests was answered in {workers.timeout_s:g} s")
-    timings = workers.timings()
+    seconds, timings = time.perf_counter() - begun_s, workers.timings()
     check_payloads(workers.bundle, timings)
     return _Pass(
-        latencies_s=tuple(span.end_s - span.start_s for span in spans),
-        classes=tuple(classes),
+        spans=tuple(spans),
         lost=len(samples) - len(spans),
         timings=timings,
-        spans=tuple(spans),
+        seconds=seconds,
+        classes=tuple(classes),
         widths=tuple(widths),
     )
 
 
 def _many_in_flight(
     workers: Workers, samples: Sequence[Sample], report: Callable[[], None]
-) -> _Flow:
+) -> _Pass:
     """Keep every stage and link busy."""
     depth = in_flight(workers.bundle)
     unsent = deque(samples)
     waiting: dict[int, float] = {}
     spans = []
-    start_s = time.perf_counter()
+    begun_s = time.perf_counter()
     while unsent or waiting:
         if unsent and len(waiting) < depth:
             sent_s = time.monotonic()
@@ -291,11 +281,12 @@ def _many_in_flight(
             sent_s = waiting.pop(reply.request)
             spans.append(Span(request=reply.request, start_s=sent_s, end_s=time.monotonic()))
             report()
-    return _Flow(
-        throughput_per_s=len(spans) / (time.perf_counter() - start_s),
+    seconds = time.perf_counter() - begun_s
+    return _Pass(
+        spans=tuple(spans),
         lost=len(samples) - len(spans),
         timings=workers.timings(),
-        spans=tuple(spans),
+        seconds=seconds,
     )
 
 
@@ -403,7 +394,7 @@ def _adapted(adapter: Adapter, measured: _Pass) -> AdaptRecord:
     )
 
 
-def _trace(workers: Workers, measured: _Pass, flow: _Flow) -> dict[str, Any]:
+def _trace(workers: Workers, measured: _Pass, flow: _Pass) -> dict[str, Any]:
     """Return both passes, one after the other."""
     spans = [*measured.spans[:MAX_REQUESTS], *flow.spans[:MAX_REQUESTS]]
     timings = [

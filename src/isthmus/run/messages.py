@@ -19,7 +19,7 @@ from isthmus.errors import Reason
 from isthmus.platform.platform import Link
 from isthmus.run.hop import WINDOW
 from isthmus.run.passage import Passage, RoundTrip
-from isthmus.run.terms import PROTOCOL
+from isthmus.run.terms import PROTOCOL, Terms
 
 JOB_SCHEMA = "isthmus.job/1"
 STATUS_SCHEMA = "isthmus.status/1"
@@ -243,6 +243,11 @@ def device_key(run: str, device: int) -> str:
 def error_key(run: str) -> str:
     """Return the key on which a device says that it could not compute a request."""
     return f"isthmus/{run}/error"
+
+
+def hop_terms(bundle: Bundle, identity: str, hop: int) -> Terms:
+    """Return what both ends of a hop must agree on; ``identity`` is the bundle's id."""
+    return Terms(bundle=identity, codec=hop_codec(bundle, hop))
 
 
 def hop_codec(bundle: Bundle, hop: int) -> str:

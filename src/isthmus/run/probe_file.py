@@ -54,16 +54,13 @@ def write_platform(out: Path, record: ProbeRecord, *, day: str) -> tuple[Path, .
         check_our_file(path)
     for path, times in tables:
         write_json(path, times, schema=TIMES_SCHEMA)
-    write_bytes(out, platform_text(out, record, day=day).encode())
+    text = "\n".join(_lines(out, record, day)) + "\n"
+    write_bytes(out, text.encode())
     return (*(path for path, _ in tables), out)
 
 
-def platform_text(out: Path, record: ProbeRecord, *, day: str) -> str:
-    """Return a probe as YAML that `isthmus.platform.load_platform` reads."""
-    return "\n".join(_lines(out, record, day)) + "\n"
-
-
 def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
+    """Yield the lines of YAML that `isthmus.platform.load_platform` reads."""
     near, far, there, back = record.near, record.far, record.there, record.back
     transport = "TLS" if record.secured else "TCP"
     yield f"# Measured by `isthmus probe {record.host}` on {day}, Isthmus {record.version}."

@@ -35,11 +35,10 @@ from isthmus.run.messages import (
     Status,
     Timings,
     device_key,
-    hop_codec,
     hop_key,
+    hop_terms,
 )
 from isthmus.run.session import closing, locator, open_session
-from isthmus.run.terms import Terms
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 
@@ -66,10 +65,11 @@ class Reply:
     width: int = 0
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Workers:
     """The running processes of a bundle; made by `start_workers`, which also ends them.
 
-    Args:
+    Attributes:
         bundle: What they run.
         links: What each crossing passes over.
         processes: One for each device.
@@ -79,35 +79,19 @@ class Workers:
         sender: To the first device.
         receiver: From the last device.
         timeout_s: Longest wait for an answer.
+        num_sent: How many requests were sent.
     """
 
-    def __init__(
-        self,
-        *,
-        bundle: Bundle,
-        links: tuple[Link, ...],
-        processes: tuple[subprocess.Popen[bytes], ...],
-        logs: tuple[Path, ...],
-        session: zenoh.Session,
-        run: str,
-        sender: Sender,
-        receiver: Receiver,
-        timeout_s: float,
-    ) -> None:
-        self.bundle = bundle
-        self.links = links
-        self.processes = processes
-        self.timeout_s = timeout_s
-        self.specs = tuple(
-            parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
-            for crossing in bundle.crossings
-        )
-        self._logs = logs
-        self._session = session
-        self._run = run
-        self._sender = sender
-        self._receiver = receiver
-        self._num_sent = 0
+    bundle: Bundle
+    links: tuple[Link, ...]
+    processes: tuple[subprocess.Popen[bytes], ...]
+    logs: tuple[Path, ...]
+    session: zenoh.Session
+    run: str
+    sender: Sender
+    receiver: Receiver
+    timeout_s: float
+    num_sent: int = 0
 
     def send(self, sample: Sequence[Array], width: int = 0) -> int:
         """Send one sample to the first device and return the number of the request.
@@ -121,11 +105,11 @@ class Workers:
                 request was taken on in time although all workers are well.
         """
         self.check_alive()
-        if self._watch(self._sender.wait_for_room) is None:
+        if self._watch(self.sender.wait_for_room) is None:
             raise RunError(f"the first device takes no request for {self.timeout_s:g} s")
-        request = self._num_sent
-        self._sender.send(request, border.to_bytes(sample, self.bundle.inputs), width)
-        self._num_sent += 1
+        request = self.num_sent
+        self.sender.send(request, border.to_bytes(sample, self.bundle.inputs), width)
+        self.num_sent += 1
         return request
 
     def receive(self) -> Reply | None:
@@ -134,7 +118,7 @@ class Workers:
         Raises:
             RunError: A worker has died or does not answer any more; names its device.
         """
-        frame = self._watch(self._receiver.receive)
+        frame = self._watch(self.receiver.receive)
         if frame is None:
             return None
         outputs = border.from_bytes(frame.payload, self.bundle.outputs)
@@ -166,14 +150,18 @@ class Workers:
         Raises:
             InputError: No crossing is nested, or one has no such width; the others stay too.
         """
-        nested = [index for index, spec in enumerate(self.specs) if spec.nested]
+        specs = [
+            parse_codec(crossing.codec, shapes=crossing.shapes, dtypes=crossing.dtypes)
+            for crossing in self.bundle.crossings
+        ]
+        nested = [index for index, spec in enumerate(specs) if spec.nested]
         if not nested:
             raise InputError(
                 f"width {width}: no crossing of this bundle is nested; plan with a codec such as "
                 "bottleneck:ratio=1,bits=8,nested=1"
             )
         for index in nested:
-            check_width(self.specs[index], width)
+            check_width(specs[index], width)
         for index in nested:
             self._query(index, f"{WIDTH}{width}", Status, STATUS_SCHEMA)
 
@@ -186,8 +174,8 @@ class Workers:
 
     def timings(self) -> tuple[Timings, ...]:
         """Return what each worker has measured since it was last asked."""
-        self._sender.passages()  # nobody asks for those of the client, but they take memory
-        self._sender.round_trips()
+        self.sender.passages()  # nobody asks for those of the client, but they take memory
+        self.sender.round_trips()
         return tuple(
             self._query(index, TIMINGS, Timings, TIMINGS_SCHEMA)
             for index in range(len(self.processes))
@@ -196,7 +184,7 @@ class Workers:
     def check_alive(self) -> None:
         """Raise a `RunError` that names the first device whose process has ended."""
         for device, process, log in zip(
-            self.bundle.devices, self.processes, self._logs, strict=True
+            self.bundle.devices, self.processes, self.logs, strict=True
         ):
             code = process.poll()
             if code is not None:
@@ -245,8 +233,8 @@ class Workers:
         return from_json(answer, kind, schema=schema, where=self.bundle.devices[index].name)
 
     def _answer(self, index: int, question: str) -> bytes | None:
-        key = device_key(self._run, index)
-        for reply in self._session.get(key, payload=question, timeout=_ANSWER_S):
+        key = device_key(self.run, index)
+        for reply in self.session.get(key, payload=question, timeout=_ANSWER_S):
             if reply.ok is not None:
                 return reply.ok.payload.to_bytes()
         return None
@@ -293,9 +281,7 @@ def start_workers(
         opened = open_session(listen=f"tcp/127.0.0.1:{port or 0}")
         session = stack.enter_context(closing(opened))
         address = locator(session)
-        receiver = Receiver(
-            session, hop_key(run, last), Terms(bundle=identity, codec=hop_codec(bundle, last))
-        )
+        receiver = Receiver(session, hop_key(run, last), hop_terms(bundle, identity, last))
         logs = tuple(folder / f"{index}.log" for index in range(last))
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_stop, processes)
@@ -327,7 +313,7 @@ def start_workers(
             timeout_s=patience_s,
         )
         workers.wait_ready()
-        sender.agree(Terms(bundle=identity, codec=hop_codec(bundle, 0)))
+        sender.agree(hop_terms(bundle, identity, 0))
         yield workers
 
 

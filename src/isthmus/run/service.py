@@ -51,15 +51,15 @@ from isthmus.run.messages import (
     Work,
     about_key,
     error_key,
-    hop_codec,
     hop_key,
+    hop_terms,
     infer_key,
     run_of,
 )
 from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import LoadedStage, apply_each, load_stage
-from isthmus.run.terms import PROTOCOL, Terms
+from isthmus.run.terms import PROTOCOL
 from isthmus.run.watch import Watch
 from isthmus.wire.spec import SYMBOLS
 
@@ -98,12 +98,11 @@ class ServiceConfig:
     switch_at: int | None = None
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Service:
     """One device at work; made by `open_service`.
 
-    ``on_frame`` is told of each frame what it cost; None where it could not be computed.
-
-    Args:
+    Attributes:
         bundle: What it serves.
         identity: Id of the bundle.
         index: Of the device.
@@ -116,39 +115,29 @@ class Service:
         run: Id of the service, part of every key.
         name: Of the service.
         place: Where it listens, for people.
+        on_frame: Told of each frame what it cost; None where it could not be computed.
+        ready_s: Since when no frame is computed.
     """
 
-    def __init__(
-        self,
-        *,
-        bundle: Bundle,
-        identity: str,
-        index: int,
-        stage: LoadedStage,
-        session: zenoh.Session,
-        receiver: Receiver,
-        sender: Sender,
-        ingress: Ingress | None,
-        watch: Watch,
-        run: str,
-        name: str,
-        place: str,
-    ) -> None:
-        self.on_frame: Callable[[Work | None], None] = lambda work: None
-        self.name = name
-        self.device = bundle.devices[index].name
-        self.identity = identity
-        self.place = place
-        self.bundle = bundle
-        self.ingress = ingress
-        self.watch = watch
-        self._index = index
-        self._stage = stage
-        self._session = session
-        self._receiver = receiver
-        self._sender = sender
-        self._run = run
-        self._ready_s = time.monotonic()  # since when no frame is computed
+    bundle: Bundle
+    identity: str
+    index: int
+    stage: LoadedStage
+    session: zenoh.Session
+    receiver: Receiver
+    sender: Sender
+    ingress: Ingress | None
+    watch: Watch
+    run: str
+    name: str
+    place: str
+    on_frame: Callable[[Work | None], None] = lambda work: None
+    ready_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return self.bundle.devices[self.index].name
 
     def work(self, stop: threading.Event) -> None:
         """Compute what arrives until told to stop; then finish what is under way."""
@@ -159,8 +148,8 @@ class Service:
             while not self.ingress.drain() and time.monotonic() < end_s:
                 self._turn(stop)
             self.ingress.stop()
-        self._receiver.close()
-        self._sender.flush(max(0.0, end_s - time.monotonic()))
+        self.receiver.close()
+        self.sender.flush(max(0.0, end_s - time.monotonic()))
 
     def about(self) -> About:
         """Say what the service is, and how it is; asked of the first device."""
@@ -182,38 +171,38 @@ class Service:
     def hop_faults(self) -> tuple[int, int]:
         """Return how many frames this process sent again, and how many reached it damaged."""
         more = (0, 0) if self.ingress is None else self.ingress.hop_faults()
-        return self._sender.retries + more[0], self._receiver.damaged + more[1]
+        return self.sender.retries + more[0], self.receiver.damaged + more[1]
 
     def round_trips(self) -> tuple[RoundTrip, ...]:
         """Return what the hop to the next device measured since the last call."""
-        return self._sender.round_trips()
+        return self.sender.round_trips()
 
     def _turn(self, stop: threading.Event) -> None:
         """Compute what comes, and hand it on as soon as there is room."""
-        frames = self._receiver.receive_batch(_IDLE_S, self._stage.batch)
+        frames = self.receiver.receive_batch(_IDLE_S, self.stage.batch)
         if frames:
             self._compute(frames, stop)
-            self._ready_s = time.monotonic()
+            self.ready_s = time.monotonic()
 
     def _compute(self, frames: Sequence[Arrival], stop: threading.Event) -> None:
-        for frame, result in apply_each(self._stage, frames, None, ready_s=self._ready_s):
+        for frame, result in apply_each(self.stage, frames, None, ready_s=self.ready_s):
             if isinstance(result, IsthmusError):
                 self._fail(frame, result)
                 continue
             payload, work = result
             self.on_frame(work)
-            while not self._sender.wait_for_room(_IDLE_S):
-                if stop.is_set() and not self._sender.wait_for_room(_GRACE_S):
+            while not self.sender.wait_for_room(_IDLE_S):
+                if stop.is_set() and not self.sender.wait_for_room(_GRACE_S):
                     return  # nobody takes it; the ingress asks for it again
-            self._sender.send(frame.request, payload, frame.width)
+            self.sender.send(frame.request, payload, frame.width)
 
     def _fail(self, frame: Arrival, error: IsthmusError) -> None:
         """Tell the first device that a request cannot be computed."""
         self.on_frame(None)
         message = " ".join(str(error).split())
-        failure = Failure(request=frame.request, device=self._index, message=message)
-        self._session.put(
-            error_key(self._run),
+        failure = Failure(request=frame.request, device=self.index, message=message)
+        self.session.put(
+            error_key(self.run),
             to_json(failure, schema=FAILURE_SCHEMA),
             congestion_control=zenoh.CongestionControl.BLOCK,
         )
@@ -255,7 +244,7 @@ def open_service(
     run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
     with ExitStack() as stack:
         session = stack.enter_context(closing(_session(site, bundle, index)))
-        receiver = Receiver(session, hop_key(run, index), _terms(bundle, identity, index))
+        receiver = Receiver(session, hop_key(run, index), hop_terms(bundle, identity, index))
         sender = Sender(
             session, hop_key(run, index + 1), crossing=index + 1, timeout_s=MAX_DEADLINE_S
         )
@@ -427,10 +416,6 @@ def _message_limit(bundle: Bundle) -> int:
         for side in sides
     )
     return 2 * longest + _ROOM_BYTES
-
-
-def _terms(bundle: Bundle, identity: str, hop: int) -> Terms:
-    return Terms(bundle=identity, codec=hop_codec(bundle, hop))
 
 
 def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import zenoh
 
-from isthmus.bundle import Bundle, bundle_id, read_bundle
+from isthmus.bundle import bundle_id, read_bundle
 from isthmus.errors import IsthmusError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.machine import keep_freed_memory
@@ -34,12 +34,11 @@ from isthmus.run.messages import (
     Timings,
     Work,
     device_key,
-    hop_codec,
     hop_key,
+    hop_terms,
 )
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import apply_each, load_stage
-from isthmus.run.terms import Terms
 from isthmus.run.throttle import Throttle
 from isthmus.signals import raise_at
 from isthmus.wire.nested import Width, parse_width
@@ -79,11 +78,13 @@ def work(job: Job) -> None:
     before, after = job.device, job.device + 1
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(closing(open_session(connect=job.connect)))
-        throttle = _throttle(job, stack)
-        receiver = Receiver(session, hop_key(job.run, before), _terms(job, bundle, before))
+        throttle = stack.enter_context(Throttle(job.link, Path(job.clock))) if job.link else None
+        receiver = Receiver(
+            session, hop_key(job.run, before), hop_terms(bundle, job.bundle_id, before)
+        )
         sender = Sender(session, hop_key(job.run, after), crossing=after, timeout_s=job.timeout_s)
         stack.enter_context(sender)
-        sender.agree(_terms(job, bundle, after))
+        sender.agree(hop_terms(bundle, job.bundle_id, after))
         done: deque[Work] = deque(maxlen=MAX_TIMINGS)
         key = device_key(job.run, job.device)
         width: Width | None = None
@@ -113,16 +114,6 @@ def work(job: Job) -> None:
                     done.append(cost)
                     sender.send(frame.request, payload, frame.width)
                 ready_s = time.monotonic()
-
-
-def _throttle(job: Job, stack: contextlib.ExitStack) -> Throttle | None:
-    if job.link is None:
-        return None
-    return stack.enter_context(Throttle(job.link, Path(job.clock)))
-
-
-def _terms(job: Job, bundle: Bundle, hop: int) -> Terms:
-    return Terms(bundle=job.bundle_id, codec=hop_codec(bundle, hop))
 
 
 def _status(session: zenoh.Session) -> Status:

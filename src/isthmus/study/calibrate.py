@@ -99,20 +99,18 @@ def post_hoc_accuracy(
                 codec.calibrate(tensors)
                 codec.fit_tables(tensors)
         correct = _count_correct(stops, data, held_N, report)
-    specs = {
-        (stop.cut.index, text): codec.spec for stop in stops for text, codec in stop.codecs.items()
-    }
     rows = (
         AccuracyRow(
-            cut=cut,
+            cut=stop.cut.index,
             codec=text,
-            accuracy=n / len(held_N),
+            accuracy=correct[stop.cut.index, text] / len(held_N),
             samples=len(held_N),
             origin="post-hoc",
-            payload_bytes=specs[cut, text].measured_bytes,
-            payload_spread_bytes=specs[cut, text].measured_spread_bytes,
+            payload_bytes=codec.spec.measured_bytes,
+            payload_spread_bytes=codec.spec.measured_spread_bytes,
         )
-        for (cut, text), n in correct.items()
+        for stop in stops
+        for text, codec in stop.codecs.items()
     )
     whole = accuracy(model, [x[held_N] for x in data.x_train], data.y_train[held_N])
     return AccuracyTable(graph=fingerprint(graph), whole=whole, rows=tuple(rows))

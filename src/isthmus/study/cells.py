@@ -43,6 +43,7 @@ WEIGHTS_FILE = "weights.safetensors"
 HELD_OUT = 0.1  # share of the training set: 5,000 of 50,000
 COMPARED_CUT = "layer2"  # whose bytes the front is drawn for
 
+_DIGITS = replace(small_recipe(), batch_size=64, augmentation=Augmentation(padding=1, flip=False))
 RECIPES: dict[str, ImageRecipe] = {
     "fast": fast_recipe(24),
     "small": small_recipe(),
@@ -53,15 +54,8 @@ RECIPES: dict[str, ImageRecipe] = {
     "standard-smooth": replace(
         standard_recipe(), nesterov=True, schedule="cosine", label_smoothing=0.1
     ),
-    "digits": replace(
-        small_recipe(), batch_size=64, augmentation=Augmentation(padding=1, flip=False)
-    ),
-    "digits-lower-rate": replace(
-        small_recipe(),
-        batch_size=64,
-        learning_rate=0.05,
-        augmentation=Augmentation(padding=1, flip=False),
-    ),
+    "digits": _DIGITS,
+    "digits-lower-rate": replace(_DIGITS, learning_rate=0.05),
 }
 
 

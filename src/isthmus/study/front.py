@@ -71,7 +71,8 @@ def dominated(points: Sequence[Point]) -> NDArray[np.bool_]:
     Returns:
         One truth value for each. Points that are equal do not beat each other.
     """
-    accuracy_P, bytes_P = _arrays(points)
+    accuracy_P = np.array([point.accuracy for point in points], dtype=np.float64)
+    bytes_P = np.array([point.num_bytes for point in points], dtype=np.float64)
     levels_L, level_P = np.unique(bytes_P, return_inverse=True)
     best_L = np.full(len(levels_L), -np.inf)
     np.maximum.at(best_L, level_P, accuracy_P)
@@ -206,12 +207,6 @@ def _above_chord(point: Point, first: Point, last: Point) -> float:
         return 0.0
     share = log2(point.num_bytes / first.num_bytes) / span
     return point.accuracy - first.accuracy - share * (last.accuracy - first.accuracy)
-
-
-def _arrays(points: Sequence[Point]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    accuracy_P = np.array([point.accuracy for point in points], dtype=np.float64)
-    bytes_P = np.array([point.num_bytes for point in points], dtype=np.float64)
-    return accuracy_P, bytes_P
 
 
 def _percent(point: Point) -> str:

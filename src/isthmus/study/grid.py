@@ -143,7 +143,7 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[st
     old, new = (
         {name: each[name] for name in each if name != "search"} for each in (stored, asked)
     )
-    old, new = _flat(old), _flat(new)
+    old, new = flat(old), flat(new)
     return tuple(
         f"{name}: stored {_shown(old, name)}, asked {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
@@ -151,18 +151,19 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[st
     )
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold under dotted names."""
+    found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found
 
 
-def _shown(flat: Mapping[str, Any], name: str) -> str:
-    if name not in flat:
+def _shown(config: Mapping[str, Any], name: str) -> str:
+    if name not in config:
         return "nothing"
-    text = repr(flat[name])
+    text = repr(config[name])
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 from isthmus.study.grid import PLACEMENTS, Cell
@@ -77,17 +78,12 @@ class StudyRecipe:
     searched_ratios: tuple[int, ...] = ()
 
 
+_plain = partial(Cell, depth=18, placement="block", ratio=1)  # what candidates are tried on
+
+
 def base() -> StudyRecipe:
     """Plain networks to start from, for an accelerator: ResNet-18 and -50 by long recipes."""
-    plain = Cell(
-        depth=18,
-        width=64,
-        placement="block",
-        ratio=1,
-        data="cifar100",
-        recipe="standard",
-        epochs=200,
-    )
+    plain = _plain(width=64, data="cifar100", recipe="standard", epochs=200)
     return StudyRecipe(
         name="base",
         candidates=(plain, replace(plain, recipe="standard-smooth")),
@@ -99,7 +95,7 @@ def base() -> StudyRecipe:
 
 def paper() -> StudyRecipe:
     """The paper's grid, for an accelerator: five networks, six ratios, three seeds, CIFAR-100."""
-    plain = Cell(depth=18, width=64, placement="block", ratio=1, data="cifar100", epochs=24)
+    plain = _plain(width=64, data="cifar100", epochs=24)
     return StudyRecipe(
         name="paper",
         candidates=(plain, replace(plain, epochs=40)),
@@ -114,9 +110,7 @@ def paper() -> StudyRecipe:
 
 def small() -> StudyRecipe:
     """The same for two cores: a quarter of the width, ResNet-18 then -34, eight epochs."""
-    plain = Cell(
-        depth=18, width=16, placement="block", ratio=1, data="cifar100", recipe="small", epochs=8
-    )
+    plain = _plain(width=16, data="cifar100", recipe="small", epochs=8)
     return StudyRecipe(
         name="small",
         candidates=(plain, replace(plain, recipe="small-lower-rate")),
@@ -134,9 +128,7 @@ def depth() -> StudyRecipe:
 
     The paper's placement at ResNet-18, -34 and -50, three ratios, four epochs, fp32.
     """
-    plain = Cell(
-        depth=18, width=8, placement="block", ratio=1, data="cifar100", recipe="small-32", epochs=4
-    )
+    plain = _plain(width=8, data="cifar100", recipe="small-32", epochs=4)
     return StudyRecipe(
         name="depth",
         candidates=(plain, replace(plain, recipe="small-32-lower-rate")),
@@ -149,9 +141,7 @@ def depth() -> StudyRecipe:
 
 def digits() -> StudyRecipe:
     """The same as ``small`` on digits, to see the whole of it in three minutes."""
-    plain = Cell(
-        depth=18, width=8, placement="block", ratio=1, data="digits", recipe="digits", epochs=12
-    )
+    plain = _plain(width=8, data="digits", recipe="digits", epochs=12)
     return StudyRecipe(
         name="digits",
         candidates=(plain, replace(plain, recipe="digits-lower-rate")),

@@ -97,17 +97,29 @@ def read_records(path: Path) -> tuple[StudyRecord, ...]:
 
 def to_csv(records: Sequence[StudyRecord]) -> str:
     """Return a table as CSV: the cell, then every figure that is a plain value."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows(_table(records))
-    return file.getvalue()
+    return table_csv(_table(records))
 
 
 def to_markdown(records: Sequence[StudyRecord]) -> str:
     """Return the same table as `to_csv`, in Markdown."""
-    head, *rows = _table(records)
+    return table_markdown(_table(records))
+
+
+def table_csv(table: Sequence[Sequence[Any]]) -> str:
+    """Return a table, its head first, as CSV."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(table)
+    return file.getvalue()
+
+
+def table_markdown(table: Sequence[Sequence[Any]]) -> str:
+    """Return a table, its head first, in Markdown."""
+    head, *rows = table
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(str(value) for value in line) + " |\n" for line in lines)
+    return "".join(
+        "| " + " | ".join(str(value).replace("|", "\\|") for value in line) + " |\n"
+        for line in lines
+    )
 
 
 def _table(records: Sequence[StudyRecord]) -> list[list[Any]]:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -101,18 +102,11 @@ def run_workers(
         InputError: There is no such study, or its database cannot be reached.
         RunError: All workers died.
     """
+    work = partial(run_worker, url, name, compute, folder=folder, heartbeat=heartbeat)
     if workers == 1:
-        run_worker(url, name, compute, folder=folder, report=report, heartbeat=heartbeat)
-    else:
-        _run_processes(
-            url,
-            name,
-            compute,
-            folder=folder,
-            workers=workers,
-            report=report,
-            heartbeat=heartbeat,
-        )
+        work(report=report)
+    elif len(died := _run_processes(work, _context(compute), workers, report)) == workers:
+        raise RunError(f"study {name}: all workers ended: {'; '.join(sorted(died))}")
     with open_study(url, name, heartbeat=heartbeat) as study:
         return summarize(study)
 
@@ -292,36 +286,28 @@ def _patiently(action: Callable[[], T], report: Report) -> T:
 
 
 def _run_processes(
-    url: str,
-    name: str,
-    compute: Compute,
-    *,
-    folder: Path,
+    work: Callable[..., int],
+    context: ForkServerContext | SpawnContext,
     workers: int,
     report: Report,
-    heartbeat: Heartbeat | None,
-) -> None:
-    """Start worker processes, hand their reports on, and wait for all of them."""
-    context = _context(compute)
+) -> list[str]:
+    """Start worker processes, hand their reports on, wait for all; return how some died."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     processes: dict[Connection, BaseProcess] = {}
     try:
         for index in range(1, workers + 1):
             ours, theirs = context.Pipe(duplex=False)
             label = f"worker {index}"
+            work_here = partial(work, label=label)
             process = context.Process(
-                target=_process,
-                args=(theirs, threads, url, name, compute, folder, heartbeat, label),
-                name=label,
+                target=_process, args=(theirs, threads, work_here), name=label
             )
             process.start()
             theirs.close()
             processes[ours] = process
-        died = _relay(processes, report)
+        return _relay(processes, report)
     finally:
         _stop(processes.values())
-    if len(died) == workers:
-        raise RunError(f"study {name}: all workers ended: {'; '.join(sorted(died))}")
 
 
 def _context(compute: Compute) -> ForkServerContext | SpawnContext:
@@ -372,16 +358,7 @@ def _stop(processes: Collection[BaseProcess]) -> None:
             process.join()
 
 
-def _process(
-    end: Connection,
-    threads: int,
-    url: str,
-    name: str,
-    compute: Compute,
-    folder: Path,
-    heartbeat: Heartbeat | None,
-    label: str,
-) -> None:
+def _process(end: Connection, threads: int, work: Callable[..., int]) -> None:
     """Be a worker process: report to the launcher, end when asked or when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and asks
     raise_at(signal.SIGTERM, KeyboardInterrupt)  # the cell is put back
@@ -395,9 +372,7 @@ def _process(
             raise KeyboardInterrupt from error
 
     try:
-        run_worker(
-            url, name, compute, folder=folder, report=report, heartbeat=heartbeat, label=label
-        )
+        work(report=report)
     except KeyboardInterrupt:
         sys.exit(1)
     except IsthmusError as error:

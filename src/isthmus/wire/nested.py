@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.errors import InputError
-from isthmus.wire.spec import CodecSpec, WireTensor, channel_dim
+from isthmus.wire.spec import CodecSpec, WireTensor, num_channels
 from isthmus.wire.tables import Tables
 
 MAX_RATIO = 32  # a widest one that is narrower still is the only one
@@ -202,7 +202,8 @@ def tables_at(
     """
     triples = zip(tables, full, narrow, strict=True)
     return tuple(
-        _coarser(one, channels=_channels(b), shift=a.bits - b.bits) for one, a, b in triples
+        _coarser(one, channels=num_channels(b.shape), shift=a.bits - b.bits)
+        for one, a, b in triples
     )
 
 
@@ -230,10 +231,6 @@ def _with_escape(frequencies: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
             row[row.argmax()] -= 1
             row[-1] += 1
     return frequencies
-
-
-def _channels(tensor: WireTensor) -> int:
-    return tensor.shape[channel_dim(tensor.shape)] if tensor.shape else 1
 
 
 def _first(shape: tuple[int, ...]) -> tuple[slice, ...]:

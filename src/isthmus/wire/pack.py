@@ -126,8 +126,7 @@ def check_tables(spec: CodecSpec, tables: Sequence[Tables]) -> None:
     Raises:
         InputError: Other tables.
     """
-    coded = [t for t, coded in zip(spec.wire_tensors, spec.coded, strict=True) if coded]
-    expected = [(tensor.bits, map_shape(tensor.shape)[0]) for tensor in coded]
+    expected = [(tensor.bits, map_shape(tensor.shape)[0]) for tensor in spec.coded_tensors]
     found = [(one.bits, one.num_channels) for one in tables]
     if found != expected:
         raise InputError(
@@ -161,11 +160,7 @@ def _tables_at(spec: CodecSpec, narrow: CodecSpec, tables: Sequence[Tables]) -> 
     if not tables:
         return ()
     check_tables(spec, tables)
-    full, fewer = (
-        [t for t, coded in zip(each.wire_tensors, spec.coded, strict=True) if coded]
-        for each in (spec, narrow)
-    )
-    return tables_at(tables, full, fewer)
+    return tables_at(tables, spec.coded_tensors, narrow.coded_tensors)
 
 
 def _encode(

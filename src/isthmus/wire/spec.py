@@ -189,6 +189,11 @@ class CodecSpec:
         )
 
     @property
+    def coded_tensors(self) -> tuple[WireTensor, ...]:
+        """Those that the entropy stage codes."""
+        return tuple(t for t, coded in zip(self.wire_tensors, self.coded, strict=True) if coded)
+
+    @property
     def encoder_macs(self) -> int:
         """Multiply-accumulates of the sender half, one sample."""
         return self._macs(_DEFLATE_MACS_PER_BYTE, encoder=True)
@@ -247,7 +252,7 @@ class CodecSpec:
     def _buffer_bytes(self) -> int:
         """The entropy stage also takes its tables and each symbol's place and rank."""
         symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
-        for tensor in (t for t, coded in zip(self.wire_tensors, self.coded, strict=True) if coded):
+        for tensor in self.coded_tensors:
             symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
         return symbols + 4 * self._scaled_elements + self.max_payload_bytes
 
