@@ -490,7 +490,9 @@ PROVENANCE = (
     "fitted to the whole network's outputs for 10,000 training images; and the whole network with"
     " so few of its channels that its MACs are at most those before the cut (`link_rate.py "
     "smaller`, see `isthmus techniques`), tuned on all training images by what "
-    "`isthmus compress` minimises.",
+    "`isthmus compress` minimises. That is there after stage 1 only: at stage 3, block 1, it was "
+    "stopped after two of ten epochs for want of time, on a processor with AVX2 and no more, "
+    "after stage 2 not begun.",
     "ResNet-18 has a quarter of its channels, as two cores would need days for all of them; it "
     "was trained by `link_rate.py base --epochs 20 --model "
     "benchmarks/networks.py:resnet18_quarter`.",
