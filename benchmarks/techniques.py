@@ -383,6 +383,7 @@ def session_of(model: nn.Module) -> Any:
 def session_from(program: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the backend does
     return onnxruntime.InferenceSession(program, options)
 
 

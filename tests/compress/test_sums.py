@@ -134,6 +134,7 @@ def test_a_runtime_computes_convolutions_and_sums_in_integers(tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     made = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert (made["QLinearConv"], made["QLinearAdd"]) == (9, 3)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from isthmus.backends import load_program
 from isthmus.compress import TECHNIQUES, Samples, Training, apply, figures, parse_chain, settle
 from isthmus.compress.technique import STAGES
 from isthmus.errors import InputError
@@ -210,9 +210,8 @@ class TestEveryTechnique:
         made = compressed(model, name + STRENGTHS.get(name, ""))
         path = tmp_path / "program" / "program.onnx"
         write_program(Program(None, made, None), samples().example, path, device="here")
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (x,) = samples().inputs
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        (found,) = load_program(path, backend="onnxruntime")([x.numpy()])
         with torch.no_grad():
             expected = made(x).numpy()
         off = np.abs(found - expected).max(axis=1) / np.abs(expected).max()
