@@ -182,6 +182,28 @@ def test_sums_beyond_32_bits_are_refused(tmp_path):
         lower(written(rounded(nn.Sequential(nn.Flatten(), layer)), tmp_path / "program.onnx"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "tensors"),
+    [
+        ("linear", {}, {}),
+        ("linear", {}, {"y.weight": np.zeros((2, 5), np.int8), "y.bias": np.zeros(2, np.int32)}),
+        ("reshape", {"shape": (7,)}, {}),
+        (
+            "sum_pool",
+            {"kernel": (2,), "stride": (1,), "padding": (1 << 60, 0), "dilation": (1,)},
+            {},
+        ),
+        ("sum", {"axes": (9,), "keep": (1,)}, {}),
+        ("clamp", {"limits": ()}, {}),
+    ],
+)
+def test_a_step_that_does_not_fit_is_one_line(kind, options, tensors):
+    step = Step(kind=kind, reads=("x",), makes="y", options=options)
+    program = Steps(inputs=("x",), steps=(step,), outputs=("y",))
+    with pytest.raises(InputError, match="step y: cannot be done"):
+        run_integers(program, tensors, [np.zeros((1, 2, 3), np.int64)])
+
+
 def test_a_file_that_is_none_is_one_line(tmp_path):
     path = tmp_path / "near.safetensors"
     program = Steps(inputs=("x",), steps=(Step(kind="jump", reads=("x",), makes="y"),), outputs=())

@@ -106,13 +106,20 @@ def read_integers(path: Path) -> tuple[Steps, dict[str, Array]]:
 def run_integers(
     program: Steps, tensors: Mapping[str, Array], inputs: Sequence[Array]
 ) -> tuple[Array, ...]:
-    """Return what a program makes of its inputs, each (B, ...)."""
+    """Return what a program makes of its inputs, each (B, ...).
+
+    Raises:
+        InputError: A step cannot be done with what it reads.
+    """
     values: dict[str, Array] = dict(zip(program.inputs, inputs, strict=True))
     for step in program.steps:
         prefix = f"{step.makes}."
         own = {name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)}
-        read = [values[name] for name in step.reads]
-        values[step.makes] = STEPS[step.kind](*read, **own, **step.options)
+        try:
+            read = [values[name] for name in step.reads]
+            values[step.makes] = STEPS[step.kind](*read, **own, **step.options)
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
+            raise InputError(f"step {step.makes}: cannot be done ({error})") from error
     return tuple(values[name] for name in program.outputs)
 
 
