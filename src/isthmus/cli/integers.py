@@ -29,7 +29,8 @@ def integers(
     Example: `isthmus integers bundle --data npz:data.npz --requests 200 --out integers`
     """
     from isthmus.data import load_data
-    from isthmus.export.verify import INTEGERS_SCHEMA, by_integers
+    from isthmus.export import by_integers
+    from isthmus.export.verify import INTEGERS_SCHEMA
     from isthmus.files import to_json
     from isthmus.progress import shown
     from isthmus.report.tables import integers_table

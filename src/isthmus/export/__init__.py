@@ -1,6 +1,14 @@
 """Write a bundle and verify it."""
 
 from isthmus.export.export import Program, check_devices, export
-from isthmus.export.verify import Verification, verify
+from isthmus.export.verify import IntegersRecord, Verification, by_integers, verify
 
-__all__ = ["Program", "Verification", "check_devices", "export", "verify"]
+__all__ = [
+    "IntegersRecord",
+    "Program",
+    "Verification",
+    "by_integers",
+    "check_devices",
+    "export",
+    "verify",
+]

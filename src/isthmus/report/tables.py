@@ -29,8 +29,7 @@ from isthmus.report.words import (
 )
 
 if TYPE_CHECKING:
-    from isthmus.export import Verification
-    from isthmus.export.verify import IntegersRecord
+    from isthmus.export import IntegersRecord, Verification
     from isthmus.graph import Cut, Graph, Node
     from isthmus.plan import Plan
     from isthmus.platform import Link, Platform
