@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from isthmus.errors import InputError, RequestError
-from isthmus.files import from_json, to_json
 from isthmus.run.client import PARALLEL, Client
-from isthmus.run.messages import ABOUT_SCHEMA, ASK_SCHEMA, Ask, about_key, infer_key
+from isthmus.run.messages import Ask, about_key, infer_key, read_message, write_message
 from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, logits, samples, write_chain
@@ -77,11 +76,11 @@ def test_a_service_says_what_it_is_and_how_it_is(served):
 
 
 def test_a_client_whose_answer_is_lost_asks_again_under_the_same_name(served):
-    about = to_json(served[1].about(), schema=ABOUT_SCHEMA)
+    about = write_message(served[1].about())
     names, kept = [], []
 
     def infer(query):
-        names.append(from_json(query.attachment.to_bytes(), Ask, schema=ASK_SCHEMA, where="").id)
+        names.append(read_message(query.attachment.to_bytes(), Ask, where="").id)
         if len(names) == 1:
             kept.append(query)  # stays open, as one whose answer went astray
             return

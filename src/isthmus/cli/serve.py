@@ -141,16 +141,15 @@ def ask(
     Example: `isthmus ask 10.0.0.5 images/ --deadline 2s`
     """
     from isthmus.data.inputs import read_inputs
-    from isthmus.files import to_json
     from isthmus.report.ask_table import Answer, about_table, answers_table
     from isthmus.run.client import Client
-    from isthmus.run.messages import ABOUT_SCHEMA
+    from isthmus.run.messages import write_message
 
     deadline_s = _seconds(deadline)
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
-            print(to_json(about, schema=ABOUT_SCHEMA))
+            print(write_message(about))
         elif not inputs:
             print_parts(about_table(about, client.host))
         if not inputs:

@@ -12,21 +12,18 @@ from typing import Self
 import zenoh
 
 from isthmus.backends import Array
-from isthmus.errors import InputError, RequestError, RunError
-from isthmus.files import from_json, to_json
+from isthmus.errors import RequestError, RunError
 from isthmus.run import border
 from isthmus.run.early import Outputs
 from isthmus.run.messages import (
-    ABOUT_SCHEMA,
-    ASK_SCHEMA,
-    HOW_SCHEMA,
-    REFUSAL_SCHEMA,
     About,
     Ask,
     How,
-    Refusal,
     about_key,
     infer_key,
+    read_message,
+    read_refusal,
+    write_message,
 )
 from isthmus.run.service import PORT, SERVICE, address, check_service
 from isthmus.run.session import close_session, open_session
@@ -82,7 +79,7 @@ class Client:
             RequestError: Nobody answers in time.
         """
         data, _ = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
-        self._about = from_json(data, About, schema=ABOUT_SCHEMA, where=self.host)
+        self._about = read_message(data, About, where=self.host)
         return self._about
 
     def ask(self, *sample: Array, deadline_s: float | None = None, priority: int = 0) -> Outputs:
@@ -164,32 +161,24 @@ class Client:
             for reply in self._session.get(
                 key,
                 payload=payload,
-                attachment=to_json(ask, schema=ASK_SCHEMA),
+                attachment=write_message(ask),
                 timeout=patience_s if left_s > patience_s else left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
                     said = reply.ok.attachment
                     data = b"" if said is None else said.to_bytes()
-                    how = (
-                        from_json(data, How, schema=HOW_SCHEMA, where=self.host) if data else How()
-                    )
+                    how = read_message(data, How, where=self.host) if data else How()
                     return reply.ok.payload.to_bytes(), how
                 if reply.err is not None:
-                    self._refuse(reply.err.payload.to_bytes())
+                    no = read_refusal(reply.err.payload.to_bytes(), where=self.host)
+                    if no is not None:
+                        raise RequestError(no.message, reason=no.reason, device=no.device)
             time.sleep(_PAUSE_S)
         raise RequestError(
             f"{self.host}: nobody answers within {limit_s:.3g} s; is `isthmus serve` running "
             "there?",
             reason="deadline",
         )
-
-    def _refuse(self, data: bytes) -> None:
-        """Raise what a service says; an error of the transport is none, and is tried again."""
-        try:
-            said = from_json(data, Refusal, schema=REFUSAL_SCHEMA, where=self.host)
-        except InputError:
-            return
-        raise RequestError(said.message, reason=said.reason, device=said.device)
 
 
 def open_client(host: str, keys: Path | None) -> zenoh.Session:

@@ -12,24 +12,19 @@
     device --put--> first device         Failure
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from isthmus.bundle import Bundle, TensorEntry
-from isthmus.errors import Reason
+from isthmus.errors import InputError, Reason
+from isthmus.files import from_json, to_json
 from isthmus.platform.platform import Link
 from isthmus.run.hop import WINDOW
 from isthmus.run.passage import Passage, RoundTrip
 from isthmus.run.terms import PROTOCOL, Terms
 
-JOB_SCHEMA = "isthmus.job/1"
-STATUS_SCHEMA = "isthmus.status/1"
-TIMINGS_SCHEMA = "isthmus.timings/1"
-
-ASK_SCHEMA = "isthmus.ask/1"
-HOW_SCHEMA = "isthmus.how/1"
-FAILURE_SCHEMA = "isthmus.failure/1"
-REFUSAL_SCHEMA = "isthmus.refusal/1"
-ABOUT_SCHEMA = "isthmus.about/1"
+T = TypeVar("T")
 
 STATUS = "status"
 TIMINGS = "timings"
@@ -203,6 +198,36 @@ class About:
     in_flight: int
     ended: int
     retries: int
+
+
+_SCHEMAS: Mapping[type, str] = {
+    Job: "isthmus.job/1",
+    Status: "isthmus.status/1",
+    Timings: "isthmus.timings/1",
+    Ask: "isthmus.ask/1",
+    How: "isthmus.how/1",
+    Failure: "isthmus.failure/1",
+    Refusal: "isthmus.refusal/1",
+    About: "isthmus.about/1",
+}
+
+
+def write_message(message: object) -> str:
+    """Return one of the messages above as JSON that names its schema."""
+    return to_json(message, schema=_SCHEMAS[type(message)])
+
+
+def read_message(text: str | bytes, kind: type[T], *, where: str) -> T:
+    """Read what `write_message` wrote; raises as `isthmus.files.from_json` does."""
+    return from_json(text, kind, schema=_SCHEMAS[kind], where=where)
+
+
+def read_refusal(data: bytes, *, where: str) -> Refusal | None:
+    """Read what a service says; None for an error of the transport, after which to try again."""
+    try:
+        return read_message(data, Refusal, where=where)
+    except InputError:
+        return None
 
 
 def infer_key(service: str) -> str:

@@ -35,7 +35,7 @@ from isthmus.progress import Report, silent
 from isthmus.run.client import open_client
 from isthmus.run.hop import WINDOW, Receiver, Sender
 from isthmus.run.line import fit_line
-from isthmus.run.messages import REFUSAL_SCHEMA, Refusal
+from isthmus.run.messages import read_refusal
 from isthmus.run.probed import (
     END,
     GREETING_SCHEMA,
@@ -219,7 +219,9 @@ def _greet(session: zenoh.Session, place: str, identity: str) -> Probed:
                 check_name(greeting.probed.name)
                 return greeting.probed
             if reply.err is not None:
-                _refuse(reply.err.payload.to_bytes(), place)
+                refusal = read_refusal(reply.err.payload.to_bytes(), where=place)
+                if refusal is not None:
+                    raise RunError(f"{place}: {refusal.message}")
         time.sleep(_POLL_S)
     raise _nobody(place)
 
@@ -229,15 +231,6 @@ def _nobody(place: str) -> RunError:
         f"{place}: nobody answers within {SILENCE_S:g} s; is `isthmus probe --listen` running "
         "there, and with keys if this side has some?"
     )
-
-
-def _refuse(data: bytes, place: str) -> None:
-    """Raise what the other side says; an error of the transport is none, and is tried again."""
-    try:
-        said = from_json(data, Refusal, schema=REFUSAL_SCHEMA, where=place)
-    except InputError:
-        return
-    raise RunError(f"{place}: {said.message}")
 
 
 def _check_ends(near: Probed, far: Probed) -> None:

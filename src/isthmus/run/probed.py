@@ -22,9 +22,8 @@ from isthmus.files import from_json, to_json
 from isthmus.platform import NodeTimes
 from isthmus.platform.platform import NAME
 from isthmus.run.hop import Receiver, Sender
-from isthmus.run.messages import REFUSAL_SCHEMA, Refusal
 from isthmus.run.rates import Rates
-from isthmus.run.service import address, secured
+from isthmus.run.service import address, refuse, secured
 from isthmus.run.session import closing, open_session
 from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.wire import HEADER_BYTES
@@ -145,9 +144,7 @@ def open_answering(
                     raise RunError("answers another prober; try again in a minute")
                 answered.set()
         except IsthmusError as error:
-            refusal = Refusal(reason="refused", message=str(error))
-            with query:
-                query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
+            refuse(query, error)
             return
         visitors.put_nowait(visitor)
         with query:

@@ -17,19 +17,15 @@ import zenoh
 from isthmus.backends import Array
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, RunError
-from isthmus.files import from_json, to_json
 from isthmus.platform import Link, load_platform
 from isthmus.run import border
 from isthmus.run.adapt import bundle_links
 from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import (
-    JOB_SCHEMA,
     STATUS,
-    STATUS_SCHEMA,
     THROTTLE_OFF,
     THROTTLE_ON,
     TIMINGS,
-    TIMINGS_SCHEMA,
     WIDTH,
     Job,
     Status,
@@ -37,6 +33,8 @@ from isthmus.run.messages import (
     device_key,
     hop_key,
     hop_terms,
+    read_message,
+    write_message,
 )
 from isthmus.run.session import closing, locator, open_session
 from isthmus.wire import HEADER_BYTES, parse_codec
@@ -138,8 +136,7 @@ class Workers:
 
     def throttle(self, on: bool) -> None:
         """Make the links behave like the platform's, or as fast as they are."""
-        for index in range(len(self.processes)):
-            self._query(index, THROTTLE_ON if on else THROTTLE_OFF, Status, STATUS_SCHEMA)
+        self._query_all(THROTTLE_ON if on else THROTTLE_OFF, Status)
 
     def use_width(self, width: Width) -> None:
         """Let nested crossings take this width from the next request on; nothing is loaded anew.
@@ -163,23 +160,17 @@ class Workers:
         for index in nested:
             check_width(specs[index], width)
         for index in nested:
-            self._query(index, f"{WIDTH}{width}", Status, STATUS_SCHEMA)
+            self._query(index, f"{WIDTH}{width}", Status)
 
     def statuses(self) -> tuple[Status, ...]:
         """Return what each worker says of itself."""
-        return tuple(
-            self._query(index, STATUS, Status, STATUS_SCHEMA)
-            for index in range(len(self.processes))
-        )
+        return self._query_all(STATUS, Status)
 
     def timings(self) -> tuple[Timings, ...]:
         """Return what each worker has measured since it was last asked."""
         self.sender.passages()  # nobody asks for those of the client, but they take memory
         self.sender.round_trips()
-        return tuple(
-            self._query(index, TIMINGS, Timings, TIMINGS_SCHEMA)
-            for index in range(len(self.processes))
-        )
+        return self._query_all(TIMINGS, Timings)
 
     def check_alive(self) -> None:
         """Raise a `RunError` that names the first device whose process has ended."""
@@ -225,12 +216,15 @@ class Workers:
                     raise self._silent(index)
                 time.sleep(0.01)
 
-    def _query(self, index: int, question: str, kind: type[T], schema: str) -> T:
+    def _query_all(self, question: str, kind: type[T]) -> tuple[T, ...]:
+        return tuple(self._query(index, question, kind) for index in range(len(self.processes)))
+
+    def _query(self, index: int, question: str, kind: type[T]) -> T:
         answer = self._answer(index, question)
         if answer is None:
             self.check_alive()
             raise self._silent(index)
-        return from_json(answer, kind, schema=schema, where=self.bundle.devices[index].name)
+        return read_message(answer, kind, where=self.bundle.devices[index].name)
 
     def _answer(self, index: int, question: str) -> bytes | None:
         key = device_key(self.run, index)
@@ -335,7 +329,7 @@ def _start(log: Path) -> subprocess.Popen[bytes]:
 
 def _hand_over(process: subprocess.Popen[bytes], job: Job) -> None:
     """Write the job as one line; a process that is dead already is found by `wait_ready`."""
-    line = to_json(job, schema=JOB_SCHEMA).replace("\n", " ") + "\n"
+    line = write_message(job).replace("\n", " ") + "\n"
     with suppress(BrokenPipeError):
         _stdin(process).write(line.encode())
         _stdin(process).flush()

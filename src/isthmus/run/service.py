@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +31,6 @@ import zenoh
 from isthmus import __version__
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, IsthmusError, RequestError
-from isthmus.files import from_json, to_json
 from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
@@ -38,11 +38,6 @@ from isthmus.run.early import EarlyExit, Result, load_exit
 from isthmus.run.hop import Arrival, Receiver, Sender
 from isthmus.run.ingress import MAX_DEADLINE_S, Ingress
 from isthmus.run.messages import (
-    ABOUT_SCHEMA,
-    ASK_SCHEMA,
-    FAILURE_SCHEMA,
-    HOW_SCHEMA,
-    REFUSAL_SCHEMA,
     About,
     Ask,
     Failure,
@@ -54,7 +49,9 @@ from isthmus.run.messages import (
     hop_key,
     hop_terms,
     infer_key,
+    read_message,
     run_of,
+    write_message,
 )
 from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
@@ -203,7 +200,7 @@ class Service:
         failure = Failure(request=frame.request, device=self.index, message=message)
         self.session.put(
             error_key(self.run),
-            to_json(failure, schema=FAILURE_SCHEMA),
+            write_message(failure),
             congestion_control=zenoh.CongestionControl.BLOCK,
         )
 
@@ -291,9 +288,10 @@ def open_service(
             place=_place(site, names, index),
         )
         if ingress is not None:
+            infer, about = infer_key(site.service), about_key(site.service)
             for key, answer in (
-                (infer_key(site.service), _inferring(ingress, infer_key(site.service))),
-                (about_key(site.service), _telling(service, about_key(site.service))),
+                (infer, partial(_infer, ingress, infer)),
+                (about, partial(_tell, service, about)),
             ):
                 stack.callback(session.declare_queryable(key, answer).undeclare)
         yield service
@@ -418,48 +416,44 @@ def _message_limit(bundle: Bundle) -> int:
     return 2 * longest + _ROOM_BYTES
 
 
-def _inferring(ingress: Ingress, key: str) -> Callable[[zenoh.Query], None]:
-    """Return what takes a client's request, and answers it when it has ended."""
+def _infer(ingress: Ingress, key: str, query: zenoh.Query) -> None:
+    """Take a client's request, and answer it when it has ended."""
 
-    def answer(query: zenoh.Query) -> None:
-        def refuse(error: IsthmusError) -> None:
-            reason = error.reason if isinstance(error, RequestError) else "refused"
-            device = error.device if isinstance(error, RequestError) else ""
-            refusal = Refusal(reason=reason, message=str(error), device=device)
-            with query:
-                query.reply_err(to_json(refusal, schema=REFUSAL_SCHEMA))
-
-        def reply(future: Future[Result]) -> None:
-            error = future.exception()
-            if isinstance(error, RequestError):
-                refuse(error)
-            else:
-                result = future.result()
-                with query:
-                    how = How(width=result.width, early_exit=result.early_exit)
-                    said = None if how == How() else to_json(how, schema=HOW_SCHEMA)
-                    query.reply(key, result.payload, attachment=said)
-
-        try:
-            attachment = query.attachment.to_bytes() if query.attachment else b""
-            ask = from_json(attachment, Ask, schema=ASK_SCHEMA, where="request")
-            future = ingress.submit(
-                query.payload.to_bytes() if query.payload else b"",
-                deadline_s=ask.deadline_s,
-                priority=ask.priority,
-                id_=ask.id.encode(),
-            )
-        except IsthmusError as error:
-            refuse(error)
-        else:
-            future.add_done_callback(reply)
-
-    return answer
-
-
-def _telling(service: Service, key: str) -> Callable[[zenoh.Query], None]:
-    def answer(query: zenoh.Query) -> None:
+    def reply(future: Future[Result]) -> None:
+        error = future.exception()
+        if isinstance(error, RequestError):
+            refuse(query, error)
+            return
+        result = future.result()
+        how = How(width=result.width, early_exit=result.early_exit)
         with query:
-            query.reply(key, to_json(service.about(), schema=ABOUT_SCHEMA))
+            said = None if how == How() else write_message(how)
+            query.reply(key, result.payload, attachment=said)
 
-    return answer
+    try:
+        attachment = query.attachment.to_bytes() if query.attachment else b""
+        ask = read_message(attachment, Ask, where="request")
+        future = ingress.submit(
+            query.payload.to_bytes() if query.payload else b"",
+            deadline_s=ask.deadline_s,
+            priority=ask.priority,
+            id_=ask.id.encode(),
+        )
+    except IsthmusError as error:
+        refuse(query, error)
+    else:
+        future.add_done_callback(reply)
+
+
+def refuse(query: zenoh.Query, error: IsthmusError) -> None:
+    """Answer a query with why it has no result."""
+    reason = error.reason if isinstance(error, RequestError) else "refused"
+    device = error.device if isinstance(error, RequestError) else ""
+    refusal = Refusal(reason=reason, message=str(error), device=device)
+    with query:
+        query.reply_err(write_message(refusal))
+
+
+def _tell(service: Service, key: str, query: zenoh.Query) -> None:
+    with query:
+        query.reply(key, write_message(service.about()))
