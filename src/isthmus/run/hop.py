@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, Self
 
 import zenoh
@@ -212,12 +212,13 @@ class Receiver:
             del self._known[next(iter(self._known))]
 
 
+@dataclass(eq=False)
 class Sender:
     """The near end of a hop; owns a thread that releases frames when their link lets them go.
 
     Use it as a context manager.
 
-    Args:
+    Attributes:
         session: Of this process.
         key: Of the hop.
         crossing: Number that its frames carry.
@@ -227,25 +228,19 @@ class Sender:
             was sent once, as a link may take long for a frame, and a receiver to take it.
     """
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        key: str,
-        *,
-        crossing: int,
-        timeout_s: float,
-        resend_s: float = _RESEND_S,
-    ) -> None:
+    session: zenoh.Session
+    key: str
+    _: KW_ONLY
+    crossing: int
+    timeout_s: float
+    resend_s: float = _RESEND_S
+
+    def __post_init__(self) -> None:
         self.throttle: Throttle | None = None
         self.retries = 0
         self._passed: deque[tuple[int, int, float, float, float]] = deque(maxlen=MAX_TIMINGS)
         self._round_trips: deque[tuple[int, float]] = deque(maxlen=MAX_TIMINGS)
-        self._session = session
-        self._key = key
-        self._crossing = crossing
-        self._timeout_s = timeout_s
-        self._resend_s = resend_s
-        self._usual_s = self._patience_s = resend_s
+        self._usual_s = self._patience_s = self.resend_s
         self._parcels: dict[int, _Parcel] = {}  # not yet acknowledged, oldest first
         self._unsent: deque[_Parcel] = deque()  # those to give to the transport
         self._resend_at_s = 0.0
@@ -257,8 +252,8 @@ class Sender:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for the thread that releases frames
         self._room = threading.Condition(self._lock)  # for those who wait until frames arrived
-        self._publisher = publisher(session, f"{key}/frame")
-        self._subscriber = session.declare_subscriber(f"{key}/ack", self._on_ack)
+        self._publisher = publisher(self.session, f"{self.key}/frame")
+        self._subscriber = self.session.declare_subscriber(f"{self.key}/ack", self._on_ack)
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Self:
@@ -277,14 +272,14 @@ class Sender:
         Raises:
             RunError: It does not answer in time, or its terms are others.
         """
-        deadline_s = time.monotonic() + self._timeout_s
+        deadline_s = time.monotonic() + self.timeout_s
         while time.monotonic() < deadline_s:
-            for reply in self._session.get(f"{self._key}/terms", timeout=1.0):
+            for reply in self.session.get(f"{self.key}/terms", timeout=1.0):
                 if reply.ok is not None:
-                    check_terms(terms, reply.ok.payload.to_bytes(), crossing=self._crossing)
+                    check_terms(terms, reply.ok.payload.to_bytes(), crossing=self.crossing)
                     return
             time.sleep(_POLL_S)
-        raise RunError(f"hop {self._crossing}: nobody receives after {self._timeout_s:g} s")
+        raise RunError(f"hop {self.crossing}: nobody receives after {self.timeout_s:g} s")
 
     def wait_for_room(self, timeout_s: float) -> bool | None:
         """Wait until a frame can be handed over at once; None if none can in time."""
@@ -315,11 +310,11 @@ class Sender:
         Raises:
             RunError: Nothing was acknowledged in time.
         """
-        header = encode_header(request, self._crossing, payload, width)
-        if not (self._free or self.wait_for_room(self._timeout_s)):
+        header = encode_header(request, self.crossing, payload, width)
+        if not (self._free or self.wait_for_room(self.timeout_s)):
             raise RunError(
-                f"hop {self._crossing}: request {next(iter(self._parcels))} has no "
-                f"acknowledgement after {self._timeout_s:g} s"
+                f"hop {self.crossing}: request {next(iter(self._parcels))} has no "
+                f"acknowledgement after {self.timeout_s:g} s"
             )
         self._free -= 1
         num_bytes, now_s = HEADER_BYTES + len(payload), time.monotonic()
@@ -425,7 +420,7 @@ class Sender:
                     if parcel.request in self._parcels:
                         return self._released(parcel)
                 elif not self._parcels:
-                    self._changed.wait(self._resend_s)  # nobody says that one was sent at once
+                    self._changed.wait(self.resend_s)  # nobody says that one was sent at once
                 elif now_s < self._resend_at_s:
                     self._changed.wait(self._resend_at_s - now_s)
                 else:
@@ -467,7 +462,7 @@ class Sender:
         now_s = time.monotonic()
         if parcel.times == 1:
             took_s = now_s - parcel.put_s
-            self._usual_s = max(self._resend_s, min(2 * took_s, _LONGEST_USUAL_S))
+            self._usual_s = max(self.resend_s, min(2 * took_s, _LONGEST_USUAL_S))
             self._round_trips.append((parcel.num_bytes, max(0.0, took_s - kept_s)))
         elif parcel.overdue:  # it is not known which one is acknowledged: was it sent too early?
             self._usual_s = min(1.5 * self._usual_s, _LONGEST_USUAL_S)

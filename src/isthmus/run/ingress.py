@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
 import numpy as np
@@ -31,7 +31,7 @@ from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
-from isthmus.run.hop import Arrival, Receiver, Sender
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import Failure, error_key, hop_key, hop_terms, in_flight, read_message
 
 MAX_WAITING = 256
@@ -68,13 +68,14 @@ class _Request:
     sent_s: float = 0.0
 
 
+@dataclass(eq=False)
 class Ingress:
     """Takes requests for a chain of devices; owns two threads. Use it as a context manager.
 
     ``on_end`` is told of each request how it ended, ``"done"``, ``"early exit"`` or a
     `RequestError`'s reason, and after how many seconds; by whichever thread ends it.
 
-    Args:
+    Attributes:
         bundle: What the devices run.
         identity: Its id.
         session: Of this process.
@@ -86,38 +87,34 @@ class Ingress:
         adapter: Chooses the width of nested crossings; None leaves it to their senders.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        identity: str,
-        session: zenoh.Session,
-        run: str,
-        *,
-        early_exit: EarlyExit | None = None,
-        switch_at: int | None = None,
-        adapter: Adapter | None = None,
-    ) -> None:
+    bundle: Bundle
+    identity: str
+    session: zenoh.Session
+    run: str
+    _: KW_ONLY
+    early_exit: EarlyExit | None = None
+    switch_at: int | None = None
+    adapter: Adapter | None = None
+
+    def __post_init__(self) -> None:
         self.away: Callable[[], Sequence[str]] = tuple  # names of devices that are not there
         self.on_end: Callable[[str, float], None] = lambda outcome, seconds: None
         self.retries = 0
         self.num_ended = 0
-        last = len(bundle.devices)
-        self._bundle = bundle
-        self._early_exit = early_exit
-        self._switch_at = switch_at
-        self._depth = in_flight(bundle)
-        self._adapter = adapter
+        self._depth = in_flight(self.bundle)
         self._waiting: list[tuple[int, int, _Request]] = []  # a heap
         self._in_flight: dict[int, _Request] = {}
         self._known: dict[bytes, _Request] = {}
         self._turn = 0
         self._number = random.randrange(_NUMBERS)  # so that none is known from an earlier life
-        self._open, self._closed = True, False
+        self.is_open = True  # whether requests are taken
+        self._closed = False
         self._changed = threading.Condition()
-        self._sender = Sender(session, hop_key(run, 0), crossing=0, timeout_s=MAX_DEADLINE_S)
-        terms = hop_terms(bundle, identity, last)
-        self._receiver = Receiver(session, hop_key(run, last), terms)
-        self._errors = session.declare_subscriber(error_key(run), self._on_error)
+        near, last = hop_key(self.run, 0), len(self.bundle.devices)
+        self._sender = Sender(self.session, near, crossing=0, timeout_s=MAX_DEADLINE_S)
+        terms = hop_terms(self.bundle, self.identity, last)
+        self._receiver = Receiver(self.session, hop_key(self.run, last), terms)
+        self._errors = self.session.declare_subscriber(error_key(self.run), self._on_error)
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._feed, self._collect)
         ]
@@ -130,7 +127,7 @@ class Ingress:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._open, self._closed = False, True
+            self.is_open, self._closed = False, True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -184,21 +181,16 @@ class Ingress:
                     self.retries += 1
                     self._wait(request, first=True)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are taken."""
-        return self._open
-
     def drain(self) -> bool:
         """Take no more requests; return whether those that are known have ended."""
         with self._changed:
-            self._open = False
+            self.is_open = False
             return not self._known
 
     def stop(self) -> None:
         """Take no more requests, and end those that are known."""
         with self._changed:
-            self._open = False
+            self.is_open = False
             requests = list(self._known.values())
         for request in requests:
             self._end(request, RequestError("the service was stopped", reason="busy"))
@@ -213,7 +205,7 @@ class Ingress:
             return len(self._waiting), len(self._known) - len(self._waiting)
 
     def _check_room(self, count: int) -> None:
-        if not self._open:
+        if not self.is_open:
             raise RequestError("the service is being stopped; ask again later", reason="busy")
         if len(self._waiting) + count > MAX_WAITING:
             raise RequestError(
@@ -245,10 +237,10 @@ class Ingress:
                 reason="refused",
             )
         try:
-            arrays = border.from_bytes(payload, self._bundle.inputs)
+            arrays = border.from_bytes(payload, self.bundle.inputs)
         except RunError as error:
             raise RequestError(str(error), reason="refused") from error
-        for tensor, array in zip(self._bundle.inputs, arrays, strict=True):
+        for tensor, array in zip(self.bundle.inputs, arrays, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise RequestError(
                     f"input {tensor.name}: found NaN or infinity, expected finite numbers",
@@ -281,21 +273,21 @@ class Ingress:
                     break
             else:
                 request.sent_s = time.monotonic()
-                width = 0 if self._adapter is None else self._adapter.choose().byte
+                width = 0 if self.adapter is None else self.adapter.choose().byte
                 self._sender.send(number, request.payload, width)
 
     def _crowded(self) -> bool:
         """Whether so many wait, and none may go, that the early exit is to answer one."""
         return (
-            self._early_exit is not None
-            and self._switch_at is not None
-            and len(self._waiting) > self._switch_at
+            self.early_exit is not None
+            and self.switch_at is not None
+            and len(self._waiting) > self.switch_at
             and len(self._known) - len(self._waiting) >= self._depth
         )
 
     def _end_crowding(self) -> None:
         """Let the early exit answer the newest of those that wait, until few do."""
-        while self._early_exit is not None and not self._closed:
+        while self.early_exit is not None and not self._closed:
             with self._changed:
                 if not self._crowded():
                     return
@@ -303,14 +295,14 @@ class Ingress:
                 self._waiting.remove(newest)
                 heapq.heapify(self._waiting)
                 newest[2].waits = False
-            self._end(newest[2], _answered(self._early_exit, newest[2].payload))
+            self._end(newest[2], _answered(self.early_exit, newest[2].payload))
 
     def _leaves_early(self, request: _Request) -> bool:
         """End a request that the early exit is sure of; one that was sent before goes on."""
-        if self._early_exit is None or len(request.numbers) > 1:
+        if self.early_exit is None or len(request.numbers) > 1:
             return False
         try:
-            result = self._early_exit.answer_if_sure(request.payload)
+            result = self.early_exit.answer_if_sure(request.payload)
         except RunError:  # the whole network may do better
             result = None
         if result is not None:
@@ -341,8 +333,8 @@ class Ingress:
             now_s = time.monotonic()
             late = [each for each in self._known.values() if self._last_s(each) <= now_s]
         for request in late:
-            if self._early_exit is not None and time.monotonic() < request.deadline_s:
-                self._end(request, _answered(self._early_exit, request.payload))
+            if self.early_exit is not None and time.monotonic() < request.deadline_s:
+                self._end(request, _answered(self.early_exit, request.payload))
                 continue
             away = self.away()
             why = f"; {', '.join(away)} {'is' if len(away) == 1 else 'are'} away" if away else ""
@@ -352,30 +344,27 @@ class Ingress:
 
     def _last_s(self, request: _Request) -> float:
         """Return when a request is given up: at its deadline, or in time for the early exit."""
-        if self._early_exit is None:
+        if self.early_exit is None:
             return request.deadline_s
-        return request.deadline_s - self._early_exit.begin_s(request.limit_s)
+        return request.deadline_s - self.early_exit.begin_s(request.limit_s)
 
     def _collect(self) -> None:
         while not self._closed:
-            frame = self._receiver.receive(_RECEIVE_S)
-            if frame is not None:
-                self._answered(frame)
-
-    def _answered(self, frame: Arrival) -> None:
-        width = ""
-        with self._changed:
-            request = self._in_flight.get(frame.request)
-        if request is not None and self._adapter is not None:
-            width = self._adapter.text(frame.width)
-            if len(request.numbers) == 1:  # else it is not known which sending is answered
-                self._adapter.learn(frame.width, frame.arrived_s - request.sent_s)
-        self._end_number(frame.request, Result(payload=frame.payload, width=width))
+            frame, width = self._receiver.receive(_RECEIVE_S), ""
+            if frame is None:
+                continue
+            with self._changed:
+                request = self._in_flight.get(frame.request)
+            if request is not None and self.adapter is not None:
+                width = self.adapter.text(frame.width)
+                if len(request.numbers) == 1:  # else it is not known which sending is answered
+                    self.adapter.learn(frame.width, frame.arrived_s - request.sent_s)
+            self._end_number(frame.request, Result(payload=frame.payload, width=width))
 
     def _on_error(self, sample: zenoh.Sample) -> None:
         with suppress(InputError, IndexError):  # what is not ours is not answered
             said = read_message(sample.payload.to_bytes(), Failure, where="failure")
-            device = self._bundle.devices[said.device].name
+            device = self.bundle.devices[said.device].name
             message = f"device {device}: {said.message}"
             self._end_number(said.request, RequestError(message, reason="failed", device=device))
 

@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import zenoh
 
 from isthmus.run.messages import alive_key
 
 
+@dataclass(eq=False)
 class Watch:
     """Knows which devices of a service are there.
 
-    Args:
+    Attributes:
         session: Of this process.
         service: Its name.
         names: Of its devices.
@@ -21,28 +23,23 @@ class Watch:
         came: Called with the index of a device that came, or came back.
     """
 
-    def __init__(
-        self,
-        session: zenoh.Session,
-        service: str,
-        names: tuple[str, ...],
-        index: int,
-        token: str,
-        *,
-        say: Callable[[str], None],
-        came: Callable[[int], None],
-    ) -> None:
-        self._names = names
-        self._index = index
-        self._token = token
-        self._say = say
-        self._came = came
+    session: zenoh.Session
+    service: str
+    names: tuple[str, ...]
+    index: int
+    token: str
+    _: KW_ONLY
+    say: Callable[[str], None]
+    came: Callable[[int], None]
+
+    def __post_init__(self) -> None:
         self._there: dict[int, set[str]] = {}
         self._lock = threading.Lock()
-        mine = alive_key(service, index, f"{token}/{session.zid()}")
-        self._held = session.liveliness().declare_token(mine)
-        self._subscriber = session.liveliness().declare_subscriber(
-            alive_key(service, "*", "**"), self._on_change, history=True
+        liveliness = self.session.liveliness()
+        mine = alive_key(self.service, self.index, f"{self.token}/{self.session.zid()}")
+        self._held = liveliness.declare_token(mine)
+        self._subscriber = liveliness.declare_subscriber(
+            alive_key(self.service, "*", "**"), self._on_change, history=True
         )
 
     def away(self) -> tuple[str, ...]:
@@ -50,23 +47,23 @@ class Watch:
         with self._lock:
             return tuple(
                 name
-                for index, name in enumerate(self._names)
-                if index != self._index and not self._there.get(index)
+                for index, name in enumerate(self.names)
+                if index != self.index and not self._there.get(index)
             )
 
     def _on_change(self, sample: zenoh.Sample) -> None:
         parts = str(sample.key_expr).split("/")
         *_, device, token, zid = parts
-        if not device.isdecimal() or int(device) >= len(self._names):
+        if not device.isdecimal() or int(device) >= len(self.names):
             return
         index, put = int(device), sample.kind == zenoh.SampleKind.PUT
-        if index == self._index:
+        if index == self.index:
             return
-        name = self._names[index]
-        if token != self._token:
+        name = self.names[index]
+        if token != self.token:
             if put:
-                self._say(
-                    f"device {name}: serves bundle and protocol {token}, this one {self._token}; "
+                self.say(
+                    f"device {name}: serves bundle and protocol {token}, this one {self.token}; "
                     "it is not heard: give both the same bundle and the same Isthmus"
                 )
             return
@@ -76,6 +73,6 @@ class Watch:
             (there.add if put else there.discard)(zid)
             after = bool(there)
         if before != after:
-            self._say(f"device {name} is {'here' if after else 'away'}")
+            self.say(f"device {name} is {'here' if after else 'away'}")
         if put:
-            self._came(index)
+            self.came(index)
