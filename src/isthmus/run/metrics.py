@@ -78,8 +78,10 @@ def _count_frames(service: Service, registry: CollectorRegistry) -> None:
         buckets=_BUCKETS_S,
         registry=registry,
     )
-    decode, compute, encode, queue, wait = (
-        Histogram(f"isthmus_stage_{name}_seconds", text, buckets=_BUCKETS_S, registry=registry)
+    steps = {
+        f"{name}_s": Histogram(
+            f"isthmus_stage_{name}_seconds", text, buckets=_BUCKETS_S, registry=registry
+        )
         for name, text in (
             ("decode", "Unpacking of what arrived."),
             ("compute", "The stage's program."),
@@ -87,7 +89,7 @@ def _count_frames(service: Service, registry: CollectorRegistry) -> None:
             ("queue", "How long a frame waited for the stage."),
             ("wait", "How long the stage waited for a frame."),
         )
-    )
+    }
 
     def on_frame(work: Work | None) -> None:
         if work is None:
@@ -95,14 +97,11 @@ def _count_frames(service: Service, registry: CollectorRegistry) -> None:
             return
         done.inc()
         payload_bytes.inc(work.payload_bytes)
-        decode.observe(work.decode_s)
-        compute.observe(work.compute_s)
-        encode.observe(work.encode_s)
-        queue.observe(work.queue_s)
-        for trip in service.round_trips():
+        for step, seconds in steps.items():
+            seconds.observe(getattr(work, step))
+        for trip in service.sender.round_trips():
             frame_bytes.inc(trip.frame_bytes)
             round_trip.observe(trip.seconds)
-        wait.observe(work.wait_s)
 
     service.on_frame = on_frame
 

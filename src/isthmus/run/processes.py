@@ -277,6 +277,10 @@ def start_workers(
         address = locator(session)
         receiver = Receiver(session, hop_key(run, last), hop_terms(bundle, identity, last))
         logs = tuple(folder / f"{index}.log" for index in range(last))
+        clocks = [  # all users of a link share one
+            str(folder / f"{'+'.join(link.clock(crossing.source))}.clock")
+            for link, crossing in zip(links, bundle.crossings, strict=True)
+        ]
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_stop, processes)
         for index, log in enumerate(logs):
@@ -287,10 +291,8 @@ def start_workers(
                 device=index,
                 run=run,
                 connect=address,
-                link=links[index] if index < len(links) else None,
-                clock=str(folder / _clock(links[index], bundle.crossings[index].source))
-                if index < len(links)
-                else "",
+                link=(*links, None)[index],
+                clock=(*clocks, "")[index],
                 timeout_s=patience_s,
             )
             _hand_over(processes[index], job)
@@ -309,11 +311,6 @@ def start_workers(
         workers.wait_ready()
         sender.agree(hop_terms(bundle, identity, 0))
         yield workers
-
-
-def _clock(link: Link, source: str) -> str:
-    """Return the name of the clock that all users of a link share."""
-    return f"{'+'.join(link.clock(source))}.clock"
 
 
 def _start(log: Path) -> subprocess.Popen[bytes]:

@@ -53,10 +53,8 @@ from isthmus.run.messages import (
     run_of,
     write_message,
 )
-from isthmus.run.passage import RoundTrip
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import LoadedStage, apply_each, load_stage
-from isthmus.run.terms import PROTOCOL
 from isthmus.run.watch import Watch
 from isthmus.wire.spec import SYMBOLS
 
@@ -170,10 +168,6 @@ class Service:
         more = (0, 0) if self.ingress is None else self.ingress.hop_faults()
         return self.sender.retries + more[0], self.receiver.damaged + more[1]
 
-    def round_trips(self) -> tuple[RoundTrip, ...]:
-        """Return what the hop to the next device measured since the last call."""
-        return self.sender.round_trips()
-
     def _turn(self, stop: threading.Event) -> None:
         """Compute what comes, and hand it on as soon as there is room."""
         frames = self.receiver.receive_batch(_IDLE_S, self.stage.batch)
@@ -238,7 +232,8 @@ def open_service(
     index = names.index(device)
     stage = load_stage(path, bundle, index)
     early_exit = _exit_of(path, bundle, site) if index == 0 else None
-    run, token = run_of(site.service, identity), f"{PROTOCOL}-{identity[:16]}"
+    run = run_of(site.service, identity)
+    token = run.rpartition("/")[2]
     with ExitStack() as stack:
         session = stack.enter_context(closing(_session(site, bundle, index)))
         receiver = Receiver(session, hop_key(run, index), hop_terms(bundle, identity, index))
