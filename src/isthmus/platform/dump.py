@@ -1,21 +1,26 @@
 """A platform as YAML with units, such that loading it gives an equal one."""
 
+from collections.abc import Mapping, Sequence
+
 import yaml
 
 from isthmus.platform.files import SCHEMA
 from isthmus.platform.platform import Device, Link, Platform
 from isthmus.units import exact_quantity
 
-_BYTES = ("GiB", "MiB", "KiB", "byte")
-_BYTE_RATES = ("GB/s", "MB/s", "kB/s", "B/s")
+_WRITTEN: Mapping[str, Sequence[str]] = {
+    "byte": ("GiB", "MiB", "KiB", "byte"),
+    "byte/s": ("GB/s", "MB/s", "kB/s", "B/s"),
+    "MAC": ("GMAC", "MMAC", "kMAC", "MAC"),
+    "MAC/s": ("GMAC/s", "MMAC/s", "kMAC/s", "MAC/s"),
+    "Hz": ("GHz", "MHz", "kHz", "Hz"),
+    "s": ("s", "ms", "us", "ns", "ps"),
+    "W": ("W", "mW", "uW", "nW"),
+    "J/MAC": ("uJ/MAC", "nJ/MAC", "pJ/MAC", "fJ/MAC"),
+    "J/byte": ("uJ/byte", "nJ/byte", "pJ/byte", "fJ/byte"),
+}
+# Of a link, whose figures people give by the bit.
 _RATES = ("Gbit/s", "Mbit/s", "kbit/s", "bit/s")
-_MACS = ("GMAC", "MMAC", "kMAC", "MAC")
-_MAC_RATES = ("GMAC/s", "MMAC/s", "kMAC/s", "MAC/s")
-_CLOCKS = ("GHz", "MHz", "kHz", "Hz")
-_TIMES = ("s", "ms", "us", "ns", "ps")
-_POWERS = ("W", "mW", "uW", "nW")
-_MAC_ENERGIES = ("uJ/MAC", "nJ/MAC", "pJ/MAC", "fJ/MAC")
-_BYTE_ENERGIES = ("uJ/byte", "nJ/byte", "pJ/byte", "fJ/byte")
 _BIT_ENERGIES = ("uJ/bit", "nJ/bit", "pJ/bit", "fJ/bit")
 
 
@@ -38,25 +43,15 @@ def dump_platform(platform: Platform) -> str:
 
 
 def _device_fields(device: Device) -> dict[str, object]:
-    compute = {
-        name: exact_quantity(value, "MAC/s", written=_MAC_RATES)
-        for name, value in device.macs_per_s.items()
-    }
-    efficiency = {
-        exact_quantity(macs, "MAC", written=_MACS): share for macs, share in device.efficiency
-    }
-    energy = {
-        name: exact_quantity(value, "J/MAC", written=_MAC_ENERGIES)
-        for name, value in device.j_per_mac.items()
-    }
-    energy["sram"] = exact_quantity(device.sram_j_per_byte, "J/byte", written=_BYTE_ENERGIES)
-    energy["static"] = exact_quantity(device.static_w, "W", written=_POWERS)
+    energy = {name: _exact(value, "J/MAC") for name, value in device.j_per_mac.items()}
+    energy["sram"] = _exact(device.sram_j_per_byte, "J/byte")
+    energy["static"] = _exact(device.static_w, "W")
     fields: dict[str, object] = {
         "kind": device.kind,
         "memory": _memory_fields(device),
-        "compute": compute,
-        "efficiency": efficiency,
-        "start": exact_quantity(device.start_s, "s", written=_TIMES),
+        "compute": {name: _exact(rate, "MAC/s") for name, rate in device.macs_per_s.items()},
+        "efficiency": {_exact(macs, "MAC"): share for macs, share in device.efficiency},
+        "start": _exact(device.start_s, "s"),
         "energy": energy,
         "price": exact_quantity(device.price, "USD"),
         "formats": list(device.formats),
@@ -69,26 +64,19 @@ def _device_fields(device: Device) -> dict[str, object]:
 
 
 def _memory_fields(device: Device) -> dict[str, str]:
-    memory, rate = device.memory, device.memory_bytes_per_s
     rooms = {
-        "weights": memory.weights_bytes,
-        "activations": memory.activations_bytes,
-        "shared": memory.shared_bytes,
+        name: getattr(device.memory, f"{name}_bytes")
+        for name in ("weights", "activations", "shared")
     }
-    fields = {
-        name: exact_quantity(room, "byte", written=_BYTES)
-        for name, room in rooms.items()
-        if room is not None
-    }
-    if rate is not None:
-        fields["bandwidth"] = exact_quantity(rate, "byte/s", written=_BYTE_RATES)
+    fields = {name: _exact(room, "byte") for name, room in rooms.items() if room is not None}
+    if device.memory_bytes_per_s is not None:
+        fields["bandwidth"] = _exact(device.memory_bytes_per_s, "byte/s")
     return fields
 
 
 def _link_fields(link: Link) -> dict[str, object]:
     if link.pins is not None and link.clock_hz is not None:
-        clock = exact_quantity(link.clock_hz, "Hz", written=_CLOCKS)
-        rate: dict[str, object] = {"pins": link.pins, "clock": clock}
+        rate: dict[str, object] = {"pins": link.pins, "clock": _exact(link.clock_hz, "Hz")}
     else:
         rate = {"bandwidth": exact_quantity(link.bytes_per_s, "byte/s", written=_RATES)}
     message = {"overhead": f"{link.overhead_bytes} byte"}
@@ -97,10 +85,14 @@ def _link_fields(link: Link) -> dict[str, object]:
     return {
         "between": list(link.between),
         **rate,
-        "latency": exact_quantity(link.latency_s, "s", written=_TIMES),
-        "setup": exact_quantity(link.setup_s, "s", written=_TIMES),
+        "latency": _exact(link.latency_s, "s"),
+        "setup": _exact(link.setup_s, "s"),
         "energy": exact_quantity(link.j_per_byte, "J/byte", written=_BIT_ENERGIES),
         "message": message,
         "duplex": link.duplex,
         **({"medium": link.medium} if link.medium else {}),
     }
+
+
+def _exact(value: float, unit: str) -> str:
+    return exact_quantity(value, unit, written=_WRITTEN[unit])

@@ -129,7 +129,8 @@ def _parse(text: str, *, where: str, folder: Path) -> Platform:
     try:
         return _File.model_validate(read_yaml(text)).platform(folder)
     except ValidationError as error:
-        kind = UnitError if _unit_error(error) else InputError
+        cause = error.errors()[0].get("ctx", {}).get("error")
+        kind = UnitError if isinstance(cause, UnitError) else InputError
         raise kind(f"{where}: {_problem(error)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -150,10 +151,6 @@ def _problem(error: ValidationError) -> str:
         words = "on, yes and true" if first["input"] else "off, no and false"
         return f"{key}: YAML reads {words} as a boolean; put the name in quotes"
     return first_problem(error)
-
-
-def _unit_error(error: ValidationError) -> bool:
-    return isinstance(error.errors()[0].get("ctx", {}).get("error"), UnitError)
 
 
 class _Strict(BaseModel):
@@ -312,8 +309,8 @@ class _Device(_Strict):
             batch=self.batch,
             node_s=None if self.measured is None else _measured(folder / self.measured),
         )
-        cells = [_cell_name(name, cell) for cell in _cells(self.grid or [])]
-        for cell in cells:
+        for place in product(*map(range, self.grid or ())):
+            cell = _cell_name(name, place)
             if len(cell) > _MAX_NAME:
                 raise InputError(f"grid: found {cell!r}, expected a shorter name of the device")
             yield replace(device, name=cell)
@@ -327,10 +324,6 @@ def _measured(path: Path) -> NodeTimes:
         raise InputError(f"measured: {error}; {remedy}") from error
 
 
-def _cells(sizes: list[int]) -> Iterator[tuple[int, ...]]:
-    return product(*map(range, sizes))
-
-
 def _cell_name(name: str, cell: tuple[int, ...]) -> str:
     return "-".join((name, *map(str, cell)))
 
@@ -338,7 +331,7 @@ def _cell_name(name: str, cell: tuple[int, ...]) -> str:
 def _neighbours(name: str, sizes: list[int]) -> Iterator[tuple[str, str]]:
     """Yield the names of neighbours in a grid, those along its last axis first."""
     for axis in reversed(range(len(sizes))):
-        for cell in _cells(sizes):
+        for cell in product(*map(range, sizes)):
             if cell[axis] + 1 < sizes[axis]:
                 after = (*cell[:axis], cell[axis] + 1, *cell[axis + 1 :])
                 yield _cell_name(name, cell), _cell_name(name, after)
