@@ -228,9 +228,7 @@ def find_format(name: str) -> AnyFormat:
         return FORMATS[name]
     for pattern, make in _FAMILIES:
         match = re.fullmatch(pattern, name)
-        if match is None:
-            continue
-        form = make(*match.groups())
+        form = make(*match.groups()) if match else None
         if form is not None:
             return form
     raise InputError(

@@ -207,7 +207,7 @@ class CodecSpec:
     def encoder_weight_bytes(self) -> int:
         """Bytes of the sender half's weights, scales and offsets."""
         if self.name in ("uniform", "pixels", "png"):
-            return sum(8 * (1 if self.per == "tensor" else c) for c in self._channels)
+            return sum(8 * (1 if self.per == "tensor" else c) for c, _ in self.narrowed)
         if self.name == "bottleneck":  # narrow with its bias, step
             layers = (self._sender_layers(*narrowing) for narrowing in self._narrowings)
             biases_and_steps = sum(8 * n for _, _, n in self._narrowings)
@@ -231,30 +231,23 @@ class CodecSpec:
             between = sum(
                 4 * c * prod(_wire_shape(self, shape)) // n for shape, c, n in self._narrowings
             )
-        return self._buffer_bytes + between
+        return self.decoder_buffer_bytes + between
 
     @property
     def decoder_buffer_bytes(self) -> int:
-        """Memory that decoding one sample takes beside the crossing: payload, symbols, values."""
-        return self._buffer_bytes
+        """Memory that decoding one sample takes beside the crossing: payload, symbols, values.
 
-    @property
-    def _channels(self) -> tuple[int, ...]:
-        """C of every float tensor; 1 for a scalar."""
-        return tuple(num_channels(shape) for shape, dtype in self.carried if dtype in FLOATS)
-
-    @property
-    def narrowed(self) -> tuple[tuple[int, int], ...]:
-        """Channels before and on the wire, C and N, of every float tensor."""
-        return tuple((channels, channels // self.ratio) for channels in self._channels)
-
-    @property
-    def _buffer_bytes(self) -> int:
-        """The entropy stage also takes its tables and each symbol's place and rank."""
+        The entropy stage also takes its tables and each symbol's place and rank.
+        """
         symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
         for tensor in self.coded_tensors:
             symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
         return symbols + 4 * self._scaled_elements + self.max_payload_bytes
+
+    @property
+    def narrowed(self) -> tuple[tuple[int, int], ...]:
+        """Channels before and on the wire, C and N, of every float tensor."""
+        return tuple((channels, wire_channels) for _, channels, wire_channels in self._narrowings)
 
     @property
     def _scaled_elements(self) -> int:
@@ -266,9 +259,10 @@ class CodecSpec:
 
     @property
     def _narrowings(self) -> tuple[tuple[tuple[int, ...], int, int], ...]:
-        """Shape, C and N of every float tensor."""
+        """Shape, C and N of every float tensor; C is 1 for a scalar."""
         floats = (shape for shape, dtype in self.carried if dtype in FLOATS)
-        return tuple((shape, *pair) for shape, pair in zip(floats, self.narrowed, strict=True))
+        channels = ((shape, num_channels(shape)) for shape in floats)
+        return tuple((shape, c, c // self.ratio) for shape, c in channels)
 
     def _sender_layers(
         self, shape: tuple[int, ...], channels: int, wire_channels: int
@@ -299,19 +293,13 @@ class CodecSpec:
             return (widen,)
         return (widen, (window, inputs, width), (window, width, width), (1, width, outputs))
 
-    def _bottleneck_macs(self, *, encoder: bool) -> int:
-        macs = 0
-        for shape, c, n in self._narrowings:
-            places = prod(_wire_shape(self, shape)) // n
-            of = self._sender_layers if encoder else self._receiver_layers
-            layers = of(shape, c, n)
-            macs += places * sum(window * a * b for window, a, b in layers)
-        return macs
-
     def _macs(self, png_macs_per_byte: int, *, encoder: bool) -> int:
         macs = self._scaled_elements * (2 if self.per == "vector" else 1)
         if self.name == "bottleneck":
-            macs += self._bottleneck_macs(encoder=encoder)
+            layers = self._sender_layers if encoder else self._receiver_layers
+            for shape, c, n in self._narrowings:
+                places = prod(_wire_shape(self, shape)) // n
+                macs += places * sum(window * a * b for window, a, b in layers(shape, c, n))
         if self.name == "float":
             macs += _FLOAT_MACS_PER_SYMBOL * self._scaled_elements
         if self.name == "label":
