@@ -317,13 +317,12 @@ def _relay_problems(bundle: Bundle, index: int) -> Iterator[str]:
     if index in (0, len(bundle.devices) - 1):
         yield f"device {name}: no program, expected one on the first and the last device"
         return
-    before, after = bundle.crossings[index - 1 : index + 1]
-    if _carried(before) != _carried(after):
+    before, after = (
+        (each.codec, each.tables, each.shapes, each.dtypes)
+        for each in bundle.crossings[index - 1 : index + 1]
+    )
+    if before != after:
         yield f"device {name}: no program, expected the same codec and tensors on both its links"
-
-
-def _carried(crossing: CrossingEntry) -> tuple[object, ...]:
-    return (crossing.codec, crossing.tables, crossing.shapes, crossing.dtypes)
 
 
 def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:

@@ -40,9 +40,8 @@ def load(path: Path, *, threads: int) -> Program:
         if found != dtypes:  # it would convert them without a word
             raise RunError(f"{path}: found inputs of {_names(found)}, expected {_names(dtypes)}")
         for array, shape in zip(arrays, shapes, strict=True):
-            if not shape.compatible(
-                openvino.PartialShape(array.shape)
-            ):  # nor does it look at this
+            # Nor does it look at this.
+            if not shape.compatible(openvino.PartialShape(array.shape)):
                 raise RunError(
                     f"{path}: found an input of shape {list(array.shape)}, expected {shape}"
                 )

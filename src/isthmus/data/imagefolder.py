@@ -46,7 +46,8 @@ def image_folder(
         raise InputError(
             f"data imagefolder:{folder}: size {size}, expected {SIZES[0]} to {SIZES[1]}"
         )
-    places = {"train": folder / "train", "test": _test_folder(folder)}
+    instead = (folder / "val").is_dir() and not (folder / "test").is_dir()
+    places = {"train": folder / "train", "test": folder / ("val" if instead else "test")}
     place = places[part]
     if unlabelled:
         classes = () if part == "train" or not _folders(place) else _classes(place)
@@ -67,11 +68,6 @@ def image_folder(
         search.progress(f"read images, {part}", index + 1, len(files))
     y = np.array([label for _, label in files], np.int64)
     return Images(x=x, y=y, num_classes=len(classes), classes=classes)
-
-
-def _test_folder(folder: Path) -> Path:
-    return next((folder / name for name in ("test", "val") if (folder / name).is_dir()),
-                folder / "test")  # fmt: skip
 
 
 def _classes(place: Path) -> tuple[str, ...]:

@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from isthmus.backends import Array
 from isthmus.errors import InputError
-
-Array = npt.NDArray[Any]
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

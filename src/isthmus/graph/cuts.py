@@ -23,7 +23,9 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
     alive, found = list(graph.inputs), []
     for k, name in enumerate(names):
         alive = [tensor for tensor in alive if k <= last.get(tensor.name, -1)]
-        found.append(_cut(k, name, alive))
+        stuck = [tensor.name for tensor in alive if not tensor.batched]
+        obstacle = f"dimension 0 of {', '.join(stuck)} is not the batch" if stuck else ""
+        found.append(Cut(index=k, after=name, tensors=tuple(alive), obstacle=obstacle))
         alive += graph.nodes[k].outputs if k < len(graph.nodes) else ()
     return tuple(found)
 
@@ -80,12 +82,6 @@ def _last_reads(graph: Graph) -> dict[str, int]:
     """Return for each tensor the index of the last node that reads it; outputs stay to the end."""
     last = {name: k for k, node in enumerate(graph.nodes) for name in node.inputs}
     return last | dict.fromkeys(graph.outputs, len(graph.nodes))
-
-
-def _cut(index: int, after: str, tensors: list[Tensor]) -> Cut:
-    stuck = [tensor.name for tensor in tensors if not tensor.batched]
-    obstacle = f"dimension 0 of {', '.join(stuck)} is not the batch" if stuck else ""
-    return Cut(index=index, after=after, tensors=tuple(tensors), obstacle=obstacle)
 
 
 def _module_ends(graph: Graph) -> dict[str, int]:

@@ -15,7 +15,7 @@ The first line of the prediction adds up to the calibration's median latency.
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -398,12 +398,7 @@ def _trace(workers: Workers, measured: _Pass, flow: _Pass) -> dict[str, Any]:
     """Return both passes, one after the other."""
     spans = [*measured.spans[:MAX_REQUESTS], *flow.spans[:MAX_REQUESTS]]
     timings = [
-        Timings(
-            work=first.work + second.work,
-            passages=first.passages + second.passages,
-            round_trips=(),
-            retries=second.retries,
-        )
+        replace(first, work=first.work + second.work, passages=first.passages + second.passages)
         for first, second in zip(measured.timings, flow.timings, strict=True)
     ]
     names = [device.name for device in workers.bundle.devices]

@@ -155,23 +155,20 @@ def read_question(body: bytes, head_bytes: int | None, bundle: Bundle) -> Questi
     Raises:
         RequestError: It is not what the model takes, or nothing that one can read.
     """
-    if head_bytes is not None and head_bytes > len(body):
-        raise _refusal(f"found {len(body)} bytes, expected a JSON header of {head_bytes}")
     found, limit = len(body) if head_bytes is None else head_bytes, json_limit(bundle.inputs)
+    if found > len(body):
+        raise _refusal(f"found {len(body)} bytes, expected a JSON header of {found}")
     if found > limit:
         raise _refusal(
             f"found {found} bytes of JSON, expected at most {limit}; send tensors as bytes "
             "(binary_data_size), or fewer samples at a time"
         )
     try:
-        head = _HEAD.validate_json(body[:head_bytes], strict=True)
+        head = _HEAD.validate_json(body[:found], strict=True)
     except ValidationError as error:
         raise _refusal(first_problem(error)) from error
-    payloads = _payloads(
-        head.inputs, body[len(body) if head_bytes is None else head_bytes :], bundle
-    )
     return Question(
-        payloads=payloads,
+        payloads=_payloads(head.inputs, body[found:], bundle),
         outputs=_outputs(head, bundle),
         id=head.id,
         timeout_s=head.parameters.timeout / _US or None,

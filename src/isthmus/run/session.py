@@ -14,6 +14,7 @@ from isthmus.errors import RunError
 
 _CLOSE_S = 5.0
 _PAUSE_S = 0.005
+_PLACE = r" at /\S+\.rs:\d+\.?"  # in zenoh's source
 
 
 def open_session(
@@ -58,12 +59,8 @@ def open_session(
             raise RunError(f"{listen}: the port is taken; name another or leave it out") from error
         where = f"listening on {listen}" + (f", connecting to {connect}" if connect else "")
         where = where if config is None else f"by {config}"
-        raise RunError(f"zenoh cannot start {where}: {_words(error)}") from error
-
-
-def _words(error: zenoh.ZError) -> str:
-    """Return what zenoh says in one line, without the places in its source."""
-    return re.sub(r" at /\S+\.rs:\d+\.?", "", " ".join(str(error).split()))
+        words = re.sub(_PLACE, "", " ".join(str(error).split()))
+        raise RunError(f"zenoh cannot start {where}: {words}") from error
 
 
 @contextmanager
