@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,30 +44,28 @@ class Backend(Protocol):
         """
 
 
-def _from_its_file(name: str, package: str) -> Backend:
-    """Return a backend whose file is imported when a program is loaded.
+def _load(name: str, package: str, path: Path, *, threads: int) -> Program:
+    """Load a program by a backend whose file is imported only then.
 
     Args:
         name: Of its module here.
         package: What pip installs for it.
+        path: As for `Backend`.
+        threads: As for `Backend`.
     """
-
-    def load(path: Path, *, threads: int) -> Program:
-        try:
-            backend: Backend = import_module(f"{__name__}.{name}").load
-        except ModuleNotFoundError as error:
-            raise RunError(
-                f'backend {name}: needs {error.name}, which is not here; pip install "{package}"'
-            ) from error
-        return backend(path, threads=threads)
-
-    return load
+    try:
+        backend: Backend = import_module(f"{__name__}.{name}").load
+    except ModuleNotFoundError as error:
+        raise RunError(
+            f'backend {name}: needs {error.name}, which is not here; pip install "{package}"'
+        ) from error
+    return backend(path, threads=threads)
 
 
 BACKENDS: dict[str, Backend] = {
-    "onnxruntime": _from_its_file("onnxruntime", "isthmus"),
-    "openvino": _from_its_file("openvino", "isthmus[openvino]"),
-    "torch": _from_its_file("torch", "isthmus[torch]"),
+    "onnxruntime": partial(_load, "onnxruntime", "isthmus"),
+    "openvino": partial(_load, "openvino", "isthmus[openvino]"),
+    "torch": partial(_load, "torch", "isthmus[torch]"),
 }
 
 

@@ -19,6 +19,7 @@ without a rule counts as unknown, never as none.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, log2, prod
 from typing import Any
 
@@ -147,9 +148,9 @@ def _bias(args: Args, made: Shape) -> int:
     return 0 if args["bias"] is None else prod(made)
 
 
-def _product(left: str, *, adds: bool = False) -> Rule:
-    """Return the rule of a product that sums over the last dimension of ``left``."""
-    return lambda args, shape, made: (prod(made) * shape(args[left])[-1], adds * prod(made))
+def _product(left: str, args: Args, shape: ShapeOf, made: Shape, *, adds: bool = False) -> Counts:
+    """Count a product that sums over the last dimension of ``left``."""
+    return prod(made) * shape(args[left])[-1], adds * prod(made)
 
 
 def _batch_summed_product(args: Args, shape: ShapeOf, made: Shape) -> Counts:
@@ -200,23 +201,16 @@ def _normalization(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return 0, (2 if own else 7) * prod(made)
 
 
-def _pooling(dims: int) -> Rule:
-    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
-        window = args["kernel_size"]
-        return 0, prod(made) * prod(window * dims if len(window) == 1 else window)
-
-    return rule
+def _pooling(dims: int, args: Args, shape: ShapeOf, made: Shape) -> Counts:
+    window = args["kernel_size"]
+    return 0, prod(made) * prod(window * dims if len(window) == 1 else window)
 
 
-def _antialiased(ops: int) -> Rule:
-    """Return the rule of a resizing whose window grows with the factor by which it shrinks."""
-
-    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
-        before = shape(args["input"] if "input" in args else args["self"])
-        shrinks = prod(max(b / a, 1) for b, a in zip(before[-2:], made[-2:], strict=True))
-        return 0, ceil(ops * prod(made) * shrinks)
-
-    return rule
+def _antialiased(ops: int, args: Args, shape: ShapeOf, made: Shape) -> Counts:
+    """Count a resizing whose window grows with the factor by which it shrinks."""
+    before = shape(args["input"] if "input" in args else args["self"])
+    shrinks = prod(max(b / a, 1) for b, a in zip(before[-2:], made[-2:], strict=True))
+    return 0, ceil(ops * prod(made) * shrinks)
 
 
 def _sorting(args: Args, shape: ShapeOf, made: Shape) -> Counts:
@@ -225,18 +219,14 @@ def _sorting(args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return 0, prod(size) * ceil(log2(max(along, 2)))
 
 
-def _for_each_made(ops: int) -> Rule:
-    return lambda args, shape, made: (0, ops * prod(made))
+def _made(ops: int, args: Args, shape: ShapeOf, made: Shape) -> Counts:
+    """Count so many operations for each element of the result."""
+    return 0, ops * prod(made)
 
 
-def _for_each_read(ops: int, *names: str) -> Rule:
-    """Return the rule of so many operations for each element of the argument of that name."""
-
-    def rule(args: Args, shape: ShapeOf, made: Shape) -> Counts:
-        read = next(args[name] for name in names if name in args)
-        return 0, ops * prod(shape(read))
-
-    return rule
+def _read(ops: int, name: str, args: Args, shape: ShapeOf, made: Shape) -> Counts:
+    """Count so many operations for each element of the argument of that name, or ``input``."""
+    return 0, ops * prod(shape(args[name] if name in args else args["input"]))
 
 
 _REGIONS = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast"})
@@ -294,22 +284,20 @@ _MOVED = """
     view_as_complex view_as_real vsplit vstack zero zeros zeros_like
 """
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_MOVED.split(), _for_each_made(0)),
-    **{name: _for_each_made(ops) for ops, names in _MADE.items() for name in names.split()},
+    **dict.fromkeys(_MOVED.split(), partial(_made, 0)),
+    **{name: partial(_made, ops) for ops, names in _MADE.items() for name in names.split()},
     **{
-        name: _for_each_read(ops, "self", "input")
-        for ops, names in _READ.items()
-        for name in names.split()
+        name: partial(_read, ops, "self") for ops, names in _READ.items() for name in names.split()
     },
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(
         ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution
     ),
     "linear": _linear,
-    **dict.fromkeys(("matmul", "mm", "mv", "bmm", "dot", "vdot"), _product("self")),
-    "addmm": _product("mat1", adds=True),
-    "addmv": _product("mat", adds=True),
-    "baddbmm": _product("batch1", adds=True),
+    **dict.fromkeys(("matmul", "mm", "mv", "bmm", "dot", "vdot"), partial(_product, "self")),
+    "addmm": partial(_product, "mat1", adds=True),
+    "addmv": partial(_product, "mat", adds=True),
+    "baddbmm": partial(_product, "batch1", adds=True),
     "addbmm": _batch_summed_product,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
@@ -317,19 +305,19 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     **dict.fromkeys(("batch_norm", "group_norm", "instance_norm", "layer_norm"), _normalization),
     **{
-        f"{kind}_pool{dims}d{suffix}": _pooling(dims)
+        f"{kind}_pool{dims}d{suffix}": partial(_pooling, dims)
         for kind in ("avg", "max")
         for dims in (1, 2, 3)
         for suffix in ("", "_with_indices")
     },
-    "upsample_bilinear2d_aa": _antialiased(9),
-    "upsample_bicubic2d_aa": _antialiased(35),
+    "upsample_bilinear2d_aa": partial(_antialiased, 9),
+    "upsample_bicubic2d_aa": partial(_antialiased, 35),
     **dict.fromkeys(("argsort", "median", "sort", "topk"), _sorting),
     "isthmus.l1_distances": _differences,
-    "isthmus.from_int8": _for_each_made(1),
-    **dict.fromkeys(("isthmus.round_to_int8", "isthmus.round_to_format"), _for_each_made(10)),
-    "cosine_similarity": _for_each_read(6, "x1"),
-    "weight_norm": _for_each_read(4, "v"),
-    "index_add": _for_each_read(1, "source"),
-    **dict.fromkeys(("scatter_add", "scatter_reduce"), _for_each_read(1, "src")),
+    "isthmus.from_int8": partial(_made, 1),
+    **dict.fromkeys(("isthmus.round_to_int8", "isthmus.round_to_format"), partial(_made, 10)),
+    "cosine_similarity": partial(_read, 6, "x1"),
+    "weight_norm": partial(_read, 4, "v"),
+    "index_add": partial(_read, 1, "source"),
+    **dict.fromkeys(("scatter_add", "scatter_reduce"), partial(_read, 1, "src")),
 }
