@@ -87,6 +87,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], *, train: bool = False)
     dependent = _dependent(made, inputs)
     needs = _needs([*weights, *inputs, *made], dependent, weights)
     outputs = tuple(program.graph.output_node().args[0])
+    constants = {n: t for n, t in program.constants.items() if isinstance(t, Tensor)}
     spec = program.call_spec.out_spec
     assert spec is not None
     for position, output in enumerate(outputs):
@@ -103,7 +104,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], *, train: bool = False)
         operations=tuple(n for n in made if n in dependent and not is_getitem(n)),
         needs=needs,
         weights=weights,
-        tensors=_tensors(program, model),
+        tensors={**constants, **dict(_named_tensors(model))},
         batch=batch,
     )
 
@@ -287,11 +288,6 @@ def _placeholders(
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
-
-
-def _tensors(program: ExportedProgram, model: nn.Module) -> dict[str, Tensor]:
-    constants = {n: t for n, t in program.constants.items() if isinstance(t, Tensor)}
-    return {**constants, **dict(_named_tensors(model))}
 
 
 def _refuse_data_dependent_sizes(nodes: list[fx.Node], batch: torch.SymInt) -> None:

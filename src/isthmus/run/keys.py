@@ -254,7 +254,8 @@ def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:
         ) from error
     _check_time(folder / CA, ca, "make a new authority with `isthmus keys init --out`")
     _check_time(folder / CERTIFICATE, certificate, again)
-    found = _name(certificate)
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    found = str(names[0].value) if names else ""
     if name not in ("", found):
         raise InputError(
             f"{folder / CERTIFICATE}: found the name {found}, expected {name}; "
@@ -322,11 +323,6 @@ def _hosts(certificate: x509.Certificate) -> tuple[str, ...]:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     addresses = map(str, names.get_values_for_type(x509.IPAddress))
     return (*names.get_values_for_type(x509.DNSName), *addresses)
-
-
-def _name(certificate: x509.Certificate) -> str:
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else ""
 
 
 def _check_time(path: Path, certificate: x509.Certificate, remedy: str) -> None:

@@ -154,7 +154,9 @@ def run_bundle(
         crossings=_crossings(workers, measured.timings, payloads),
         width=width,
         stages=_stages(workers, measured.timings, flow.timings),
-        accuracy=_accuracy(measured, labels),
+        accuracy=None
+        if labels is None
+        else fmean(labels[index] == found for index, found in measured.classes),
         latency_s=_spread(measured.latencies_s),
         predicted_here_s=predicted_s,
         breakdown=_breakdown(measured, floor_per_hop_s=floor_per_hop_s),
@@ -421,9 +423,3 @@ def _breakdown(measured: _Pass, *, floor_per_hop_s: float = 0.0) -> Breakdown:
         remainder_s=latency_s - compute_s - link_s - codec_s,
         floor_per_hop_s=floor_per_hop_s,
     )
-
-
-def _accuracy(measured: _Pass, labels: Array | None) -> float | None:
-    if labels is None:
-        return None
-    return fmean(labels[index] == found for index, found in measured.classes)
