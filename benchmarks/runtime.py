@@ -31,8 +31,8 @@ from table import write_csv
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, git_revision, keep_freed_memory, library_versions
 from isthmus.run.hop import Receiver, Sender
+from isthmus.run.messages import Terms
 from isthmus.run.session import locator, open_session
-from isthmus.run.terms import Terms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

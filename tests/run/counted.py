@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from isthmus.run.hop import Sender
+from isthmus.run.messages import Terms
 from isthmus.run.session import locator, open_session
-from isthmus.run.terms import Terms
 
 
 def retransmitted() -> int:

@@ -6,8 +6,8 @@ import sys
 import time
 
 from isthmus.run.hop import Receiver
+from isthmus.run.messages import Terms
 from isthmus.run.session import open_session
-from isthmus.run.terms import Terms
 
 
 def main(address: str, key: str, count: str) -> None:

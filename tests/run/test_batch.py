@@ -12,7 +12,7 @@ import pytest
 from isthmus.bundle import read_bundle, write_bundle
 from isthmus.errors import RequestError
 from isthmus.run import run_bundle, start_workers
-from isthmus.run.hop import WINDOW
+from isthmus.run.messages import WINDOW
 from isthmus.wire.nested import width_byte, widths
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import devices

@@ -11,9 +11,9 @@ import pytest
 import zenoh
 
 from isthmus.errors import RunError
-from isthmus.run.hop import WINDOW, Receiver, Sender
+from isthmus.run.hop import Receiver, Sender
+from isthmus.run.messages import WINDOW, Terms
 from isthmus.run.session import closing, locator, open_session
-from isthmus.run.terms import Terms
 from isthmus.wire import HEADER_BYTES, decode_header, encode_header
 
 TERMS = Terms(bundle="b", codec="c")

@@ -16,8 +16,8 @@ from isthmus.errors import InputError
 from isthmus.run.access import access_settings
 from isthmus.run.hop import Receiver, Sender
 from isthmus.run.keys import init_keys, issue_key, tls_settings
+from isthmus.run.messages import Terms
 from isthmus.run.session import locator
-from isthmus.run.terms import Terms
 
 PATIENCE_S = 20.0  # of a loaded machine; never waited where all is well
 REFUSAL_MS = 700  # how long somebody tries who shall not get in

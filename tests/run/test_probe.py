@@ -14,9 +14,9 @@ import pytest
 from isthmus.platform import load_platform
 from isthmus.run.client import open_client
 from isthmus.run.hop import Receiver, Sender
+from isthmus.run.messages import PROTOCOL, Terms
 from isthmus.run.probed import MAX_FRAME_BYTES
 from isthmus.run.rates import PRODUCT, Rates, measure_rates
-from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.wire import HEADER_BYTES
 from tests.run.cable import HOSTS, CannotLayError, laid_cable
 from tests.run.services import LONG_S, free_ports

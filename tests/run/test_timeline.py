@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from isthmus.run import run_bundle
-from isthmus.run.messages import Timings, Work
-from isthmus.run.passage import Passage
+from isthmus.run.messages import Passage, Timings, Work
 from isthmus.run.timeline import Span, to_trace
 from tests.run.bundles import FAST, samples, write_chain
 

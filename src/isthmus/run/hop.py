@@ -31,14 +31,11 @@ from typing import NamedTuple, Self
 import zenoh
 
 from isthmus.errors import RunError
-from isthmus.files import to_json
-from isthmus.run.passage import Passage, RoundTrip
+from isthmus.run.messages import WINDOW, Passage, RoundTrip, Terms, check_terms, write_message
 from isthmus.run.session import publisher
-from isthmus.run.terms import TERMS_SCHEMA, Terms, check_terms
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 
-WINDOW = 16  # over what a chain of eight devices has in flight
 _JOINED_BYTES = 16 << 10  # a payload of at most so many is copied to stand behind its header
 _ACK_FRAMES = 8  # are acknowledged together,
 _ACK_BYTES = 256 << 10  # or fewer of so many bytes,
@@ -113,7 +110,7 @@ class Receiver:
         self._subscriber = session.declare_subscriber(
             f"{key}/frame", zenoh.handlers.Callback(arrivals.send, indirect=False)
         )
-        own, own_key = to_json(terms, schema=TERMS_SCHEMA), f"{key}/terms"
+        own, own_key = write_message(terms), f"{key}/terms"
         self._queryable = session.declare_queryable(own_key, lambda each: each.reply(own_key, own))
 
     @property

@@ -7,6 +7,9 @@
                                          width ratio=8,bits=4
     launcher <--reply-- worker           Status | Timings
 
+    sender --query--> receiver           nothing, before the first frame of a hop
+    sender <--reply-- receiver           Terms
+
     client --query--> first device       the input, with an Ask | nothing
     client <--reply-- first device       the outputs, or a Refusal | About
     device --put--> first device         Failure
@@ -17,12 +20,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from isthmus.bundle import Bundle, TensorEntry
-from isthmus.errors import InputError, Reason
+from isthmus.errors import InputError, Reason, RunError
 from isthmus.files import from_json, to_json
 from isthmus.platform.platform import Link
-from isthmus.run.hop import WINDOW
-from isthmus.run.passage import Passage, RoundTrip
-from isthmus.run.terms import PROTOCOL, Terms
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ TIMINGS = "timings"
 THROTTLE_ON = "throttle on"
 THROTTLE_OFF = "throttle off"
 WIDTH = "width "  # and which; from the next request on
+
+PROTOCOL = 5  # of `isthmus.run.hop`
+WINDOW = 16  # frames of a hop without an ack; over what a chain of eight devices has in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,39 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One frame on its link.
+
+    Attributes:
+        request: Its request.
+        frame_bytes: Its length, header included.
+        asked_s: How long the emulated link should take for it; 0 without one.
+        observed_s: Time from handing it over to giving it to the transport; 0 without one.
+        start_s: When it was handed over, by this machine's monotonic clock.
+    """
+
+    request: int
+    frame_bytes: int
+    asked_s: float
+    observed_s: float
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTrip:
+    """One frame and its acknowledgement, by the sender's clock alone.
+
+    Attributes:
+        frame_bytes: Length of the frame.
+        seconds: From giving it to the transport to its acknowledgement, less what the receiver
+            says it kept it for.
+    """
+
+    frame_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """What a worker measured since it was last asked.
 
@@ -117,6 +153,21 @@ class Timings:
     passages: tuple[Passage, ...]
     round_trips: tuple[RoundTrip, ...]
     retries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What both ends of a hop must agree on before the first frame.
+
+    Attributes:
+        bundle: Id of the bundle.
+        codec: What carries the crossing, tensors included.
+        protocol: Version of the rules of `isthmus.run.hop`.
+    """
+
+    bundle: str
+    codec: str
+    protocol: int = PROTOCOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +255,7 @@ _SCHEMAS: Mapping[type, str] = {
     Job: "isthmus.job/1",
     Status: "isthmus.status/1",
     Timings: "isthmus.timings/1",
+    Terms: "isthmus.terms/1",
     Ask: "isthmus.ask/1",
     How: "isthmus.how/1",
     Failure: "isthmus.failure/1",
@@ -273,6 +325,22 @@ def error_key(run: str) -> str:
 def hop_terms(bundle: Bundle, identity: str, hop: int) -> Terms:
     """Return what both ends of a hop must agree on; ``identity`` is the bundle's id."""
     return Terms(bundle=identity, codec=hop_codec(bundle, hop))
+
+
+def check_terms(own: Terms, answer: bytes, *, crossing: int) -> None:
+    """Compare a sender's terms with those that its receiver answered with.
+
+    Raises:
+        RunError: They differ; says in what.
+    """
+    other = read_message(answer, Terms, where=f"hop {crossing}")
+    for name in ("protocol", "bundle", "codec"):
+        mine, theirs = getattr(own, name), getattr(other, name)
+        if mine != theirs:
+            raise RunError(
+                f"hop {crossing}: the sender has {name} {mine!r}, the receiver {theirs!r}; give "
+                "both the same bundle and the same Isthmus"
+            )
 
 
 def hop_codec(bundle: Bundle, hop: int) -> str:

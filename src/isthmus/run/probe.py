@@ -33,9 +33,9 @@ from isthmus.errors import InputError, RunError
 from isthmus.files import from_json, to_json
 from isthmus.progress import Report, silent
 from isthmus.run.client import open_client
-from isthmus.run.hop import WINDOW, Receiver, Sender
+from isthmus.run.hop import Receiver, Sender
 from isthmus.run.line import fit_line
-from isthmus.run.messages import read_refusal
+from isthmus.run.messages import WINDOW, read_refusal
 from isthmus.run.probed import (
     END,
     GREETING_SCHEMA,

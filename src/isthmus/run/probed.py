@@ -22,10 +22,10 @@ from isthmus.files import from_json, to_json
 from isthmus.platform import NodeTimes
 from isthmus.platform.platform import NAME
 from isthmus.run.hop import Receiver, Sender
+from isthmus.run.messages import PROTOCOL, Terms
 from isthmus.run.rates import Rates
 from isthmus.run.service import address, refuse, secured
 from isthmus.run.session import closing, open_session
-from isthmus.run.terms import PROTOCOL, Terms
 from isthmus.wire import HEADER_BYTES
 
 PORT = 7446
