@@ -200,7 +200,8 @@ def _sources(roots: list[fx.Node], arriving: set[fx.Node], traced: Trace) -> lis
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            needs = () if _reads_a_size(node) else traced.needs.get(node, node.all_input_nodes)
+            is_size = op_name(node) == "sym_size"
+            needs = () if is_size else traced.needs.get(node, node.all_input_nodes)
             waiting.extend(n for n in needs if n not in arriving)
     order = {node: index for index, node in enumerate(traced.inputs[0].graph.nodes)}
     return sorted(found, key=order.__getitem__)
@@ -209,9 +210,12 @@ def _sources(roots: list[fx.Node], arriving: set[fx.Node], traced: Trace) -> lis
 def _copy(draft: _Draft, node: fx.Node) -> fx.Node:
     if node in draft.modes.trace.weights:
         return _tensor(draft, draft.modes.trace.weights[node])
-    if node.op == "get_attr":
-        return _block(draft, node)
-    if _reads_a_size(node):
+    if node.op == "get_attr":  # a block of operations, e.g. under torch.no_grad
+        owner, path = node.graph.owning_module, str(node.target)
+        assert owner is not None
+        _owner(draft.stage, path).add_module(path, owner.get_submodule(path))
+        return draft.graph.get_attr(path)
+    if op_name(node) == "sym_size":  # a number made from a tensor's shape
         return _size(draft, node)
     name = draft.modes.names.get(node)
     args, kwargs = _arguments(draft, node)
@@ -240,11 +244,6 @@ def _arguments(draft: _Draft, node: fx.Node) -> tuple[tuple[Any, ...], dict[str,
     return map_aggregate(node.args, copied), map_aggregate(node.kwargs, copied)
 
 
-def _reads_a_size(node: fx.Node) -> bool:
-    """Return whether a node makes a number from a tensor's shape."""
-    return op_name(node) == "sym_size"
-
-
 def _size(draft: _Draft, node: fx.Node) -> fx.Node:
     """Make a size that is a multiple of the batch from the first tensor that arrives."""
     expression, symbol = node.meta["val"].node.expr, draft.modes.trace.batch.node.expr
@@ -257,14 +256,6 @@ def _size(draft: _Draft, node: fx.Node) -> fx.Node:
     first = draft.copies[draft.first]
     size = draft.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
     return size if factor == 1 else draft.graph.call_function(operator.mul, (size, int(factor)))
-
-
-def _block(draft: _Draft, node: fx.Node) -> fx.Node:
-    """Give the stage a block of operations, e.g. under ``torch.no_grad``."""
-    owner, path = node.graph.owning_module, str(node.target)
-    assert owner is not None
-    _owner(draft.stage, path).add_module(path, owner.get_submodule(path))
-    return draft.graph.get_attr(path)
 
 
 def _switch(

@@ -101,7 +101,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], *, train: bool = False)
         outputs=outputs,
         output_spec=spec,
         nodes=tuple(made),
-        operations=tuple(n for n in made if n in dependent and not is_getitem(n)),
+        operations=tuple(n for n in made if n in dependent and op_name(n) != "getitem"),
         needs=needs,
         weights=weights,
         tensors={**constants, **dict(_named_tensors(model))},
@@ -129,7 +129,8 @@ def results(node: fx.Node) -> tuple[fx.Node, ...]:
     """Return the tensors that an operation makes, as nodes: itself, or each of its `getitem`."""
     if isinstance(node.meta["val"], Tensor):
         return (node,)
-    return tuple(sorted((n for n in node.users if is_getitem(n)), key=lambda n: n.args[1]))  # type: ignore[arg-type,return-value]
+    picks = [user for user in node.users if op_name(user) == "getitem"]
+    return tuple(sorted(picks, key=lambda n: n.args[1]))  # type: ignore[arg-type,return-value]
 
 
 def tensors_of(node: fx.Node) -> list[Tensor]:
@@ -137,11 +138,6 @@ def tensors_of(node: fx.Node) -> list[Tensor]:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else (value,)
     return [tensor for tensor in values if isinstance(tensor, Tensor)]
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Return whether a node only picks one result of another."""
-    return op_name(node) == "getitem"
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -215,22 +215,17 @@ def _coarser(tables: Tables, *, channels: int, shift: int) -> Tables:
     frequencies = np.zeros((len(tables.frequencies), last + 2), np.uint32)
     np.add.at(frequencies.T, becomes, tables.frequencies[:, :-1].T)
     frequencies[:, -1] = tables.frequencies[:, -1]
+    for row in frequencies:
+        if row[:-1].max() == row.sum():  # of one symbol alone: tables must have an escape there
+            row[row.argmax()] -= 1
+            row[-1] += 1
     return Tables(
         bits=tables.bits - shift,
-        frequencies=_with_escape(frequencies),
+        frequencies=frequencies,
         row_of=tables.row_of[:channels],
         centre=becomes[tables.centre[:channels]].astype(np.uint8),
         edges=(tables.edges >> shift).astype(np.uint16),
     )
-
-
-def _with_escape(frequencies: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Give a row of one symbol alone an escape of 1, which tables must have there."""
-    for row in frequencies:
-        if row[:-1].max() == row.sum():
-            row[row.argmax()] -= 1
-            row[-1] += 1
-    return frequencies
 
 
 def _first(shape: tuple[int, ...]) -> tuple[slice, ...]:
