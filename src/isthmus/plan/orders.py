@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from isthmus.plan.routes import Ends, Steps, any_order, in_orders
+from isthmus.plan.routes import Ends, Steps, any_order, in_order
 from isthmus.plan.table import Leg, Problem
 from isthmus.plan.weigh import Scope
 from isthmus.platform import Platform
@@ -42,14 +42,11 @@ def states_of(problem: Problem) -> tuple[States, bool]:
     return states, True
 
 
-def ordered(problem: Problem, *orders: Sequence[int]) -> States:
-    """Return the states in which devices between the ends compute in one of some orders."""
-
-    def states(scope: Scope) -> Steps:
-        inside = [[index for index in order if index not in scope.out] for order in orders]
-        return in_orders(inside, _ends(problem))
-
-    return states
+def ordered(problem: Problem, order: Sequence[int]) -> States:
+    """Return the states in which devices between the ends compute in an order."""
+    return lambda scope: in_order(
+        [index for index in order if index not in scope.out], _ends(problem)
+    )
 
 
 def around(problem: Problem, busy: Sequence[int]) -> States:
@@ -73,14 +70,14 @@ def alone(problem: Problem, index: int) -> Steps:
     ends = _ends(problem)
     own = {index} & {ends.source, ends.target}
     ends = replace(ends, first=index == ends.source, last=index == ends.target)
-    return in_orders([] if own else [[index]], ends)
+    return in_order([] if own else [index], ends)
 
 
 def everyone(problem: Problem) -> Steps:
     """Return the states in which all devices compute in the file's order, able to or not."""
     ends = replace(_ends(problem), first=True, last=True)
     inner = [i for i in range(len(problem.stages)) if i not in (ends.source, ends.target)]
-    return in_orders([inner], ends)
+    return in_order(inner, ends)
 
 
 def _ends(problem: Problem) -> Ends:

@@ -152,22 +152,19 @@ class Route:
     picks: tuple[int, ...]
 
 
-def in_orders(orders: Sequence[Sequence[int]], ends: Ends) -> Steps:
-    """Return the states in which devices compute in one of some orders, any of them skipped.
+def in_order(order: Sequence[int], ends: Ends) -> Steps:
+    """Return the states in which devices compute in an order, any of them skipped.
 
     Args:
-        orders: Devices but those at the ends of the walk.
+        order: Devices but those at the ends of the walk.
         ends: Those.
     """
 
     def between(entries: list[int], add: _Add) -> list[int]:
-        made = []
-        for order in orders:
-            earlier = list(entries)
-            for device in order:
-                earlier.append(add(device, earlier))
-            made += earlier[len(entries) :]
-        return made
+        earlier = list(entries)
+        for device in order:
+            earlier.append(add(device, earlier))
+        return earlier[len(entries) :]
 
     return _steps(between, ends)
 
