@@ -107,35 +107,21 @@ def _lacking(walk: Walk, stage: int) -> Iterator[Violation]:
     barred = float(site.barred[load.stop] - site.barred[load.start])
     formats = dict.fromkeys(site.formats[load.start : load.stop])
     lacking = next((name for name in formats if not computing_format(device, name)), None)
+    found = []
     if barred and lacking:
-        yield Violation(
-            where=device.name,
-            what=f"{lacking} arithmetic",
-            need=barred,
-            limit=0.0,
-            unit="",
-            remedy=f"give its {lacking} rate under compute, or use a device that has one",
-        )
+        remedy = f"give its {lacking} rate under compute, or use a device that has one"
+        found.append((f"{lacking} arithmetic", barred, remedy))
     elif barred:
-        yield Violation(
-            where=device.name,
-            what=f"operations that it lacks ({', '.join(device.unsupported)})",
-            need=barred,
-            limit=0.0,
-            unit="",
-            remedy="use a device that has them, or take them off unsupported if it does",
-        )
+        what = f"operations that it lacks ({', '.join(device.unsupported)})"
+        remedy = "use a device that has them, or take them off unsupported if it does"
+        found.append((what, barred, remedy))
     arrives, leaves = (None, *walk.route, None)[stage : stage + 2]
     for choice in (arrives, leaves):
         if choice and arrives != leaves and not can_code(device, choice):
-            yield Violation(
-                where=device.name,
-                what=f"codec {choice.spec.name}",
-                need=1.0,
-                limit=0.0,
-                unit="",
-                remedy="use raw or another codec, or add it under codecs if the device has it",
-            )
+            remedy = "use raw or another codec, or add it under codecs if the device has it"
+            found.append((f"codec {choice.spec.name}", 1.0, remedy))
+    for what, need, remedy in found:
+        yield Violation(where=device.name, what=what, need=need, limit=0.0, unit="", remedy=remedy)
 
 
 def _payloads(walk: Walk, limits: Limits) -> Iterator[Violation]:
