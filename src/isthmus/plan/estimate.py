@@ -155,10 +155,6 @@ def _sums(values: npt.ArrayLike) -> Array:
     return np.concatenate(([0.0], np.cumsum(values)))
 
 
-def _j_per_mac(device: Device) -> float:
-    return device.j_per_mac.get(coding_format(device) or FORMAT, 0.0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What a stage asks of its device: numbers for one stage, arrays for many at once, else 0.
@@ -270,8 +266,9 @@ def stage_j(site: Site, load: Load) -> Amount:
     """Return a stage's energy without static power."""
     device = site.device
     nodes_j: Amount = site.joules[load.stop] - site.joules[load.start]
+    j_per_mac = device.j_per_mac.get(coding_format(device) or FORMAT, 0.0)
     written_j = load.codec_bytes * device.sram_j_per_byte
-    return nodes_j + load.codec_macs * _j_per_mac(device) + written_j
+    return nodes_j + load.codec_macs * j_per_mac + written_j
 
 
 def needs(device: Device, load: Load) -> tuple[tuple[str, Amount, float | None], ...]:

@@ -123,26 +123,19 @@ def _halves(load: Load) -> tuple[float, float, float, float]:
     return macs, written, weights, peak
 
 
-def _sums(values: Sequence[float], starts: Indices, stops: Indices) -> Array:
-    """Return the sum of values[start:stop] for each pair; nothing of use where stop is less."""
-    total = np.concatenate(([0.0], np.cumsum(values, dtype=float)))
-    return total[stops] - total[starts]
-
-
 def _weights(graph: Graph, starts: Indices, stops: Indices) -> Array:
     """Return the bytes of all weights of each segment, each counted once."""
     used: dict[str, int] = {}
-    repeats = []
+    repeats, before = [], [0.0]
     for index, node in enumerate(graph.nodes):
-        for weight in {weight.name: weight for weight in node.weights}.values():
-            if weight.name in used:
-                repeats.append((used[weight.name], index, weight.num_bytes))
-            used[weight.name] = index
-    unique = [
-        sum({weight.name: weight.num_bytes for weight in node.weights}.values())
-        for node in graph.nodes
-    ]
-    total = _sums(unique, starts, stops)
+        sizes = {weight.name: weight.num_bytes for weight in node.weights}
+        before.append(before[-1] + sum(sizes.values()))
+        for name, num_bytes in sizes.items():
+            if name in used:
+                repeats.append((used[name], index, num_bytes))
+            used[name] = index
+    sums = np.array(before)
+    total: Array = sums[stops] - sums[starts]  # nothing of use where stop is less
     for earlier, later, num_bytes in repeats:
         total -= num_bytes * ((starts <= earlier) & (stops > later))
     return total
