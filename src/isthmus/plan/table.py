@@ -61,6 +61,15 @@ class Stages:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
+    def masked(self, change: Callable[[Mask], Mask]) -> "Stages":
+        """Return the same with what a function makes of each mask."""
+        return replace(
+            self,
+            allowed=change(self.allowed),
+            possible=change(self.possible),
+            fits=change(self.fits),
+        )
+
     def seconds(self, *, limited: bool) -> Table:
         """Return the time of all that fit; of all that are possible, if memories are no limit."""
         return self._table(
@@ -217,16 +226,8 @@ def restricted(problem: Problem, must: Sequence[int]) -> Problem:
         passes &= (cut <= start) | (stop <= cut)
         passes[-1] &= (cut > 0) | (stop == 0)
         passes[:, -1] &= (cut < len(problem.graph.nodes)) | (start[:, 0] == cut)
-    stages = (
-        replace(
-            one,
-            allowed=one.allowed & passes,
-            possible=one.possible & passes,
-            fits=one.fits & passes,
-        )
-        for one in problem.stages
-    )
-    return replace(problem, stages=tuple(stages))
+    stages = tuple(one.masked(lambda mask: mask & passes) for one in problem.stages)
+    return replace(problem, stages=stages)
 
 
 def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
@@ -247,16 +248,7 @@ def narrowed(problem: Problem, picks: Sequence[int] | Indices) -> Problem:
         choices=tuple(chosen),
         rank=problem.rank[which],
         load=load,
-        stages=tuple(
-            Stages(
-                site=one.site,
-                load=load,
-                allowed=cut(one.allowed),
-                possible=cut(one.possible),
-                fits=cut(one.fits),
-            )
-            for one in problem.stages
-        ),
+        stages=tuple(replace(one.masked(cut), load=load) for one in problem.stages),
         sizes=tuple(problem.sizes[pick] for pick in picks),
         legs={
             ends: replace(

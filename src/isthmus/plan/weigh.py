@@ -149,14 +149,11 @@ def make_costs(
     """
     problem = scope.problem
     cuts = np.array([choice.cut.index for choice in problem.choices], int)
-    same = {id(one): number for number, one in enumerate(known[0].stages if known else ())}
-    stages = []
-    for index, one in enumerate(problem.stages):
-        number = same.get(id(one))
-        if known and number is not None:
-            stages.append(known[1].stages[number])
-        else:
-            stages.append(stage_costs(scope, measure, index))
+    tables = dict(zip(map(id, known[0].stages), known[1].stages, strict=True)) if known else {}
+    stages = [
+        tables.get(id(one)) or stage_costs(scope, measure, index)
+        for index, one in enumerate(problem.stages)
+    ]
     return Costs(
         stages=stages,
         rank=problem.rank,
@@ -176,11 +173,9 @@ def stage_costs(scope: Scope, measure: Measure, index: int) -> Table:
     table = measure.stages(one, scope.limited)
     if charge:
         table = table.each(lambda costs: costs + charge)
-    return (
-        table.within(one.seconds(limited=scope.limited), scope.most_s)
-        if scope.most_s < inf
-        else table
-    )
+    if scope.most_s < inf:
+        table = table.within(one.seconds(limited=scope.limited), scope.most_s)
+    return table
 
 
 def hop_costs(scope: Scope, measure: Measure) -> Array:
