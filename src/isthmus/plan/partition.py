@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from isthmus.errors import InfeasibleError, InputError
 from isthmus.graph import Graph
@@ -100,3 +100,13 @@ def partition(
         broken = plan.violations or broken
         raise InfeasibleError(broken, nearest=replace(plan, violations=broken))
     return plan
+
+
+def partition_anyway(graph: Graph, platform: Platform, **options: Any) -> Plan:
+    """Return a plan as `partition` does; where nothing fits, the one nearest to fitting."""
+    try:
+        return partition(graph, platform, **options)
+    except InfeasibleError as error:
+        if not isinstance(error.nearest, Plan):
+            raise
+        return error.nearest

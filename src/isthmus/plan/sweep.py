@@ -1,6 +1,6 @@
 """Which plan wins where: one or two figures of a platform over a range of values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.errors import InfeasibleError, InputError
+from isthmus.errors import InputError
 from isthmus.graph import Graph
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.limits import with_rate
-from isthmus.plan.partition import partition
+from isthmus.plan.partition import partition_anyway
 from isthmus.plan.plan import Plan
 from isthmus.platform import Device, Link, Platform
 from isthmus.units import parse_quantity
@@ -104,16 +104,14 @@ def with_figure(platform: Platform, figure: str, value: float) -> Platform:
         InputError: No such figure.
     """
     found = _figure(figure, platform)
+
+    def changed(owner: Any) -> Any:
+        return found.change(owner, value) if owner.name in found.names else owner
+
     return replace(
         platform,
-        devices=tuple(
-            found.change(device, value) if device.name in found.names else device
-            for device in platform.devices
-        ),
-        links=tuple(
-            found.change(link, value) if link.name in found.names else link
-            for link in platform.links
-        ),
+        devices=tuple(map(changed, platform.devices)),
+        links=tuple(map(changed, platform.links)),
     )
 
 
@@ -145,21 +143,14 @@ def sweep(
         changed = platform
         for axis, value in zip(axes, values, strict=True):
             changed = with_figure(changed, axis.figure, value)
-        try:
-            plan = partition(graph, changed, objective=objective, **options)
-            what, fits = _what(plan), True
-        except InfeasibleError as error:
-            if not isinstance(error.nearest, Plan):
-                raise
-            plan, fits = error.nearest, False
-            what = f"nothing fits: {plan.violations[0].where} {plan.violations[0].what}"
+        plan = partition_anyway(graph, changed, objective=objective, **options)
         cells.append(
             SweepCell(
                 values=values,
-                what=what,
+                what=_what(plan),
                 cost=float(getattr(plan.predicted, OBJECTIVES[objective])),
                 payload_bytes=sum(crossing.payload_bytes for crossing in plan.crossings),
-                fits=fits,
+                fits=not plan.violations,
             )
         )
         progress(len(cells), total)
@@ -186,23 +177,13 @@ def _set_whole(name: str) -> Callable[[Any, float], Any]:
     return lambda owner, value: replace(owner, **{name: max(1, round(value))})
 
 
-def _set_item(name: str, key: str) -> Callable[[Device, float], Device]:
-    def change(device: Device, value: float) -> Device:
-        items: Mapping[str, float] = {**getattr(device, name), key: value}
-        return replace(device, **{name: items})  # type: ignore[arg-type]
-
-    return change
+def _set_item(name: str, key: str) -> Callable[[Any, float], Any]:
+    return lambda owner, value: replace(owner, **{name: {**getattr(owner, name), key: value}})
 
 
-def _set_memory(key: str) -> Callable[[Device, float], Device]:
-    def change(device: Device, value: float) -> Device:
-        return replace(device, memory=replace(device.memory, **{f"{key}_bytes": value}))
-
-    return change
-
-
-def _set_share(device: Device, value: float) -> Device:
-    return replace(device, efficiency=((1.0, value),))
+def _set_memory(key: str) -> Callable[[Any, float], Any]:
+    field = f"{key}_bytes"
+    return lambda owner, value: replace(owner, memory=replace(owner.memory, **{field: value}))
 
 
 def _set_pins(link: Link, value: float) -> Link:
@@ -224,7 +205,7 @@ def _device_figures(device: Device) -> dict[str, _Kind]:
         "energy.sram": ("J/byte", _set("sram_j_per_byte")),
         "energy.static": ("W", _set("static_w")),
         "memory.bandwidth": ("byte/s", _set("memory_bytes_per_s")),
-        "efficiency": ("", _set_share),
+        "efficiency": ("", lambda owner, value: replace(owner, efficiency=((1.0, value),))),
         "start": ("s", _set("start_s")),
         "price": ("USD", _set("price")),
     }
@@ -285,7 +266,9 @@ def _parse(text: str, unit: str) -> float:
 
 
 def _what(plan: Plan) -> str:
-    """Name a plan: who computes, and after which places it is cut."""
+    """Name a plan: who computes, and after which places it is cut; or say what it lacks."""
+    if plan.violations:
+        return f"nothing fits: {plan.violations[0].where} {plan.violations[0].what}"
     computing = [stage.device for stage in plan.stages if stage.nodes]
     if len(computing) < 2:
         return f"all on {computing[0]}"

@@ -6,10 +6,11 @@ from pathlib import Path
 from torch import nn
 
 from isthmus.data import Dataset
-from isthmus.errors import InfeasibleError, InputError
+from isthmus.errors import InputError
 from isthmus.graph import Graph, cuts, fingerprint
-from isthmus.plan import Plan, partition
+from isthmus.plan import Plan
 from isthmus.plan.accuracy import AccuracyTable, merge
+from isthmus.plan.partition import partition_anyway
 from isthmus.platform import Platform
 from isthmus.progress import Report, silent
 from isthmus.study.calibrate import POST_HOC_CODECS, post_hoc_accuracy
@@ -55,7 +56,8 @@ def accuracy_table(
             raise InputError("no accuracy is known; give data, or fits of a lossy crossing")
         return merge(AccuracyTable(graph=fingerprint(graph), whole=max(wholes)), trained)
     if cut is None:
-        chosen = promising_cuts(graph, _plan(graph, platform, objective=objective, codec=codec))
+        plan = partition_anyway(graph, platform, objective=objective, codec=codec)
+        chosen = promising_cuts(graph, plan)
     else:
         chosen = (cut,)
     codecs = POST_HOC_CODECS if codec is None else (codec,)
@@ -85,13 +87,3 @@ def promising_cuts(graph: Graph, plan: Plan, *, most: int = 6) -> tuple[int, ...
     first, others = ([k for k in dict.fromkeys(each) if k in inner] for each in (named, ends))
     wanted = dict.fromkeys([*first[: most - most // 3], *others, *first])
     return tuple(sorted((0, *list(wanted)[:most])))
-
-
-def _plan(graph: Graph, platform: Platform, *, objective: str, codec: str | None) -> Plan:
-    """Return a plan, or where nothing fits the one nearest to fitting."""
-    try:
-        return partition(graph, platform, objective=objective, codec=codec)
-    except InfeasibleError as error:
-        if not isinstance(error.nearest, Plan):
-            raise
-        return error.nearest
