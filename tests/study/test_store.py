@@ -7,7 +7,14 @@ import pytest
 from sqlalchemy import text
 
 from isthmus.errors import InputError, StorageError
-from isthmus.study.records import StudyRecord, read_records, to_csv, to_markdown, write_records
+from isthmus.study.records import (
+    StudyRecord,
+    read_records,
+    records_table,
+    table_csv,
+    table_markdown,
+    write_records,
+)
 from isthmus.study.store import (
     Failure,
     add_cells,
@@ -334,12 +341,12 @@ def test_tables_hold_the_cells_and_their_plain_figures(sqlite):
     with open_study(sqlite, "tiny") as study:
         finish_all(study)
         found = records(study)
-    assert to_csv(found).splitlines() == [
+    assert table_csv(records_table(found)).splitlines() == [
         "depth,width,placement,ratio,data,recipe,epochs,seed,judged,accuracy,bytes,seconds",
         "18,16,cut,1,digits,fast,6,0,test,1.0,64,1.5",
         "18,16,cut,2,digits,fast,6,0,test,0.5,32,1.5",
     ]
-    assert to_markdown(found).splitlines()[2] == (
+    assert table_markdown(records_table(found)).splitlines()[2] == (
         "| 18 | 16 | cut | 1 | digits | fast | 6 | 0 | test | 1.0 | 64 | 1.5 |"
     )
 

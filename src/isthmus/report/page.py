@@ -249,31 +249,34 @@ def _statement(plan: Plan | None, graph: Graph | None, run: RunRecord | None) ->
 
 
 def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> list[Tile]:
-    tiles = []
+    figures = []
+    whole = f"{percent(fit.accuracy_whole)} without a cut" if fit else ""
     if plan and plan.crossings:
-        payload, raw = map(num_bytes, totals(plan))
-        label = "cross for each sample, payload"
-        tiles.append(Tile(value=f"{payload} bytes", label=label, note=f"{raw} as fp32"))
+        figures.append(bytes_across(plan))
     if run and run.accuracy is not None:
-        note = f"{percent(fit.accuracy_whole)} without a cut" if fit else ""
-        label = "accuracy of the run, measured"
-        tiles.append(Tile(value=percent(run.accuracy), label=label, note=note))
+        figures.append((percent(run.accuracy), "accuracy of the run, measured", whole))
     elif fit:
-        note = f"{percent(fit.accuracy_whole)} without a cut"
-        label = f"{judged(fit)} through the codecs"
-        tiles.append(Tile(value=percent(fit.accuracy_split), label=label, note=note))
+        figures.append((percent(fit.accuracy_split), f"{judged(fit)} through the codecs", whole))
     if run:
-        median = quantity(run.latency_s.p50, "s")
         note = "links emulated, devices at this machine's speed"
-        tiles.append(Tile(value=median, label="median latency, measured", note=note))
+        figures.append((quantity(run.latency_s.p50, "s"), "median latency, measured", note))
     if plan:
         latency, energy = plan.predicted.latency_s, plan.predicted.energy_j
-        name = plan.platform.name
-        where = f"on {name}, not measured"
-        tiles.append(Tile(value=quantity(latency, "s"), label="latency, predicted", note=where))
-        label = "energy for a sample, predicted"
-        tiles.append(Tile(value=quantity(energy, "J"), label=label, note=where))
-    return tiles
+        where = f"on {plan.platform.name}, not measured"
+        figures.append((quantity(latency, "s"), "latency, predicted", where))
+        figures.append((quantity(energy, "J"), "energy for a sample, predicted", where))
+    return tiles_of(figures)
+
+
+def bytes_across(plan: Plan) -> tuple[str, str, str]:
+    """Return what crosses, for a tile."""
+    payload, raw = map(num_bytes, totals(plan))
+    return f"{payload} bytes", "cross for each sample, payload", f"{raw} as fp32"
+
+
+def tiles_of(figures: Iterable[tuple[str, str, str]]) -> list[Tile]:
+    """Return a tile for each value with its label and its note."""
+    return [Tile(value=value, label=label, note=note) for value, label, note in figures]
 
 
 def _plan_section(plan: Plan, graph: Graph | None) -> Section:

@@ -6,9 +6,9 @@ from isthmus.files import write_bytes
 from isthmus.graph import Graph
 from isthmus.plan import Plan
 from isthmus.report.drawing import device_colors, devices_of, divides, draw, shape_words
-from isthmus.report.page import Section, Tile, check_free, rendered, shown
+from isthmus.report.page import Section, Tile, bytes_across, check_free, rendered, shown, tiles_of
 from isthmus.report.plan_tables import plan_tables
-from isthmus.report.words import assumed, headline, num_bytes, percent, quantity, span, totals
+from isthmus.report.words import assumed, headline, percent, quantity, span
 
 _TEMPLATE = "plan_page.html.j2"
 
@@ -49,9 +49,8 @@ def plan_page(plan: Plan, graph: Graph, *, title: str) -> str:
 
 def _tiles(plan: Plan) -> list[Tile]:
     predicted, where = plan.predicted, f"on {plan.platform.name}"
-    payload, raw = map(num_bytes, totals(plan))
     figures = [
-        (f"{payload} bytes", "cross for each sample, payload", f"{raw} as fp32"),
+        bytes_across(plan),
         (quantity(predicted.latency_s, "s"), "latency, predicted", where),
         (quantity(predicted.interval_s, "s"), "between answers, predicted", "with many in flight"),
         (quantity(predicted.energy_j, "J"), "energy for a sample, predicted", where),
@@ -62,7 +61,7 @@ def _tiles(plan: Plan) -> list[Tile]:
         figures.append(
             (f"{100 * predicted.drop:.2f} points", "accuracy lost", assumed(plan).strip(" ()"))
         )
-    return [Tile(value=value, label=label, note=note) for value, label, note in figures]
+    return tiles_of(figures)
 
 
 def _cards(plan: Plan, graph: Graph) -> list[dict[str, object]]:

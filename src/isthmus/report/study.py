@@ -23,20 +23,14 @@ from isthmus.report.findings import (
     point_of,
     rows_of,
 )
-from isthmus.report.page import Part, Section, Tile, drawn, rendered, shown
+from isthmus.report.page import Part, Section, Tile, drawn, rendered, shown, tiles_of
 from isthmus.report.paper import paper_figures
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import num_bytes, percent
 from isthmus.study import hypervolume
 from isthmus.study.cells import COMPARED_CUT, Choice
 from isthmus.study.grid import flat
-from isthmus.study.records import (
-    StudyRecord,
-    table_csv,
-    table_markdown,
-    to_csv,
-    to_markdown,
-)
+from isthmus.study.records import StudyRecord, records_table, table_csv, table_markdown
 from isthmus.study.transfer import Reading, Transfer, claims
 
 PAGE_FILE = "study.html"
@@ -97,16 +91,13 @@ def write_study(
     drawn_fronts = [front for front in fronts if front.network != ALL]
     files = paper_figures(rows, drawn_fronts, readings, cut=COMPARED_CUT)
     if records:
-        files |= {"accuracy.csv": to_csv(records).encode()}
-        files |= {"accuracy.md": to_markdown(records).encode()}
+        files |= _both("accuracy", records_table(records))
     if rows:
         files |= _both("summary", _summary(rows))
     if fronts:
         files |= _both("front", _points(fronts))
     if readings:
-        table = _transfer(readings)
-        files |= {"transfer.csv": table_csv(table).encode()}
-        files |= {"transfer.md": (_claims_text(readings) + table_markdown(table)).encode()}
+        files |= _both("transfer", _transfer(readings), above=_claims_text(readings))
     for name, content in files.items():
         write_bytes(folder / name, content)
     if fronts:
@@ -293,27 +284,17 @@ def _tiles(records: Sequence[StudyRecord], rows: Sequence[Row]) -> list[Tile]:
     best = max(rows, key=lambda row: row.mean)
     minutes = sum(record.seconds for record in records) / 60
     spent = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} hours"
-    tiles = [
-        Tile(
-            value=str(len(records)),
-            label="trainings",
-            note=f"{len(rows)} networks by depth, placement and ratio; {spent} in all",
-        ),
-        Tile(
-            value=f"{100 * best.mean:.2f} %",
-            label="best accuracy, mean of its seeds",
-            note=f"{best.network}, placement {best.placement}, r = {best.ratio}",
-        ),
+    all_in_all = f"{len(rows)} networks by depth, placement and ratio; {spent} in all"
+    which = f"{best.network}, placement {best.placement}, r = {best.ratio}"
+    figures = [
+        (str(len(records)), "trainings", all_in_all),
+        (f"{100 * best.mean:.2f} %", "best accuracy, mean of its seeds", which),
     ]
-    front = fronts_of(rows)[-1]  # of all networks, where there are several
-    return tiles + [
-        Tile(
-            value=f"{num_bytes(balanced.point.num_bytes)} bytes",
-            label=f"{balanced.rule}, after {COMPARED_CUT}",
-            note=f"{balanced.point.name}: {percent(balanced.point.accuracy)}",
-        )
-        for balanced in front.balanced
-    ]
+    for balanced in fronts_of(rows)[-1].balanced:  # of all networks, where there are several
+        size, name = num_bytes(balanced.point.num_bytes), balanced.point.name
+        note = f"{name}: {percent(balanced.point.accuracy)}"
+        figures.append((f"{size} bytes", f"{balanced.rule}, after {COMPARED_CUT}", note))
+    return tiles_of(figures)
 
 
 def _facts_section(
@@ -428,15 +409,13 @@ def _transfer(readings: Sequence[Reading]) -> list[list[Any]]:
 
 def _claims_text(readings: Sequence[Reading]) -> str:
     """Return what each meter says about the paper's claim, in Markdown."""
-    return (
-        "".join(
-            f"* {claim.placement}, {claim.meter}, {claim.layer}: {saving(claim)}\n"
-            for claim in claims(readings)
-        )
-        + "\n"
+    lines = (
+        f"* {claim.placement}, {claim.meter}, {claim.layer}: {saving(claim)}\n"
+        for claim in claims(readings)
     )
+    return "".join((*lines, "\n"))
 
 
-def _both(name: str, table: Sequence[Sequence[Any]]) -> dict[str, bytes]:
-    both = {f"{name}.csv": table_csv(table), f"{name}.md": table_markdown(table)}
+def _both(name: str, table: Sequence[Sequence[Any]], *, above: str = "") -> dict[str, bytes]:
+    both = {f"{name}.csv": table_csv(table), f"{name}.md": above + table_markdown(table)}
     return {file: text.encode() for file, text in both.items()}

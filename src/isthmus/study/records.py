@@ -95,16 +95,6 @@ def read_records(path: Path) -> tuple[StudyRecord, ...]:
     return records
 
 
-def to_csv(records: Sequence[StudyRecord]) -> str:
-    """Return a table as CSV: the cell, then every figure that is a plain value."""
-    return table_csv(_table(records))
-
-
-def to_markdown(records: Sequence[StudyRecord]) -> str:
-    """Return the same table as `to_csv`, in Markdown."""
-    return table_markdown(_table(records))
-
-
 def table_csv(table: Sequence[Sequence[Any]]) -> str:
     """Return a table, its head first, as CSV."""
     file = io.StringIO()
@@ -122,8 +112,11 @@ def table_markdown(table: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _table(records: Sequence[StudyRecord]) -> list[list[Any]]:
-    """Return the head and a row for each record; a figure that a record lacks stays empty."""
+def records_table(records: Sequence[StudyRecord]) -> list[list[Any]]:
+    """Return the head and a row for each record: its cell, every figure that is a plain value.
+
+    A figure that a record lacks stays empty.
+    """
     cell_names = [each.name for each in fields(Cell)]
     figure_names = sorted(
         {
