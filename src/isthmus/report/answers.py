@@ -38,13 +38,17 @@ class Answer:
     note: str = ""
 
 
+_Answered = tuple[str, list[str], str] | None  # verdict, lines and note, where rows answer
+
+
 def answers(rows: Sequence[Row], readings: Sequence[Reading] = ()) -> tuple[Answer, ...]:
     """Return every answer that the records and readings hold, then what the records leave open."""
     found, left = [], []
     for question, (answer, needs) in _QUESTIONS.items() if rows else ():
-        answered = answer(question, rows)
+        answered = answer(rows)
         if answered:
-            found.append(answered)
+            verdict, lines, note = answered
+            found.append(Answer(question=question, verdict=verdict, lines=tuple(lines), note=note))
         else:
             left.append(f"{question} It takes {needs}.")
     if left:
@@ -79,7 +83,7 @@ def headline(rows: Sequence[Row], readings: Sequence[Reading] = ()) -> str:
     return f"{answer.question} {answer.verdict}" if answer else "Nothing is finished yet"
 
 
-def _falls(question: str, rows: Sequence[Row]) -> Answer | None:
+def _falls(rows: Sequence[Row]) -> _Answered:
     lines: list[str] = []
     falling: list[bool | None] = []
     for (network, placement), line in lines_of(rows).items():
@@ -103,12 +107,10 @@ def _falls(question: str, rows: Sequence[Row]) -> Answer | None:
     else:
         note += f"A change counts as {_WITHIN} up to twice its standard error, of a spread "
         note += "pooled over all rows with several seeds."
-    return Answer(
-        question=question, verdict=_of(falling) + _doubt(rows), lines=tuple(lines), note=note
-    )
+    return _of(falling) + _doubt(rows), lines, note
 
 
-def _resists(question: str, rows: Sequence[Row]) -> Answer | None:
+def _resists(rows: Sequence[Row]) -> _Answered:
     groups: dict[tuple[str, str], dict[int, list[Row]]] = {}
     for (_, placement), line in lines_of(rows).items():
         groups.setdefault((placement, line[0].setting), {})[line[0].depth] = line
@@ -128,13 +130,11 @@ def _resists(question: str, rows: Sequence[Row]) -> Answer | None:
         lines.append(f"{placement}{setting}: {each} points for each doubling (r = {span})")
     if not lines:
         return None
-    return Answer(
-        question=question,
-        verdict=_sentence("; ".join(words)) + _doubt(rows),
-        lines=tuple(lines),
-        note="Over the ratios that all of them have. From ResNet-50 on, the blocks are narrow by "
-        "4 before r divides them once more.",
+    note = (
+        "Over the ratios that all of them have. From ResNet-50 on, the blocks are narrow by 4 "
+        "before r divides them once more."
     )
+    return _sentence("; ".join(words)) + _doubt(rows), lines, note
 
 
 def _order(slopes: Sequence[Slope]) -> str:
@@ -148,7 +148,7 @@ def _order(slopes: Sequence[Slope]) -> str:
     return word + (f" ({_WITHIN})" if clear is False else "")
 
 
-def _two_is_best(question: str, rows: Sequence[Row]) -> Answer | None:
+def _two_is_best(rows: Sequence[Row]) -> _Answered:
     lines: list[str] = []
     best: list[bool | None] = []
     for (network, placement), line in lines_of(rows).items():
@@ -168,15 +168,11 @@ def _two_is_best(question: str, rows: Sequence[Row]) -> Answer | None:
     if not lines:
         return None
     absent = [f"ResNet-{depth}" for depth in (34, 50) if depth not in {row.depth for row in rows}]
-    return Answer(
-        question=question,
-        verdict=_of(best) + _doubt(rows),
-        lines=tuple(lines),
-        note=f"Not run: {', '.join(absent)}." if absent else "",
-    )
+    note = f"Not run: {', '.join(absent)}." if absent else ""
+    return _of(best) + _doubt(rows), lines, note
 
 
-def _crosses(question: str, rows: Sequence[Row]) -> Answer | None:
+def _crosses(rows: Sequence[Row]) -> _Answered:
     lines: list[str] = []
     less: list[bool | None] = []
     for (network, placement), line in lines_of(rows).items():
@@ -191,19 +187,14 @@ def _crosses(question: str, rows: Sequence[Row]) -> Answer | None:
     if not less:
         return None
     places = " / ".join(cut["after"] for cut in rows[0].cuts)
-    return Answer(
-        question=question,
-        verdict=_of(less),
-        lines=tuple(lines),
-        note=f"int8 bytes for one sample, cut after {places}.",
-    )
+    return _of(less), lines, f"int8 bytes for one sample, cut after {places}."
 
 
 def _crossing(row: Row) -> str:
     return " / ".join(num_bytes(cut["int8_bytes"]) for cut in row.cuts)
 
 
-def _costs(question: str, rows: Sequence[Row]) -> Answer | None:
+def _costs(rows: Sequence[Row]) -> _Answered:
     plain = {row.network: row for row in rows if row.ratio == 1}
     pairs = [pair for pair in _pairs(rows) if pair[0].ratio > 1]
     if not pairs:
@@ -220,14 +211,11 @@ def _costs(question: str, rows: Sequence[Row]) -> Answer | None:
             line.append(f"r = {block.ratio}: {100 * change:+.2f}{mark}")
     change, doubt = _mean_change(pairs)
     verdict = f"{_change(change)} than placement block, mean of {len(pairs)}{doubt}"
-    return Answer(
-        question=question,
-        verdict=f"Nothing: {verdict}" if change >= 0 else verdict,
-        lines=tuple(f"{name}: {', '.join(each)} points" for name, each in changes.items()),
-        note="Placement cut less placement block at the same r, and less the plain network. "
-        "Block narrows every block, so it has fewer weights and MACs than cut at the same r."
-        + (f" *: {_WITHIN}." if "*" in str(changes) else ""),
-    )
+    lines = [f"{name}: {', '.join(each)} points" for name, each in changes.items()]
+    note = "Placement cut less placement block at the same r, and less the plain network. "
+    note += "Block narrows every block, so it has fewer weights and MACs than cut at the same r."
+    note += f" *: {_WITHIN}." if "*" in str(changes) else ""
+    return f"Nothing: {verdict}" if change >= 0 else verdict, lines, note
 
 
 def _mean_change(pairs: Sequence[tuple[Row, Row]]) -> tuple[float, str]:
@@ -355,10 +343,8 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-Ask = Callable[[str, Sequence[Row]], Answer | None]
-
 # What the study is asked, who answers, and what that takes.
-_QUESTIONS: dict[str, tuple[Ask, str]] = {
+_QUESTIONS: dict[str, tuple[Callable[[Sequence[Row]], _Answered], str]] = {
     "Does accuracy fall with the ratio r?": (_falls, "one network at two ratios"),
     "Do deeper networks resist better?": (_resists, "two depths that share two ratios"),
     "Is r = 2 best for ResNet-34 and ResNet-50?": (
