@@ -351,16 +351,13 @@ def transfer_chart(readings: Sequence[Reading]) -> Figure:
 
 
 def _quartiles(line: Sequence[Reading]) -> dict[str, Any]:
-    medians = [reading.median_bytes for reading in line]
-    above = [reading.third_quartile_bytes - reading.median_bytes for reading in line]
-    below = [reading.median_bytes - reading.first_quartile_bytes for reading in line]
-    kib = {name: [value / 1024 for value in values] for name, values in
-           (("y", medians), ("up", above), ("down", below))}  # fmt: skip
+    above = [(each.third_quartile_bytes - each.median_bytes) / 1024 for each in line]
+    below = [(each.median_bytes - each.first_quartile_bytes) / 1024 for each in line]
     return {
         "x": [plain(reading.layer) for reading in line],
-        "y": kib["y"],
-        "error_y": {"type": "data", "symmetric": False, "array": kib["up"],
-                    "arrayminus": kib["down"], "thickness": 1, "width": 2},
+        "y": [reading.median_bytes / 1024 for reading in line],
+        "error_y": {"type": "data", "symmetric": False, "array": above,
+                    "arrayminus": below, "thickness": 1, "width": 2},
         "mode": "lines+markers",
         "marker": {"size": 5},
         "hovertext": [

@@ -317,9 +317,8 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
     chart.update_xaxes(tickvals=[0, 50, 100, 150, 200])
     chart.update_yaxes(autorange="reversed")
     over = {label.partition(":")[0] for label, room in alone if _share(room) > 1}
-    none_holds = "; no device could hold the whole model" if over else ""
-    if not {plain(stage.device) for stage in plan.stages} <= over:
-        none_holds = ""
+    none = {plain(stage.device) for stage in plan.stages} <= over
+    none_holds = "; no device could hold the whole model" if none else ""
     fits = "Each stage fits its device" if not plan.violations else "Not every stage fits"
     return Figure(
         name="memory",

@@ -18,14 +18,8 @@ def fit_result_tables(record: FitRecord) -> tuple[Table, ...]:
     Args:
         record: The facts of the fit.
     """
-    tables = []
-    if record.ladder:
-        tables.append(_ladder(record))
-    if record.results:
-        tables.append(_results(record))
-    if record.widths:
-        tables.append(_widths(record))
-    return tuple(tables)
+    found = ((record.ladder, _ladder), (record.results, _results), (record.widths, _widths))
+    return tuple(table(record) for rows, table in found if rows)
 
 
 def _ladder(record: FitRecord) -> Table:
