@@ -111,15 +111,17 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
         InputError: A data set or a recipe is not there, or the folder has the choice of another
             study.
     """
-    path = folder / CHOICE_FILE
+    path, first = folder / CHOICE_FILE, cells[0]
+    network = f"resnet{first.depth}, width {first.width}, ratio {first.ratio}"
     if path.is_file():
         choice = read_json(path, Choice, schema=CHOICE_SCHEMA)
-        if differing := differences(_question(choice), _asked(cells)):
+        stored = _question(choice.data, choice.network, choice.candidates)
+        if differing := differences(stored, _question(first.data, network, cells)):
             raise InputError(
                 f"{path}: is of another study: {'; '.join(differing)}; name another folder"
             )
         return choice
-    data = load_images(cells[0].data, "train")
+    data = load_images(first.data, "train")
     kept, held = _divide(data)
     candidates = []
     for cell in cells:
@@ -135,8 +137,8 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
         scores = evaluate_images(model, *held, normalization=constants)
         candidates.append(Candidate(recipe=cell.recipe, epochs=cell.epochs, accuracy=scores.top1))
     choice = Choice(
-        data=cells[0].data,
-        network=_asked(cells)["network"],
+        data=first.data,
+        network=network,
         candidates=tuple(candidates),
         held_out=len(held[1]),
     )
@@ -144,20 +146,10 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
     return choice
 
 
-def _asked(cells: Sequence[Cell]) -> dict[str, Any]:
+def _question(data: str, network: str, tried: Sequence[Cell | Candidate]) -> dict[str, Any]:
     """Return what is to be chosen, and on what."""
-    first = cells[0]
-    return {
-        "data": first.data,
-        "network": f"resnet{first.depth}, width {first.width}, ratio {first.ratio}",
-        "recipes": [f"{cell.recipe}, {cell.epochs} epochs" for cell in cells],
-    }
-
-
-def _question(choice: Choice) -> dict[str, Any]:
-    """Return what was to be chosen, as `_asked` does."""
-    recipes = [f"{candidate.recipe}, {candidate.epochs} epochs" for candidate in choice.candidates]
-    return {"data": choice.data, "network": choice.network, "recipes": recipes}
+    recipes = [f"{each.recipe}, {each.epochs} epochs" for each in tried]
+    return {"data": data, "network": network, "recipes": recipes}
 
 
 def compute_cell(cell: Cell, folder: Path, report: Report) -> Mapping[str, Any]:

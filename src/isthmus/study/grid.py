@@ -141,9 +141,8 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[st
         ('bits: stored nothing, asked 8', 'recipe.rate: stored 0.1, asked 0.2')
     """
     old, new = (
-        {name: each[name] for name in each if name != "search"} for each in (stored, asked)
+        flat({name: each[name] for name in each if name != "search"}) for each in (stored, asked)
     )
-    old, new = flat(old), flat(new)
     return tuple(
         f"{name}: stored {_shown(old, name)}, asked {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
