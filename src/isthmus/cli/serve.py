@@ -144,8 +144,10 @@ def ask(
     from isthmus.report.ask_table import Answer, about_table, answers_table
     from isthmus.run.client import Client
     from isthmus.run.messages import write_message
+    from isthmus.units import parse_quantity
 
-    deadline_s = _seconds(deadline)
+    with naming("--deadline"):
+        deadline_s = parse_quantity(deadline, "s")
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
@@ -184,10 +186,3 @@ def ask(
     num_failed = sum(bool(answer.error) for answer in answers)
     if num_failed:
         raise RunError(f"{num_failed} of {len(answers)} inputs have no result; see above")
-
-
-def _seconds(deadline: str) -> float:
-    from isthmus.units import parse_quantity
-
-    with naming("--deadline"):
-        return parse_quantity(deadline, "s")

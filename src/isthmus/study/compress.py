@@ -113,8 +113,7 @@ def compress_model(
             data = with_answers(model.eval(), data)
         samples = samples_of(model, example, data)
         compressed = run_steps(model, steps, samples, data, config, progress=progress)
-        facts = _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
-    return facts
+        return _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
 
 
 def _check_losses(
@@ -148,7 +147,9 @@ def _write(
     data: Dataset | None,
 ) -> Compressed:
     before, after = (
-        figures(m, example, accuracy=None if data is None else _accuracy(m, data))
+        figures(
+            m, example, accuracy=None if data is None else accuracy(m, data.x_test, data.y_test)
+        )
         for m in (model, compressed)
     )
     weights = pack_weights(compressed)
@@ -269,7 +270,3 @@ def samples_of(model: nn.Module, example: tuple[Tensor, ...], data: Dataset | No
 
 def _order(data: Dataset) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(data.y_train))
-
-
-def _accuracy(model: nn.Module, data: Dataset) -> float:
-    return accuracy(model, data.x_test, data.y_test)

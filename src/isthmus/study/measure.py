@@ -13,6 +13,7 @@ time that the processor spends on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -91,8 +92,10 @@ def measure_nodes(
         report("write programs", 0, 1)
         exported = _export(parts, graph, tuple(borders), example, Path(folder))
         whole = exported.call([tensor.name for tensor in graph.inputs], graph.outputs)
-        alone = zip(blocks, (_alone(exported, *sides) for sides in ends), strict=True)
-        calls = {block: call for block, call in alone if call is not None}
+        calls = {}
+        for block, sides in zip(blocks, ends, strict=True):
+            with suppress(IsthmusError):  # it is no program of its own
+                calls[block] = exported.call(*sides)
         report("write programs", 1, 1)
         empty_s, whole_s, *block_s = _medians(
             (_empty_call(Path(folder)), whole, *calls.values()), repeats, warmup, report
@@ -218,14 +221,6 @@ def _empty_call(folder: Path) -> Call:
     onnx.save(onnx.parser.parse_model(_EMPTY), folder / "empty.onnx")
     program = load_program(folder / "empty.onnx", backend="onnxruntime")
     return partial(program, [np.zeros(1, dtype=np.float32)])
-
-
-def _alone(exported: _Exported, reads: Sequence[str], makes: Sequence[str]) -> Call | None:
-    """Return a call of one block; None where it is no program of its own."""
-    try:
-        return exported.call(reads, makes)
-    except IsthmusError:
-        return None
 
 
 def _medians(calls: Sequence[Call], repeats: int, warmup: int, report: Report) -> list[float]:

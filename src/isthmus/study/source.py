@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -110,12 +111,8 @@ def run_study(
         search=search,
     )
     create_study(grid, url)
-
-    def work() -> None:
-        run_workers(
-            url, recipe.name, compute_cell, folder=folder / "cells", workers=workers, report=report
-        )
-
+    work = partial(run_workers, url, recipe.name, compute_cell)
+    work = partial(work, folder=folder / "cells", workers=workers, report=report)
     work()
     with open_study(url, recipe.name) as study:
         added = add_cells(study, _best_found(records(study)))

@@ -298,10 +298,8 @@ def _run_processes(
         for index in range(1, workers + 1):
             ours, theirs = context.Pipe(duplex=False)
             label = f"worker {index}"
-            work_here = partial(work, label=label)
-            process = context.Process(
-                target=_process, args=(theirs, threads, work_here), name=label
-            )
+            given = (theirs, threads, partial(work, label=label))
+            process = context.Process(target=_process, args=given, name=label)
             process.start()
             theirs.close()
             processes[ours] = process
@@ -334,16 +332,11 @@ def _relay(processes: Mapping[Connection, BaseProcess], report: Report) -> list[
                 open_ends.remove(end)
                 process = processes[end]
                 process.join()
-                if process.exitcode:
-                    died.append(_ending(process, last.get(end, "")))
+                if code := process.exitcode:
+                    how = f"killed by signal {-code}" if code < 0 else last.get(end, "")
+                    died.append(f"{process.name} ended ({how})")
                     report(died[-1], 1, 1)
     return died
-
-
-def _ending(process: BaseProcess, last: str) -> str:
-    code = process.exitcode or 0
-    how = f"killed by signal {-code}" if code < 0 else last
-    return f"{process.name} ended ({how})"
 
 
 def _stop(processes: Collection[BaseProcess]) -> None:
