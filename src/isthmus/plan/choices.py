@@ -103,7 +103,11 @@ def find_choices(graph: Graph, asked: Asked) -> Choices:
         raise InputError(
             f"codec {codec!r} can carry no cut; the first says: {skipped[min(skipped)]}"
         )
-    return Choices(all=tuple(found), skipped=skipped, notes=_notes(places, skipped))
+    notes = []
+    for reason, count in Counter(skipped.values()).most_common(1):
+        few = f"{len(skipped)} of {len(places)} cuts cannot be used"
+        notes.append(f"{few}; {count} of them because: {reason}")
+    return Choices(all=tuple(found), skipped=skipped, notes=tuple(notes))
 
 
 def choices_at(cut: Cut, num_nodes: int, asked: Asked, *, lossless: bool) -> tuple[Choice, ...]:
@@ -296,12 +300,3 @@ def _measured(spec: CodecSpec, png_bytes: float | None) -> CodecSpec:
     if spec.name != "png" or png_bytes is None:
         return spec
     return replace(spec, measured_bytes=float(png_bytes))
-
-
-def _notes(places: tuple[Cut, ...], skipped: dict[int, str]) -> tuple[str, ...]:
-    if not skipped:
-        return ()
-    reason, count = Counter(skipped.values()).most_common(1)[0]
-    return (
-        f"{len(skipped)} of {len(places)} cuts cannot be used; {count} of them because: {reason}",
-    )

@@ -295,9 +295,7 @@ class Estimate:
     """What a plan costs, part by part.
 
     Attributes:
-        loads: Of each stage.
         compute_s: Time of each stage, its codec halves included.
-        codec_s: Time of the codec halves of each stage.
         stage_j: Energy of each stage, without static power.
         transfer_s: Time of each hop.
         occupied_s: How long each hop keeps its link busy.
@@ -308,9 +306,7 @@ class Estimate:
         prediction: All in all.
     """
 
-    loads: tuple[Load, ...]
     compute_s: tuple[float, ...]
-    codec_s: tuple[float, ...]
     stage_j: tuple[float, ...]
     transfer_s: tuple[float, ...]
     occupied_s: tuple[float, ...]
@@ -357,9 +353,7 @@ def estimate(
     link_j = tuple(link.transfer_j(frame) for link, frame in hops)
     once = [now for before, now in zip((None, *route), route, strict=False) if now != before]
     return Estimate(
-        loads=tuple(loads),
         compute_s=tuple(times_s),
-        codec_s=tuple(float(codec_s(site.device, load)) for site, load in stages),
         stage_j=stages_j,
         transfer_s=transfer_s,
         occupied_s=tuple(occupied_s),

@@ -196,30 +196,17 @@ def whole_limit(
     if limit is None or (need is not None and not exceeds(need, limit)):
         return
     if need is None:
-        yield _unknown_drop(choices, limit)
-        return
-    ways = (
-        *_faster_link(links, figure, limit, with_link),
-        *_narrower_codec(inner, figure, limit, with_choice),
-        f"allow {format_quantity(need, unit)}",
-    )
-    yield Violation(
-        where="plan", what=what, need=need, limit=limit, unit=unit, remedy=", or ".join(ways)
-    )
-
-
-def _unknown_drop(choices: Iterable[Choice], limit: float) -> Violation:
-    """Return the limit on the drop that choices break, one of which nothing is known of."""
-    unknown = next(choice for choice in choices if choice.drop is None)
-    what, unit = WHOLE["drop"]
-    return Violation(
-        where="plan",
-        what=f"{what} of {unknown.codec} after {unknown.cut.after} is unknown and",
-        need=1.0,
-        limit=limit,
-        unit=unit,
-        remedy="measure it (isthmus plan --data), or use raw",
-    )
+        unknown = next(choice for choice in choices if choice.drop is None)
+        what += f" of {unknown.codec} after {unknown.cut.after} is unknown and"
+        need, remedy = 1.0, "measure it (isthmus plan --data), or use raw"
+    else:
+        ways = (
+            *_faster_link(links, figure, limit, with_link),
+            *_narrower_codec(inner, figure, limit, with_choice),
+            f"allow {format_quantity(need, unit)}",
+        )
+        remedy = ", or ".join(ways)
+    yield Violation(where="plan", what=what, need=need, limit=limit, unit=unit, remedy=remedy)
 
 
 def _figure(walk: Walk, figure: str) -> float | None:
@@ -292,29 +279,21 @@ def _narrower_codec(
 def _with_choice(walk: Walk, choice: Choice, other: Choice) -> Walk:
     """Return the walk with another choice in place of one."""
     route = tuple(other if one == choice else one for one in walk.route)
-    old = pairwise((None, *walk.route, None))
-    new = pairwise((None, *route, None))
-    loads = tuple(
-        _reload(load, before, after)
-        for load, before, after in zip(walk.loads, old, new, strict=True)
-    )
-    return replace(walk, route=route, loads=loads)
-
-
-def _reload(
-    load: Load,
-    before: tuple[Choice | None, Choice | None],
-    after: tuple[Choice | None, Choice | None],
-) -> Load:
-    """Return the load of a stage with other codec halves."""
-    halves = halves_load(*after)
-    return replace(
-        load,
-        codec_macs=halves.codec_macs,
-        codec_bytes=halves.codec_bytes,
-        weight_bytes=load.weight_bytes - halves_load(*before).weight_bytes + halves.weight_bytes,
-        peak_bytes=max(float(load.node_peak_bytes), float(halves.peak_bytes)),
-    )
+    old, new = (pairwise((None, *carried, None)) for carried in (walk.route, route))
+    loads = []
+    for load, before, after in zip(walk.loads, old, new, strict=True):
+        halves = halves_load(*after)
+        made = replace(
+            load,
+            codec_macs=halves.codec_macs,
+            codec_bytes=halves.codec_bytes,
+            weight_bytes=load.weight_bytes
+            - halves_load(*before).weight_bytes
+            + halves.weight_bytes,
+            peak_bytes=max(float(load.node_peak_bytes), float(halves.peak_bytes)),
+        )
+        loads.append(made)
+    return replace(walk, route=route, loads=tuple(loads))
 
 
 def _narrower_loads(walk: Walk, stage: int) -> Iterator[tuple[Choice, Load]]:
