@@ -8,13 +8,7 @@ from isthmus.graph import Cut, Graph, cuts
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.plan.choices import Choice, carried, known, make_crossing, other_model
 from isthmus.plan.estimate import make_inputs, make_stage, needs
-from isthmus.plan.limits import (
-    WHOLE,
-    narrower,
-    smaller,
-    too_large,
-    whole_limit,
-)
+from isthmus.plan.limits import WHOLE, narrower, smaller, too_large, whole_limit
 from isthmus.plan.placement import (
     Message,
     Placement,
@@ -25,7 +19,7 @@ from isthmus.plan.placement import (
     needed,
     weigh,
 )
-from isthmus.plan.plan import Asked, Crossing, Limits, Plan, Stage, Violation, exceeds
+from isthmus.plan.plan import Asked, Limits, Plan, Stage, Violation, exceeds
 from isthmus.platform import Link, Platform
 from isthmus.units import format_quantity
 
@@ -53,7 +47,11 @@ def make_branched(
         objective=objective,
         split=len(set(placement.places)) > 1,
         stages=tuple(_stage(setting, placement, weighed, index) for index in weighed.devices),
-        crossings=tuple(_crossings(setting, placement)),
+        crossings=tuple(
+            make_crossing(link, setting.choices[message.pick])
+            for message in placement.messages
+            for _, link in hops(setting, message)
+        ),
         predicted=weighed.prediction,
         inputs=make_inputs(setting.graph),
         platform=setting.platform,
@@ -166,13 +164,6 @@ def _stage(setting: Setting, placement: Placement, weighed: Weighed, index: int)
     mine = [k for k, place in enumerate(placement.places) if place == index]
     time_s, joules = weighed.busy_s[site.device.name], weighed.joules[index]
     return make_stage(site, mine, setting.graph, load, time_s=time_s, joules=joules)
-
-
-def _crossings(setting: Setting, placement: Placement) -> Iterator[Crossing]:
-    for message in placement.messages:
-        choice = setting.choices[message.pick]
-        for _, link in hops(setting, message):
-            yield make_crossing(link, choice)
 
 
 def _read(

@@ -89,11 +89,13 @@ def make_loads(graph: Graph, choices: Sequence[Choice]) -> Loads:
     stops = np.array([choice.cut.index if choice else len(graph.nodes) for choice in ends])
     keys = [(choice.spec, choice.cut.num_bytes) if choice else () for choice in ends]
     halves = {  # of choices that are alike once
-        key: (_halves(halves_load(choice, None)), _halves(halves_load(None, choice)))
+        key: [
+            (half.codec_macs, half.codec_bytes, half.weight_bytes, half.peak_bytes)
+            for half in (halves_load(choice, None), halves_load(None, choice))
+        ]
         for key, choice in dict(zip(keys, ends, strict=True)).items()
     }
-    decoders = np.array([halves[key][0] for key in keys]).T
-    encoders = np.array([halves[key][1] for key in keys]).T
+    decoders, encoders = np.array([halves[key] for key in keys], float).transpose(1, 2, 0)
     weights = _weights(graph, starts[:, None], stops)
     weights += decoders[2, :, None]
     weights += encoders[2]
@@ -115,12 +117,6 @@ def _span(which: Indices) -> Indices | slice:
     """Return indices as a slice, which copies nothing, where they follow each other."""
     start, stop = int(which[0]), int(which[-1]) + 1
     return slice(start, stop) if stop - start == len(which) else which
-
-
-def _halves(load: Load) -> tuple[float, float, float, float]:
-    figures = (load.codec_macs, load.codec_bytes, load.weight_bytes, load.peak_bytes)
-    macs, written, weights, peak = (float(figure) for figure in figures)
-    return macs, written, weights, peak
 
 
 def _weights(graph: Graph, starts: Indices, stops: Indices) -> Array:
