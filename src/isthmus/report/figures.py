@@ -5,7 +5,7 @@ The colours are those of Okabe and Ito, which colour-blind readers can tell apar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log10
 
 import plotly.graph_objects as go
@@ -294,25 +294,22 @@ def memory_figure(plan: Plan, graph: Graph | None = None) -> Figure | None:
     Returns:
         The figure, or None where no device names a limit.
     """
-    rows: list[tuple[str, Room, float | None]] = []
-    for stage in plan.stages:
-        for room in rooms(stage, plan.platform.device(stage.device).memory):
-            if room.limit_bytes:
-                label = f"{plain(stage.device)}: {room.what}"
-                rows.append((label, room, _whole(room, graph) if graph else None))
+    rows = [
+        (f"{plain(stage.device)}: {room.what}", room)
+        for stage in plan.stages
+        for room in rooms(stage, plan.platform.device(stage.device).memory)
+        if room.limit_bytes
+    ]
     if not rows:
         return None
     chart = go.Figure()
-    _memory_bars(chart, [(label, room) for label, room, _ in rows], "this plan", ORANGE, BLUE)
-    alone = [
-        (label, Room(what=room.what, used_bytes=whole, limit_bytes=room.limit_bytes))
-        for label, room, whole in rows
-        if whole is not None
-    ]
-    if alone:
+    _memory_bars(chart, rows, "this plan", ORANGE, BLUE)
+    alone = []
+    if graph:
+        alone = [(label, replace(room, used_bytes=_whole(room, graph))) for label, room in rows]
         _memory_bars(chart, alone, "the whole model on this device", GREY, LIGHT)
     chart.add_vline(x=100, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
-    top = max(1.0, *(_share(room) for _, room in alone), *(_share(room) for _, room, _ in rows))
+    top = max(1.0, *(_share(room) for _, room in (*alone, *rows)))
     chart.update_xaxes(title="% of the device's limit", range=[0, 125 * min(top, _MAX_SHARE)])
     chart.update_xaxes(tickvals=[0, 50, 100, 150, 200])
     chart.update_yaxes(autorange="reversed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -56,21 +57,17 @@ def _cost_line(plan: Plan) -> str:
     )
 
 
-def _multiplexing(plan: Plan) -> list[str]:
+def _multiplexing(plan: Plan) -> Iterator[str]:
     """Say how many ticks the pins of each link need, before narrowing and after."""
     links = {link.name: link for link in plan.platform.links if link.pins}
-    lines = []
     for crossing in plan.crossings:
-        if crossing.link not in links:
-            continue
-        link = links[crossing.link]
-        before = multiplexing(link, raw_bytes(crossing))
-        after = multiplexing(link, crossing.payload_bytes)
-        lines.append(
-            f"Time-multiplexing on {link.name}, {link.pins} pins: {after:,} ticks for one sample, "
-            f"{before:,} as fp32."
-        )
-    return lines
+        if link := links.get(crossing.link):
+            before = multiplexing(link, raw_bytes(crossing))
+            after = multiplexing(link, crossing.payload_bytes)
+            yield (
+                f"Time-multiplexing on {link.name}, {link.pins} pins: {after:,} ticks for one "
+                f"sample, {before:,} as fp32."
+            )
 
 
 def _accuracy(crossing: Crossing) -> str:

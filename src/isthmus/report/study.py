@@ -190,15 +190,11 @@ def _grid_tables(rows: Sequence[Row]) -> tuple[Table | Text, ...]:
         f"Channels and bytes on the wire after {', '.join(places)}; MACs before {COMPARED_CUT}'s "
         f"cut. {words} seed{'s' * spread}."
     )
-    sentences = [
-        Text(text)
-        for front in fronts_of(rows)
-        for text in (
-            *(f"{front.network}: {b.why}" if front.network == ALL else b.why
-              for b in front.balanced),
-            f"{front.network}: the front covers {_covered(front)}.",
-        )
-    ]  # fmt: skip
+    sentences = []
+    for front in fronts_of(rows):
+        whose = f"{front.network}: " if front.network == ALL else ""
+        sentences += [Text(f"{whose}{balanced.why}") for balanced in front.balanced]
+        sentences.append(Text(f"{front.network}: the front covers {_covered(front)}."))
     return table, *sentences
 
 
