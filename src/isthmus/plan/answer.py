@@ -23,19 +23,14 @@ def make_plan(
         beatable: Whether others may be better: a cut was asked for, or the search is not exact.
     """
     best = make_outcome(problem, route)
+    walk, costs = best.walk, best.estimate
     fits, platform = not best.violations, problem.platform
     runner_ups, alike = find_runner_ups(problem, best) if fits and platform.links else ((), ())
     unlimited = replace(problem.limits, link_bytes=None) == NO_LIMITS
     priced = problem.objective == "price"
     robust = fits and platform.links and unlimited and not beatable and not priced
-    names = {site.device.name for site in best.walk.sites}
-    parts = zip(
-        best.walk.sites,
-        best.walk.loads,
-        best.estimate.compute_s,
-        best.estimate.stage_j,
-        strict=True,
-    )
+    names = {site.device.name for site in walk.sites}
+    parts = zip(walk.sites, walk.loads, costs.compute_s, costs.stage_j, strict=True)
     stages = tuple(
         make_stage(
             site, range(load.start, load.stop), problem.graph, load, time_s=time_s, joules=joules
@@ -46,8 +41,8 @@ def make_plan(
         objective=problem.objective,
         split=sum(bool(stage.nodes) for stage in stages) > 1,
         stages=stages,
-        crossings=tuple(map(make_crossing, best.walk.links, best.walk.route)),
-        predicted=best.estimate.prediction,
+        crossings=tuple(map(make_crossing, walk.links, walk.route)),
+        predicted=costs.prediction,
         violations=best.violations,
         runner_ups=runner_ups,
         sensitivity=find_sensitivity(problem, best) if robust else (),

@@ -57,7 +57,7 @@ class Stages:
     allowed: Mask
     possible: Mask
     fits: Mask
-    _known: dict[tuple[bool, bool], Table] = field(
+    _known: dict[tuple[Callable[[Site, Load], Amount], bool], Table] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -72,27 +72,22 @@ class Stages:
 
     def seconds(self, *, limited: bool) -> Table:
         """Return the time of all that fit; of all that are possible, if memories are no limit."""
-        return self._table(
-            lambda cells: compute_s(self.site, self.load.computed(cells, written=False)),
-            joules=False,
-            limited=limited,
-        )
+        return self._table(compute_s, limited=limited)
 
     def joules(self, *, limited: bool) -> Table:
         """Return the energy without static power."""
-        return self._table(
-            lambda cells: stage_j(self.site, self.load.computed(cells, written=True)),
-            joules=True,
-            limited=limited,
-        )
+        return self._table(stage_j, limited=limited)
 
-    def _table(self, figure: Callable[[Cells], Amount], *, joules: bool, limited: bool) -> Table:
+    def _table(self, figure: Callable[[Site, Load], Amount], *, limited: bool) -> Table:
         mask = self.fits if limited else self.possible
-        if (joules, limited) not in self._known:
-            self._known[joules, limited] = make_table(
-                mask, lambda cells: np.where(mask[cells], figure(cells), inf)
-            )
-        return self._known[joules, limited]
+
+        def weigh(cells: Cells) -> Array:
+            load = self.load.computed(cells, written=figure is stage_j)
+            return np.where(mask[cells], figure(self.site, load), inf)
+
+        if (figure, limited) not in self._known:
+            self._known[figure, limited] = make_table(mask, weigh)
+        return self._known[figure, limited]
 
     def at(self, row: int, column: int) -> tuple[float, float]:
         """Return time and energy of one stage that the device can compute."""
