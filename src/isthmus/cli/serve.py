@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -165,18 +165,13 @@ def ask(
         answers = []
         for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
             start_s = time.perf_counter()
+            facts: dict[str, Any] = {}
             try:
-                outputs = client.ask(sample, priority=priority)
-                answer = Answer(
-                    name=name,
-                    outputs=outputs,
-                    width=outputs.width,
-                    early_exit=outputs.early_exit,
-                    seconds=time.perf_counter() - start_s,
-                )
+                facts["outputs"] = got = client.ask(sample, priority=priority)
+                facts |= {"width": got.width, "early_exit": got.early_exit}
             except RequestError as error:
-                seconds = time.perf_counter() - start_s
-                answer = Answer(name=name, error=str(error), reason=error.reason, seconds=seconds)
+                facts |= {"error": str(error), "reason": error.reason}
+            answer = Answer(name=name, **facts, seconds=time.perf_counter() - start_s)
             answers.append(answer)
             if json_:
                 values = [each.tolist() for each in answer.outputs]

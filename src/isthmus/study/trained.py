@@ -81,10 +81,7 @@ def _of_fit(folder: Path, graph: Graph) -> Iterator[AccuracyRow]:
         if rung.payload_bytes == record.config.wanted_bytes:
             reached, whole = rung.accuracy, rung.accuracy + rung.drop / 100
     for (cut, codec), payload in lossy.items():
-        row = _row(cut, codec, reached, whole)
-        if payload is not None:
-            row = replace(row, payload_bytes=payload)
-        yield row
+        yield replace(_row(cut, codec, reached, whole), payload_bytes=payload)
 
 
 def _row(cut: int, codec: str, reached: float, whole: float) -> AccuracyRow:
