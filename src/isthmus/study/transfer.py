@@ -201,20 +201,27 @@ def layers_of(network: nn.Module) -> dict[str, nn.Sequential]:
 
     A narrow layer belongs to the block before it, the one that widens again to the block after.
     """
-    layers: dict[str, list[nn.Module]] = {"stem": [network.get_submodule("stem")]}
+    return {
+        name: nn.Sequential(*map(network.get_submodule, paths))
+        for name, paths in _paths(network).items()
+    }
+
+
+def _paths(network: nn.Module) -> dict[str, list[str]]:
+    """Return the paths of the modules that each layer is made of, in order."""
+    paths = {"stem": ["stem"]}
     for stage in range(1, 5):
-        name = f"layer{stage}"
-        waiting: list[nn.Module] = []
-        for child_name, child in network.get_submodule(name).named_children():
-            if child_name.startswith("widen"):
-                waiting = [child]
-            elif child_name.startswith("narrow"):
-                layers[list(layers)[-1]].append(child)
+        waiting: list[str] = []
+        for child, _ in network.get_submodule(f"layer{stage}").named_children():
+            path = f"layer{stage}.{child}"
+            if child.startswith("widen"):
+                waiting = [path]
+            elif child.startswith("narrow"):
+                paths[list(paths)[-1]].append(path)
             else:
-                layers[f"{name}.{child_name}"] = [*waiting, child]
+                paths[path] = [*waiting, path]
                 waiting = []
-    layers["head"] = [network.get_submodule(name) for name in ("pool", "flatten", "head")]
-    return {name: nn.Sequential(*modules) for name, modules in layers.items()}
+    return {**paths, "head": ["pool", "flatten", "head"]}
 
 
 Values = dict[str, dict[str, list[float]]]  # by meter, then by layer: one value for each repeat
@@ -269,9 +276,10 @@ def _shape(network: nn.Module, x_BCHW: Tensor, repeats: int) -> Values:
 
 def _wire(network: nn.Module, x_BCHW: Tensor, repeats: int) -> Values:
     """Make each layer a process and count the frames that its worker hands to the transport."""
-    names = list(layers_of(network))
+    paths = _paths(network)
+    names = list(paths)
     graph = capture(network, (x_BCHW,))
-    ends = [find_cut(graph, _last_module(network, name)).index for name in names[:-1]]
+    ends = [find_cut(graph, paths[name][-1]).index for name in names[:-1]]
     plan = partition(graph, _row(names), codec="raw", cut=ends)
     split_model = split_with_codecs(network, plan)
     sample = x_BCHW.numpy()
@@ -295,17 +303,6 @@ METERS: dict[str, Callable[[nn.Module, Tensor, int], Values]] = {
     "shape": _shape,
     "wire": _wire,
 }
-
-
-def _last_module(network: nn.Module, layer: str) -> str:
-    """Return the module after which a layer ends: the block, or the narrow layer behind it."""
-    stage, _, index = layer.partition(".")
-    children = [name for name, _ in network.get_submodule(stage).named_children()]
-    if not index:
-        return layer
-    following = children[children.index(index) + 1 :]
-    narrow = bool(following) and following[0].startswith("narrow")
-    return f"{stage}.{following[0]}" if narrow else layer
 
 
 def _row(names: Sequence[str]) -> Platform:
