@@ -240,13 +240,12 @@ def can_code(device: Device, choice: Choice) -> bool:
 
 def within(choices: Sequence[Choice], limits: Limits) -> tuple[Choice, ...]:
     """Return the choices that break no limit by themselves."""
-
-    def fits(choice: Choice) -> bool:
-        drop = inf if choice.drop is None else choice.drop
-        too_large = exceeds(choice.spec.payload_bytes, limits.link_bytes)
-        return not too_large and not exceeds(drop, limits.drop)
-
-    return tuple(choice for choice in choices if fits(choice))
+    return tuple(
+        choice
+        for choice in choices
+        if not exceeds(choice.spec.payload_bytes, limits.link_bytes)
+        and not exceeds(inf if choice.drop is None else choice.drop, limits.drop)
+    )
 
 
 def undominated(choices: Sequence[Choice], devices: Sequence[Device]) -> tuple[Choice, ...]:

@@ -182,34 +182,29 @@ class Load:
 
 def stage_loads(graph: Graph, route: Sequence[Choice]) -> tuple[Load, ...]:
     """Return the load of each stage, given what each link carries."""
-    live = live_bytes(graph)
-    ends = (None, *route, None)
-    return tuple(_stage_load(graph, live, before, after) for before, after in pairwise(ends))
+    live, loads = live_bytes(graph), []
+    ends = pairwise((None, *route, None))
+    for mine, (before, after) in zip(stage_nodes(len(graph.nodes), route), ends, strict=True):
+        nodes = graph.nodes[mine.start : mine.stop]
+        weights = {weight.name: weight.num_bytes for node in nodes for weight in node.weights}
+        node_peak = max(live[mine.start : mine.stop], default=0)
+        halves = halves_load(before, after)
+        load = replace(
+            halves,
+            start=mine.start,
+            stop=mine.stop,
+            weight_bytes=sum(weights.values()) + halves.weight_bytes,
+            peak_bytes=max(node_peak, float(halves.peak_bytes)),
+            node_peak_bytes=node_peak,
+        )
+        loads.append(load)
+    return tuple(loads)
 
 
 def stage_nodes(num_nodes: int, route: Sequence[Choice]) -> tuple[range, ...]:
     """Return the indices of each stage's nodes, given what each link carries."""
     ends = (0, *(choice.cut.index for choice in route), num_nodes)
     return tuple(range(start, stop) for start, stop in pairwise(ends))
-
-
-def _stage_load(
-    graph: Graph, live: Sequence[int], before: Choice | None, after: Choice | None
-) -> Load:
-    start = before.cut.index if before else 0
-    stop = after.cut.index if after else len(graph.nodes)
-    nodes = graph.nodes[start:stop]
-    weights = {weight.name: weight.num_bytes for node in nodes for weight in node.weights}
-    node_peak = max(live[start:stop], default=0)
-    halves = halves_load(before, after)
-    return replace(
-        halves,
-        start=start,
-        stop=stop,
-        weight_bytes=sum(weights.values()) + halves.weight_bytes,
-        peak_bytes=max(node_peak, float(halves.peak_bytes)),
-        node_peak_bytes=node_peak,
-    )
 
 
 def halves_load(before: Choice | None, after: Choice | None) -> Load:

@@ -11,7 +11,7 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from math import isinf
 
@@ -23,8 +23,9 @@ from isthmus.plan.answer import make_plan
 from isthmus.plan.chain import asked_cuts, list_choices
 from isthmus.plan.choices import undominated, within
 from isthmus.plan.estimate import OBJECTIVES
+from isthmus.plan.limits import WHOLE
 from isthmus.plan.orders import alone, everyone
-from isthmus.plan.plan import Asked, Limits, Plan
+from isthmus.plan.plan import Asked, Plan
 from isthmus.plan.routes import TOLERANCE, Costs, Route, cheapest, cost_of
 from isthmus.plan.table import Problem, make_problem, restricted
 from isthmus.plan.weigh import Scope, make_costs, overflow, predict
@@ -99,7 +100,7 @@ def _merit(problem: Problem, costs: Costs, route: Route) -> Merit:
     """Return what is to be made small, the most important first."""
     predicted = predict(problem, route)
     over = 0.0
-    for name in (field.name for field in fields(Limits) if field.name != "link_bytes"):
+    for name in WHOLE:
         most, need = getattr(problem.limits, name), getattr(predicted, name)
         if most is not None:
             over += 1.0 if need is None else max(0.0, need / (most or 1e-300) - 1 - 1e-9)
