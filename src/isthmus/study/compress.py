@@ -113,7 +113,26 @@ def compress_model(
             data = with_answers(model.eval(), data)
         samples = samples_of(model, example, data)
         compressed = run_steps(model, steps, samples, data, config, progress=progress)
-        return _write(model, compressed, source, steps, example, out, inputs=inputs, data=data)
+        before, after = (
+            figures(m, example, accuracy=None if data is None else _accuracy(m, data))
+            for m in (model, compressed)
+        )
+        weights = pack_weights(compressed)
+        facts = Compressed(
+            source=source,
+            techniques=tuple(step.text for step in steps),
+            inputs=tuple(inputs),
+            changes=changes(load_model(source), compressed),
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            before=before,
+            after=after,
+            exits=_exits(compressed, steps, example, data),
+            data="" if data is None else data.name,
+            machine=describe_machine(),
+            versions=library_versions(),
+        )
+        write_compressed(out, facts, weights)
+        return facts
 
 
 def _check_losses(
@@ -133,41 +152,6 @@ def _check_losses(
                 f"{line}, which {technique.name} changes itself; expected hinton, or "
                 f"skip={reused} in {technique.name}"
             )
-
-
-def _write(
-    model: nn.Module,
-    compressed: nn.Module,
-    source: ModelReference,
-    steps: Sequence[Step],
-    example: tuple[Tensor, ...],
-    out: Path,
-    *,
-    inputs: Sequence[str],
-    data: Dataset | None,
-) -> Compressed:
-    before, after = (
-        figures(
-            m, example, accuracy=None if data is None else accuracy(m, data.x_test, data.y_test)
-        )
-        for m in (model, compressed)
-    )
-    weights = pack_weights(compressed)
-    facts = Compressed(
-        source=source,
-        techniques=tuple(step.text for step in steps),
-        inputs=tuple(inputs),
-        changes=changes(load_model(source), compressed),
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-        before=before,
-        after=after,
-        exits=_exits(compressed, steps, example, data),
-        data="" if data is None else data.name,
-        machine=describe_machine(),
-        versions=library_versions(),
-    )
-    write_compressed(out, facts, weights)
-    return facts
 
 
 def _exits(
@@ -270,3 +254,7 @@ def samples_of(model: nn.Module, example: tuple[Tensor, ...], data: Dataset | No
 
 def _order(data: Dataset) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(data.y_train))
+
+
+def _accuracy(model: nn.Module, data: Dataset) -> float:
+    return accuracy(model, data.x_test, data.y_test)
