@@ -11,6 +11,12 @@ from isthmus.errors import InputError
 SCHEMA = "isthmus.study/1"
 PLACEMENTS = ("block", "cut")
 
+# What every cell's figures have to hold, as numbers, and which way is better in a search.
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "accuracy": "maximize",
+    "bytes": "minimize",
+}
+
 # Within one study these are the same for every cell that is added later; the others may grow.
 _FIXED = ("width", "data", "recipe", "epochs")
 
@@ -66,19 +72,6 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """One figure that a search makes large or small.
-
-    Attributes:
-        figure: Its name among a cell's figures.
-        direction: Which way is better.
-    """
-
-    figure: str
-    direction: Literal["maximize", "minimize"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """A study as it is asked for.
 
@@ -87,7 +80,6 @@ class Grid:
         cells: Each is computed once.
         config: All else that the figures depend on, e.g. the recipe that the cells name; stored
             with the study, which refuses another one later. Whatever JSON holds, and dataclasses.
-        objectives: What every cell's figures have to hold, as numbers.
         candidates: What a search may choose from once the cells are taken.
         search: How many candidates it tries.
 
@@ -98,10 +90,6 @@ class Grid:
     name: str
     cells: tuple[Cell, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
-    objectives: tuple[Objective, ...] = (
-        Objective(figure="accuracy", direction="maximize"),
-        Objective(figure="bytes", direction="minimize"),
-    )
     candidates: tuple[Cell, ...] = ()
     search: int = 0
 
@@ -125,7 +113,7 @@ def stored_config(grid: Grid) -> dict[str, Any]:
         "schema": SCHEMA,
         "cells": {name: sorted({getattr(cell, name) for cell in grid.cells}) for name in _FIXED},
         "config": to_jsonable_python(grid.config),
-        "objectives": [asdict(objective) for objective in grid.objectives],
+        "objectives": [{"figure": each, "direction": way} for each, way in OBJECTIVES.items()],
         "search": {
             "cells": grid.search,
             "candidates": [asdict(cell) for cell in grid.candidates],

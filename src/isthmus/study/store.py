@@ -37,7 +37,7 @@ from isthmus.study.database import (
     reaching,
     shown,
 )
-from isthmus.study.grid import SCHEMA, Cell, Grid, differences, stored_config
+from isthmus.study.grid import OBJECTIVES, SCHEMA, Cell, Grid, differences, stored_config
 from isthmus.study.records import StudyRecord, from_line, to_line
 
 _LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
@@ -147,7 +147,7 @@ def create_study(grid: Grid, url: str) -> None:
         study = optuna.create_study(
             storage=storage,
             study_name=grid.name,
-            directions=[objective.direction for objective in grid.objectives],
+            directions=list(OBJECTIVES.values()),
             load_if_exists=True,
         )
         stored = study.user_attrs.get("config", {})
