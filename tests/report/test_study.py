@@ -430,7 +430,7 @@ def test_hostile_names_keep_the_figures_and_tables_whole(tmp_path):
 
 def test_the_figures_for_print_are_images_and_the_same_every_time(folder):
     rows = rows_of(RECORDS)
-    again = paper_figures(rows, fronts_of(rows)[:2], READINGS, cut="layer2")
+    again = paper_figures(rows, fronts_of(rows)[:2], READINGS)
     assert set(again) == FIGURES
     for name, content in again.items():
         assert (folder / name).read_bytes() == content

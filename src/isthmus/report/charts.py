@@ -13,6 +13,7 @@ from isthmus.report.findings import NetworkFront, Row, lines_of
 from isthmus.report.labels import apart
 from isthmus.report.words import num_bytes, percent
 from isthmus.study import Point
+from isthmus.study.cells import COMPARED_CUT
 from isthmus.study.transfer import CLAIM_RATIO, Reading
 
 PURPLE = "#CC79A7"
@@ -180,9 +181,7 @@ def ratio_chart(rows: Sequence[Row]) -> Figure:
     )
 
 
-def bytes_chart(
-    fronts: Sequence[NetworkFront], *, cut: str, name: str = "accuracy_bytes"
-) -> Figure:
+def bytes_chart(fronts: Sequence[NetworkFront], *, name: str = "accuracy_bytes") -> Figure:
     """Draw accuracy against bytes: a panel for each network, its front and balanced points."""
     wide = min(len(fronts), PANELS_WIDE)
     high = -(-len(fronts) // wide)
@@ -206,7 +205,7 @@ def bytes_chart(
         ticktext=[num_bytes(tick) for tick in ticks],
         range=[log10(left), log10(right)],
     )
-    chart.update_xaxes(title=f"int8 bytes after {plain(cut)}", row=high)
+    chart.update_xaxes(title=f"int8 bytes after {COMPARED_CUT}", row=high)
     accuracies = [100 * point.accuracy for point in points]
     chart.update_yaxes(range=list(limits(accuracies, margin=0.22)))
     chart.update_yaxes(title="accuracy, %", col=1)

@@ -36,6 +36,7 @@ from isthmus.report.figures import BLUE, GREY, INK, LIGHT, ORANGE
 from isthmus.report.findings import NetworkFront, Row
 from isthmus.report.labels import apart
 from isthmus.report.words import num_bytes
+from isthmus.study.cells import COMPARED_CUT
 from isthmus.study.transfer import Reading
 
 _STYLE: dict[Any, Any] = {
@@ -67,11 +68,7 @@ _MARKERS = ("o", "s", "^", "D", "v")
 
 
 def paper_figures(
-    rows: Sequence[Row],
-    fronts: Sequence[NetworkFront],
-    readings: Sequence[Reading],
-    *,
-    cut: str,
+    rows: Sequence[Row], fronts: Sequence[NetworkFront], readings: Sequence[Reading]
 ) -> dict[str, bytes]:
     """Draw each figure for which there is something to draw.
 
@@ -79,7 +76,6 @@ def paper_figures(
         rows: For accuracy against ratio.
         fronts: For accuracy against bytes, one for each panel.
         readings: For the transfer after each layer.
-        cut: The module after which the bytes of the fronts cross.
 
     Returns:
         The content of each file by its name.
@@ -91,7 +87,7 @@ def paper_figures(
         if rows:
             files |= _files("accuracy_ratio", _ratio_figure(rows))
         if fronts:
-            files |= _files("accuracy_bytes", _bytes_figure(fronts, cut))
+            files |= _files("accuracy_bytes", _bytes_figure(fronts))
         if transfer_grid(readings):
             files |= _files("transfer_layers", _transfer_figure(readings))
     return files
@@ -133,7 +129,7 @@ def _ratio_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _bytes_figure(fronts: Sequence[NetworkFront], cut: str) -> Figure:
+def _bytes_figure(fronts: Sequence[NetworkFront]) -> Figure:
     wide = min(len(fronts), PANELS_WIDE)
     high = -(-len(fronts) // wide)
     figure = Figure(figsize=(0.6 + (4.2, 3.1, 2.5)[wide - 1] * wide, 2.7 * high))
@@ -148,7 +144,7 @@ def _bytes_figure(fronts: Sequence[NetworkFront], cut: str) -> Figure:
         _powers(axes, ticks, labels=[num_bytes(tick) for tick in ticks])
         axes.tick_params(labelbottom=index + wide >= len(fronts), axis="x")
         if index + wide >= len(fronts):
-            axes.set_xlabel(f"int8 bytes after {cut}")
+            axes.set_xlabel(f"int8 bytes after {COMPARED_CUT}")
         if index % wide == 0:
             axes.set_ylabel("accuracy, %")
     block = Line2D([], [], marker="s", color=BLUE, linestyle="", label="placement block")

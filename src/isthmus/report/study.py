@@ -89,7 +89,7 @@ def write_study(
     rows, readings = rows_of(grid), transfer.readings if transfer else ()
     fronts = [*fronts_of(rows), *([front_with(rows, searched)] if searched else [])]
     drawn_fronts = [front for front in fronts if front.network != ALL]
-    files = paper_figures(rows, drawn_fronts, readings, cut=COMPARED_CUT)
+    files = paper_figures(rows, drawn_fronts, readings)
     if records:
         files |= _both("accuracy", records_table(records))
     if rows:
@@ -124,11 +124,11 @@ def study_page(
         tables = shown(_grid_tables(rows))
         curves = (drawn(ratio_chart(rows)), *tables[:1])
         sections.append(Section(title="Accuracy and ratio", parts=curves))
-        points = (drawn(bytes_chart(networks, cut=COMPARED_CUT)), *tables[1:])
+        points = (drawn(bytes_chart(networks)), *tables[1:])
         sections.append(Section(title="Accuracy and bytes", parts=points))
     if searched:
         found = front_with(rows, searched)
-        chart = drawn(bytes_chart([found], cut=COMPARED_CUT, name="accuracy_search"))
+        chart = drawn(bytes_chart([found], name="accuracy_search"))
         parts = (chart, *shown(_search_tables(rows, searched)))
         sections.append(Section(title="Beyond the grid: the search", parts=parts))
     if readings:
