@@ -16,7 +16,6 @@ from isthmus.plan.plan import NO_LIMITS, Asked
 from isthmus.plan.routes import Route
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem
-from isthmus.plan.weigh import busy_stops
 from isthmus.platform import Memory, load_platform
 from tests.plan.draw import draw_graph, draw_platform
 from tests.plan.nets import chain, pair
@@ -62,7 +61,7 @@ def costs(graph, platform, objective, plan):
         graph, platform, undominated(every, platform.devices), objective=objective
     )
     outcome = make_outcome(problem, as_route(problem, plan))
-    states = around(problem, busy_stops(problem, outcome.route))
+    states = around(problem, outcome.route)
     found = find(problem, states, objective=objective, limits=NO_LIMITS)
     least = None if found is None else found.route.cost
     return least, None if outcome.violations else outcome.cost

@@ -27,7 +27,6 @@ from isthmus.plan.table import Problem, narrowed
 from isthmus.plan.weigh import (
     Measure,
     Scope,
-    busy_stops,
     energy,
     interval,
     latency,
@@ -178,7 +177,7 @@ def measure_of(scope: Scope) -> Measure:
 def _ranked(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     """Yield the best plan through each choice that each device may send, cheapest first."""
     scope = scope_of(problem, best)
-    steps = around(problem, busy_stops(problem, best.route))(scope)
+    steps = around(problem, best.route)(scope)
     costs = make_costs(scope, measure_of(scope))
     before, rest = forward(steps, costs)[0], backward(steps, costs)
     totals = costs.join(before, rest[0])
@@ -244,7 +243,7 @@ def _unsplit(problem: Problem) -> Iterator[Outcome]:
 def _unlimited(problem: Problem, best: Outcome) -> Iterator[Outcome]:
     """Yield the best plan of all, were memories without limit."""
     scope = replace(scope_of(problem, best), limited=False)
-    steps = around(problem, busy_stops(problem, best.route))(scope)
+    steps = around(problem, best.route)(scope)
     route = cheapest(steps, make_costs(scope, measure_of(scope)))
     if not isinf(route.cost):
         yield make_outcome(problem, route)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from isthmus.plan.routes import Ends, Steps, any_order, in_order
+from isthmus.plan.routes import Ends, Route, Steps, any_order, in_order
 from isthmus.plan.table import Leg, Problem
-from isthmus.plan.weigh import Scope
+from isthmus.plan.weigh import Scope, busy_stops
 from isthmus.platform import Platform
 
 States = Callable[[Scope], Steps]
@@ -49,17 +49,13 @@ def ordered(problem: Problem, order: Sequence[int]) -> States:
     )
 
 
-def around(problem: Problem, busy: Sequence[int]) -> States:
+def around(problem: Problem, route: Route) -> States:
     """Return the states in which devices compute in an order that a plan is in.
 
     That of the platform's file, if it is; else the plan's own, the other devices after it.
-
-    Args:
-        problem: What there is to choose from.
-        busy: The devices that compute in the plan, in order.
     """
     between = _between(problem)
-    inner = [index for index in busy if index in between]
+    inner = [index for index in busy_stops(problem, route) if index in between]
     if inner == sorted(inner):
         return ordered(problem, between)
     return ordered(problem, [*inner, *(index for index in between if index not in inner)])

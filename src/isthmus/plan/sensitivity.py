@@ -37,7 +37,7 @@ from isthmus.plan.plan import NO_LIMITS, Sensitivity
 from isthmus.plan.routes import Costs, Route, Steps, backward, ending_in, first_least, forward
 from isthmus.plan.search import find
 from isthmus.plan.table import Mask, Problem, changed, narrowed
-from isthmus.plan.weigh import Scope, busy_stops, make_costs, predict
+from isthmus.plan.weigh import Scope, make_costs, predict
 from isthmus.platform import Device, Link
 
 # Values are looked for up to this factor away; costs that differ by a smaller share are equal.
@@ -245,7 +245,7 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     if len(problem.stages) > _MOST_DEVICES:
         return ()
     scope = Scope(problem=problem, paid=problem.platform.ends)
-    stand = _stand(scope, around(problem, busy_stops(problem, best.route)))
+    stand = _stand(scope, around(problem, best.route))
     make = partial(_Figure, stand=stand)
     found = []
     above = stand  # where a rate grows, nothing that takes longer than today can win
