@@ -24,6 +24,7 @@ from itertools import chain, pairwise
 from math import ceil, floor, inf, log10
 from time import monotonic
 
+import numpy as np
 from ortools.sat.python import cp_model
 
 from isthmus.plan.estimate import Array, Clock, codec_s, halves_load, stage_j
@@ -186,17 +187,12 @@ def _places(cp: cp_model.CpModel, setting: Setting) -> list[dict[int, Bool]]:
 def _add_nodes(model: _Model, setting: Setting) -> None:
     """Let every node cost what it does where it runs."""
     for index, site in enumerate(setting.sites):
-        for node in range(len(setting.graph.nodes)):
-            if index in model.x[node]:
-                seconds = float(site.seconds[node + 1] - site.seconds[node])
-                model.parts.append(
-                    _Part(
-                        chosen=model.x[node][index],
-                        seconds=seconds,
-                        joules=float(site.joules[node + 1] - site.joules[node]),
-                        busy_s={site.device.name: seconds},
-                    )
-                )
+        nodes_s, nodes_j = (np.diff(sums).tolist() for sums in (site.seconds, site.joules))
+        for x, seconds, joules in zip(model.x, nodes_s, nodes_j, strict=False):
+            if index in x:
+                busy_s: dict[Clock, float] = {site.device.name: seconds}
+                part = _Part(chosen=x[index], seconds=seconds, joules=joules, busy_s=busy_s)
+                model.parts.append(part)
 
 
 def _add_messages(model: _Model, setting: Setting) -> None:
