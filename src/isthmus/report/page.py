@@ -113,13 +113,20 @@ def page(
         run: What was measured.
         rivals: The cheap ways across.
     """
-    sections = [
-        *([_plan_section(plan, graph)] if plan else []),
-        *([_rivals_section(plan, fit, run, rivals)] if plan and plan.crossings and fit else []),
-        *([_run_section(run)] if run else []),
-        *([_profile_section(graph, plan)] if graph else []),
-        *([_facts_section(graph, fit, verification, run)] if fit or verification or run else []),
-    ]
+    sections = []
+    if plan:
+        sections.append(_plan_section(plan, graph))
+    if plan and plan.crossings and fit:
+        sections.append(_rivals_section(plan, fit, run, rivals))
+    if run:
+        figures = drawn(timeline_figure(run)), drawn(prediction_figure(run))
+        parts = (*figures, *shown(run_tables(run)))
+        sections.append(Section(title="The run, on emulated links", parts=parts))
+    if graph:
+        parts = (drawn(bytes_figure(graph, plan)), *shown(profile_tables(graph, cuts(graph))))
+        sections.append(Section(title="The model", parts=parts))
+    if fit or verification or run:
+        sections.append(_facts_section(graph, fit, verification, run))
     return rendered(
         _TEMPLATE,
         title=title,
@@ -296,17 +303,6 @@ def _rivals_section(
     return Section(title="Accuracy and bytes", parts=(drawn(figure), *tables))
 
 
-def _run_section(run: RunRecord) -> Section:
-    figures = (timeline_figure(run), prediction_figure(run))
-    parts = (*map(drawn, figures), *shown(run_tables(run)))
-    return Section(title="The run, on emulated links", parts=parts)
-
-
-def _profile_section(graph: Graph, plan: Plan | None) -> Section:
-    table = shown(profile_tables(graph, cuts(graph)))
-    return Section(title="The model", parts=(drawn(bytes_figure(graph, plan)), *table))
-
-
 def _facts_section(
     graph: Graph | None,
     fit: FitRecord | None,
@@ -315,7 +311,8 @@ def _facts_section(
 ) -> Section:
     parts: list[Part] = []
     if fit:
-        parts += shown([fit_table(fit, num_outputs=_num_outputs(graph) if graph else None)])
+        shape = graph.tensors()[graph.outputs[0]].shape if graph else ()
+        parts += shown([fit_table(fit, num_outputs=math.prod(shape))])
     if verification:
         parts += shown([verification_table(verification)])
     facts = {"model": fit.model.text, "data": fit.data} if fit else {}
@@ -328,11 +325,6 @@ def _facts_section(
     for key, value in facts.items():
         table.add_row(Text(key), Text(value))
     return Section(title="How it was made", parts=(*parts, *shown([table])))
-
-
-def _num_outputs(graph: Graph) -> int:
-    """Return how many values a model's first output has for one sample."""
-    return math.prod(graph.tensors()[graph.outputs[0]].shape)
 
 
 def drawn(figure: Figure) -> Part:
