@@ -161,7 +161,11 @@ def create_study(grid: Grid, url: str) -> None:
             )
         elif grid.search > stored["search"]["cells"]:
             study.set_user_attr("config", {**stored, "search": asked["search"]})
-        _enqueue_missing(study, grid.cells)
+        attempts = _attempts(study)
+        known = [Cell(**trials[0].user_attrs["cell"]) for trials in attempts.values()]
+        for key, cell in {cell.key: cell for cell in (*grid.cells, *known)}.items():
+            if _state(attempts.get(key, ())) is TrialState.FAIL:  # new, failed or lost
+                _enqueue(study, cell)
 
 
 def add_cells(study: Study, cells: Sequence[Cell]) -> int:
@@ -234,7 +238,8 @@ def claim(study: Study) -> Lease | None:
         if not waiting:
             return None
         # Before the trial runs: one that runs without a heartbeat would be waited for for ever.
-        trial_id = _trial_id(study, waiting[0])
+        number = study.storage.get_study_id_from_name(study.name)
+        trial_id = study.storage.get_trial_id_from_study_id_trial_number(number, waiting[0].number)
         study.storage.record_heartbeat(trial_id)
         trial = study.trials.ask()
         assert trial.number == waiting[0].number
@@ -367,15 +372,6 @@ def _for_creator(target: URL) -> Iterator[RDBStorage]:
         yield storage
 
 
-def _enqueue_missing(study: optuna.Study, cells: Sequence[Cell]) -> None:
-    """Enqueue every cell without a living attempt: new ones, failed ones, and lost ones."""
-    attempts = _attempts(study)
-    stored = [Cell(**trials[0].user_attrs["cell"]) for trials in attempts.values()]
-    for key, cell in {cell.key: cell for cell in (*cells, *stored)}.items():
-        if _state(attempts.get(key, ())) is TrialState.FAIL:
-            _enqueue(study, cell)
-
-
 def _enqueue(study: optuna.Study, cell: Cell, *, searched: bool = False) -> None:
     fixed = asdict(cell)
     study.enqueue_trial(fixed, {"key": cell.key, "cell": fixed, "searched": searched})
@@ -457,8 +453,3 @@ def _state(attempts: Sequence[FrozenTrial]) -> TrialState:
 def _reason(attempts: Sequence[FrozenTrial]) -> str:
     died = f"its worker died, {len(attempts)} times in all"
     return str(attempts[-1].user_attrs.get("reason", died))
-
-
-def _trial_id(study: Study, trial: FrozenTrial) -> int:
-    number = study.storage.get_study_id_from_name(study.name)
-    return study.storage.get_trial_id_from_study_id_trial_number(number, trial.number)
