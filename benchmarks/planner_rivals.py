@@ -35,14 +35,8 @@ import torch
 from table import write_csv
 from torch import fx, nn
 from torch.fx.experimental.accelerator_partitioner import Partitioner
-from torch.fx.experimental.partitioner_utils import (
-    Device as TorchDevice,
-)
-from torch.fx.experimental.partitioner_utils import (
-    NodeLatency,
-    PartitionerConfig,
-    PartitionMode,
-)
+from torch.fx.experimental.partitioner_utils import Device as TorchDevice
+from torch.fx.experimental.partitioner_utils import NodeLatency, PartitionerConfig, PartitionMode
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional as F
 

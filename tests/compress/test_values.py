@@ -8,15 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import (
-    Samples,
-    Training,
-    apply,
-    check_chain,
-    figures,
-    parse_chain,
-    settle,
-)
+from isthmus.compress import Samples, Training, apply, check_chain, figures, parse_chain, settle
 from isthmus.compress.factor import affordable, svd_linear, tucker_conv
 from isthmus.compress.integer import Signs, Steps, value_steps, weight_steps
 from isthmus.compress.scores import SCORES

@@ -8,14 +8,7 @@ from torch import fx, nn
 
 from isthmus.errors import CaptureError
 from isthmus.graph.cost import cost, total
-from isthmus.graph.integers import (
-    FLOAT,
-    Grid,
-    as_held,
-    find_grids,
-    number_format,
-    packed_bits,
-)
+from isthmus.graph.integers import FLOAT, Grid, as_held, find_grids, number_format, packed_bits
 from isthmus.graph.ir import DTYPES, Graph, Node, Tensor, Weight
 from isthmus.graph.trace import (
     Trace,

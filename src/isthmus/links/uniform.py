@@ -21,12 +21,7 @@ References:
 import torch
 from torch import Tensor, nn
 
-from isthmus.links.halves import (
-    Halves,
-    per_channel,
-    round_to_symbols,
-    rows,
-)
+from isthmus.links.halves import Halves, per_channel, round_to_symbols, rows
 from isthmus.links.ranges import RANGES, num_steps
 from isthmus.models.rounding import in_groups, out_of_groups
 from isthmus.wire import CodecSpec, WireTensor

@@ -24,14 +24,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import new_folder, read_json, sha256, write_bytes, write_json
-from isthmus.models.layers import (
-    OUTPUT_GRID,
-    Layer,
-    OutputGrid,
-    build,
-    describe,
-    round_output,
-)
+from isthmus.models.layers import OUTPUT_GRID, Layer, OutputGrid, build, describe, round_output
 from isthmus.wire.arrays import DTYPES, decode_array, encode_array
 
 SCHEMA = "isthmus.compressed/1"

@@ -24,15 +24,7 @@ from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
 from isthmus.plan.table import Problem, narrowed
-from isthmus.plan.weigh import (
-    Measure,
-    Scope,
-    energy,
-    interval,
-    latency,
-    make_costs,
-    passed,
-)
+from isthmus.plan.weigh import Measure, Scope, energy, interval, latency, make_costs, passed
 from isthmus.platform import Device, Link
 from isthmus.units import format_quantity
 from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim

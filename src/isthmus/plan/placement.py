@@ -25,14 +25,7 @@ import numpy as np
 from isthmus.errors import InputError
 from isthmus.graph import Cut, Graph, Tensor, cuts
 from isthmus.plan.accuracy import AccuracyTable
-from isthmus.plan.choices import (
-    Choice,
-    can_code,
-    check_inner,
-    choices_at,
-    undominated,
-    within,
-)
+from isthmus.plan.choices import Choice, can_code, check_inner, choices_at, undominated, within
 from isthmus.plan.estimate import (
     Clock,
     Load,

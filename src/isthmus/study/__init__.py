@@ -4,15 +4,7 @@ from isthmus.study.accuracy import accuracy_table
 from isthmus.study.calibrate import post_hoc_accuracy
 from isthmus.study.compress import compress_model
 from isthmus.study.evaluate import Record, evaluate, export_fitted, fit_plan, make_plan
-from isthmus.study.front import (
-    Balanced,
-    Point,
-    dominated,
-    front,
-    hypervolume,
-    knee,
-    least_bytes,
-)
+from isthmus.study.front import Balanced, Point, dominated, front, hypervolume, knee, least_bytes
 from isthmus.study.measure import measure_nodes
 from isthmus.study.recipes import Recipe, demo
 from isthmus.study.trained import trained_rows

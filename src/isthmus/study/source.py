@@ -14,14 +14,7 @@ from isthmus.errors import InputError
 from isthmus.files import read_json, write_json
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
-from isthmus.study.cells import (
-    CHOICE_FILE,
-    CHOICE_SCHEMA,
-    RECIPES,
-    Choice,
-    choose,
-    compute_cell,
-)
+from isthmus.study.cells import CHOICE_FILE, CHOICE_SCHEMA, RECIPES, Choice, choose, compute_cell
 from isthmus.study.front import Point, front
 from isthmus.study.grid import Cell, Grid
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of

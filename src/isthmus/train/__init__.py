@@ -1,11 +1,6 @@
 """Fit the weights: the base model, then the crossings; and image classifiers by recipe."""
 
-from isthmus.train.augment import (
-    Augmentation,
-    Normalization,
-    augmentation_for,
-    normalization_of,
-)
+from isthmus.train.augment import Augmentation, Normalization, augmentation_for, normalization_of
 from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
 from isthmus.train.exits import EarlyExit, calibrate_exit, fit_exit, measure_exits
 from isthmus.train.fit import (

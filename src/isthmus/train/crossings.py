@@ -38,15 +38,7 @@ from isthmus.links.nested import crossed, drawn_widths
 from isthmus.models.joint import first
 from isthmus.split import SplitModel
 from isthmus.train.fit import FitConfig, Sender, calibrate, predict, walk
-from isthmus.train.loop import (
-    Batch,
-    Batches,
-    Inputs,
-    Phase,
-    PhaseRecord,
-    Progress,
-    run_phase,
-)
+from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss
 from isthmus.train.rate import Rate
 from isthmus.train.views import Views, augmented, laid_out, layout_of, make_views

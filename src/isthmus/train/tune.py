@@ -13,14 +13,7 @@ from isthmus.errors import InputError
 from isthmus.models.joint import Joint, first, kept
 from isthmus.train.fit import FitConfig, check_labels
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
-from isthmus.train.losses import (
-    EQUAL,
-    LOSSES,
-    MATCHING,
-    PLACED,
-    Answers,
-    hinton_loss,
-)
+from isthmus.train.losses import EQUAL, LOSSES, MATCHING, PLACED, Answers, hinton_loss
 from isthmus.train.reuse import Reuse, classifier
 from isthmus.train.views import augmented, laid_out, layout_of
 

@@ -3,13 +3,7 @@
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
 from isthmus.wire.nested import Width, parse_width, widths
 from isthmus.wire.pack import pack, unpack
-from isthmus.wire.spec import (
-    CodecSpec,
-    WireTensor,
-    codec_text,
-    default_codec_text,
-    parse_codec,
-)
+from isthmus.wire.spec import CodecSpec, WireTensor, codec_text, default_codec_text, parse_codec
 
 __all__ = [
     "HEADER_BYTES",
