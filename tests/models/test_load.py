@@ -69,7 +69,7 @@ def test_a_reference_does_not_depend_on_the_folder_and_notices_a_change(net, mon
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet19", "unknown; expected digits-resnet"),
+        ("resnet19", "unknown; expected adder-resnet20, digits-resnet"),
         ("absent.py:make", "no file"),
         ("{net}:absent", "no function 'absent'"),
         ("{net}:number", "returned int, expected a torch.nn.Module"),
