@@ -4,7 +4,7 @@ import re
 import sys
 from dataclasses import replace
 from itertools import combinations
-from math import isclose
+from math import inf, isclose
 from random import Random
 from time import monotonic
 
@@ -272,6 +272,10 @@ def test_limits_are_kept_or_said_to_be_broken():
     assert max(crossing.payload_bytes for crossing in narrow.crossings) <= 60.0
     with pytest.raises(InfeasibleError, match="latency"):
         partition(graph, platform, method="cpsat", limits=Limits(latency_s=1e-6))
+    free = partition(graph, platform, method="cpsat")
+    for most in (inf, 1e300):
+        limits = Limits(latency_s=most, energy_j=most)
+        assert partition(graph, platform, method="cpsat", limits=limits).stages == free.stages
     tiny = Memory(weights_bytes=300)
     with pytest.raises(InfeasibleError, match="weights"):
         partition(graph, pair(memories=(tiny, tiny)), method="cpsat")

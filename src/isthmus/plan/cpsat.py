@@ -452,7 +452,7 @@ def _add_limits(model: _Model, setting: Setting, limits: Limits) -> None:
         ("drop", limits.drop, _MILLIONTH),
     ):
         if most is not None:
-            model.cp.add(_figure(model, setting, name) <= floor(most / unit + 1e-6))
+            model.cp.add(_figure(model, setting, name) <= floor(min(most / unit + 1e-6, _MOST)))
 
 
 def _read(model: _Model, setting: Setting, solver: cp_model.CpSolver) -> Placement:
