@@ -495,7 +495,9 @@ PROVENANCE = (
     "after stage 2 not begun.",
     "ResNet-18 has a quarter of its channels, as two cores would need days for all of them; it "
     "was trained by `link_rate.py base --epochs 20 --model "
-    "benchmarks/networks.py:resnet18_quarter`.",
+    "benchmarks/networks.py:resnet18_quarter`, and `benchmarks/weights` holds what came of that, "
+    "as another processor makes other weights of it. Of it learned links are shown after stage 2 "
+    "with the sender frozen, one seed.",
 )
 TICKS = (100, 200, 500, 1000, 2000, 5000)
 
