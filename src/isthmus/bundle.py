@@ -19,7 +19,7 @@ written to after export; `isthmus keys sign` adds a file.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -216,6 +216,26 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(f"{error}; export the bundle anew") from error
     _check(bundle, path)
     return bundle
+
+
+def count_samples(bundle: Bundle, inputs: Sequence[np.ndarray]) -> int:
+    """Return how many samples arrays hold that a bundle can take, (N, ...) for each input.
+
+    Raises:
+        InputError: They are of other shapes or types, or not of as many samples each.
+    """
+    if len(inputs) != len(bundle.inputs):
+        raise InputError(f"found {len(inputs)} input arrays, expected {len(bundle.inputs)}")
+    for array, tensor in zip(inputs, bundle.inputs, strict=True):
+        if array.shape[1:] != tensor.shape or array.dtype.name != tensor.dtype or not array.ndim:
+            raise InputError(
+                f"input {tensor.name}: found {array.dtype.name}{list(array.shape)}, expected "
+                f"{tensor.dtype} with samples of shape {list(tensor.shape)} along axis 0"
+            )
+    lengths = {len(array) for array in inputs}
+    if len(lengths) != 1 or not min(lengths):
+        raise InputError(f"found inputs of {sorted(lengths)} samples, expected as many in each")
+    return lengths.pop()
 
 
 def bundle_id(path: Path) -> str:

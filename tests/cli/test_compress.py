@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,6 +77,11 @@ def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     assert max(alone["symbols_differ"]) < 0.01
     sizes = [stage["file_bytes"] for stage in alone["stages"]]
     assert sizes == [path.stat().st_size for path in sorted((mine / "integers").iterdir())]
+    other: Any = {f"x_{part}": np.zeros((4, 3, 5, 5), np.float32) for part in ("train", "test")}
+    np.savez("other.npz", y_train=np.arange(4), y_test=np.arange(4), **other)
+    said = isthmus("integers", "bundle", "--data", "npz:other.npz", "--out", "none").err
+    assert "found float32[4, 3, 5, 5], expected float32 with samples of shape" in said
+    assert not (mine / "none").exists()
 
 
 def test_a_compressed_model_can_be_compressed_again(isthmus, mine):

@@ -127,6 +127,17 @@ def test_layers_that_read_one_tensor_still_round_it_alike_when_trained():
     assert made[3].output_grid.scale != fresh[3].output_grid.scale
 
 
+def test_biases_are_whole_steps_of_what_a_layer_adds_up():
+    made: Any = settle(rounded(net(Block(), Block())))
+    layers: Any = {path: m for path, m in made.named_modules() if isinstance(m, Integer)}
+    assert not layers["3.conv1"].inputs  # it reads the integers of the sum before
+    for path, layer in layers.items():
+        step = layer.input_scale if layer.inputs else made[2].output_grid.scale
+        level = layer.layer.bias / (step * layer.scale)
+        assert level.abs().max() > 10, path
+        assert torch.allclose(level, level.round(), atol=0.01), path
+
+
 def test_a_runtime_computes_convolutions_and_sums_in_integers(tmp_path):
     model = settle(rounded(net(Block(narrow=True), Block(), Block(narrow=True))))
     path = tmp_path / "program" / "program.onnx"

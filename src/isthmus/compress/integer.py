@@ -175,7 +175,13 @@ class Rounded(nn.Module):
         grid: Of the weight.
         inputs: Of the input; None leaves it as it is.
         outputs: Of the output; None leaves it as it is.
+
+    Attributes:
+        read: What rounded the input before, where it is a sum of integers; in a tuple, as it is no
+            part of the layer.
     """
+
+    read: "tuple[RoundedOutput, ...]" = ()
 
     def __init__(
         self,
@@ -196,9 +202,19 @@ class Rounded(nn.Module):
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.grid(self.layer.get_parameter("weight"))
-        y = WEIGHTED[type(self.layer)](self.layer, x, weight)
+        y = WEIGHTED[type(self.layer)](self.layer, x, weight, self.bias())
         return y if self.outputs is None else self.outputs(y)
 
+    def bias(self) -> Tensor | None:
+        """Return the bias, where integers arrive in steps of the sums that these make."""
+        bias: Any = self.layer.bias
+        arriving = self.read[0].inputs if self.read else self.inputs
+        if bias is None or arriving is None:
+            return bias
+        step_C = arriving.size() * self.grid.integers(self.layer.get_parameter("weight"))[1]
+        return bias + ((bias / step_C).round() * step_C - bias).detach()
+
+    @torch.no_grad()
     def settled(self) -> Integer:
         """Return the layer with its integers."""
         weight = self.layer.get_parameter("weight").detach()
@@ -219,6 +235,9 @@ class Rounded(nn.Module):
         if self.outputs is not None:
             made.output_scale.copy_(self.outputs.size())
             made.output_zero.fill_(levels(self.outputs.bits)[0] - self.outputs.low)
+        bias: Any = made.layer.bias
+        if bias is not None:
+            bias.copy_(self.bias())
         return made.train(self.training)
 
 
@@ -299,6 +318,7 @@ def rounded_to_8(
     shared: dict[tuple[Any, int], Steps] = {}
     made: dict[str, Rounded] = {}
     grids = {f"{path}.{OUTPUT_GRID}": RoundedOutput() for path in sums}
+    by_tensor = {tensor: grids[f"{path}.{OUTPUT_GRID}"] for path, tensor in sums.items()}
 
     def grid(layer: nn.Module, bits: int) -> Steps:
         weight, choice = layer.get_parameter("weight"), options["weights"]
@@ -318,7 +338,9 @@ def rounded_to_8(
 
     def rounded(path: str, layer: nn.Module) -> Rounded:
         made[path] = Rounded(layer, grid(layer, BITS))
-        if not reads[path] <= {*sums.values()}:
+        made[path].read = tuple(by_tensor[x] for x in reads[path] if x in by_tensor)
+        if len(made[path].read) < len(reads[path]):
+            made[path].read = ()
             input_bits(path, BITS)
         if path in elsewhere:
             output_bits(path, BITS)

@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from isthmus.backends import Program, load_program
-from isthmus.bundle import Bundle, confidence, read_bundle
+from isthmus.bundle import Bundle, confidence, count_samples, read_bundle
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import BundleError, CaptureError, InputError
 from isthmus.export.integers import read_integers, run_integers, write_integers
@@ -186,9 +186,11 @@ def by_integers(
         What could be written, and how often both ways answer alike.
 
     Raises:
-        InputError: No stage is of integers, or ``out`` is something else.
+        InputError: No stage is of integers, the samples are others than it takes, or ``out`` is
+            something else.
     """
     bundle = read_bundle(path)
+    num_samples = count_samples(bundle, inputs)
     programs, specs, tables = _load(path, bundle)
     whole, stages = list(programs), []
     files = tuple(f"{device.name}.safetensors" for device in bundle.devices)
@@ -214,18 +216,18 @@ def by_integers(
             )
         answers: tuple[list[int], ...] = ([], [])
         crossed: tuple[list[list[Sequence[np.ndarray]]], ...] = ([], [])
-        for i in range(len(labels_N)):
+        for i in range(num_samples):
             for way, each in enumerate((programs, whole)):
                 sizes = np.zeros(len(specs))
                 made, sent = _run(each, specs, tables, [x[i : i + 1] for x in inputs], sizes)
                 answers[way].append(int(made[0].argmax()))
                 crossed[way].append(sent)
-            report("samples", i + 1, len(labels_N))
+            report("samples", i + 1, num_samples)
     of_bundle_N, found_N = map(np.array, answers)
     known_N = labels_N != NO_LABEL
     return IntegersRecord(
         stages=tuple(stages),
-        samples=len(labels_N),
+        samples=num_samples,
         equal_predictions=float((of_bundle_N == found_N).mean()),
         accuracy=_share((found_N == labels_N)[known_N]),
         accuracy_of_bundle=_share((of_bundle_N == labels_N)[known_N]),

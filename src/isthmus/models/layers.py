@@ -138,21 +138,21 @@ def _(weight: Tensor, scale_C: Tensor, bits: int = 8) -> Tensor:
     return torch.empty_like(weight, dtype=torch.float32)
 
 
-def _convolved(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
-    return layer._conv_forward(x, weight, layer.bias)
+def _convolved(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return layer._conv_forward(x, weight, bias)
 
 
-def _multiplied(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight, layer.bias)
+def _multiplied(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
 
 
-WEIGHTED: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
+WEIGHTED: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]] = {
     nn.Conv1d: _convolved,
     nn.Conv2d: _convolved,
     nn.Conv3d: _convolved,
     nn.Linear: _multiplied,
 }
-"""Layers with a weight (C, ...), and what they do to an input with another weight of its shape."""
+"""Layers with a weight (C, ...), and what they do to an input with another weight and bias."""
 
 
 class Integer(nn.Module):
@@ -210,7 +210,8 @@ class Integer(nn.Module):
         if self.inputs:
             x = round_to_int8(x, self.input_scale, self.input_zero, self.input_bits)
         weight = from_int8(self.weight, self.scale, self.bits)
-        y = WEIGHTED[type(self.layer)](self.layer, x, weight)
+        bias: Any = self.layer.bias
+        y = WEIGHTED[type(self.layer)](self.layer, x, weight, bias)
         if not self.outputs:
             return y
         return round_to_int8(y, self.output_scale, self.output_zero, self.output_bits)

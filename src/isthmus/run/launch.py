@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.backends import Array
-from isthmus.bundle import Bundle, read_bundle
+from isthmus.bundle import Bundle, count_samples, read_bundle
 from isthmus.errors import InputError, RunError
 from isthmus.machine import describe_machine, library_versions
 from isthmus.run.adapt import Adapter, empty_s, rungs
@@ -187,18 +187,7 @@ def check_payloads(bundle: Bundle, timings: Sequence[Timings]) -> None:
 
 def _samples(bundle: Bundle, inputs: Samples, requests: int | None) -> list[Sample]:
     """Check the arrays and return the samples to send."""
-    if len(inputs) != len(bundle.inputs):
-        raise InputError(f"found {len(inputs)} input arrays, expected {len(bundle.inputs)}")
-    for array, tensor in zip(inputs, bundle.inputs, strict=True):
-        if array.shape[1:] != tensor.shape or array.dtype.name != tensor.dtype or not array.ndim:
-            raise InputError(
-                f"input {tensor.name}: found {array.dtype.name}{list(array.shape)}, expected "
-                f"{tensor.dtype} with samples of shape {list(tensor.shape)} along axis 0"
-            )
-    lengths = {len(array) for array in inputs}
-    if len(lengths) != 1 or not min(lengths):
-        raise InputError(f"found inputs of {sorted(lengths)} samples, expected as many in each")
-    num_samples = lengths.pop()
+    num_samples = count_samples(bundle, inputs)
     if requests is not None and not 1 <= requests <= num_samples:
         raise InputError(f"found requests={requests}, expected 1 to {num_samples} (the samples)")
     return list(zip(*(array[: requests or num_samples] for array in inputs), strict=True))

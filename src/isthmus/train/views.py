@@ -93,9 +93,9 @@ def make_views(
 def layout_of(model: nn.Module) -> torch.memory_format:
     """Return how images lie while a model is trained: channels innermost, which is faster.
 
-    Not where a convolution of 1x1 with a stride reads fewer than 16 channels: there oneDNN writes
-    past its memory, and the process dies or learns nonsense
-    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    Not where a convolution of 1x1 with a stride reads fewer than 16 channels: with fewer than its
+    blocks hold, which with AVX2 is 8, oneDNN writes past its memory, and the process dies or
+    learns nonsense (https://github.com/uxlfoundation/oneDNN/issues/6035).
     """
     for layer in model.modules():
         if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
