@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from isthmus import __version__
-from isthmus.backends import MAX_BATCH, MAX_THREADS
+from isthmus.backends import MAX_BATCH, MAX_THREADS, TensorSpec
 from isthmus.errors import BundleError, InputError
 from isthmus.files import from_json, sha256, write_json
 
@@ -121,15 +121,6 @@ class WidthEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorEntry:
-    """A named tensor at the bundle's border, one sample."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """A plan made ready to run.
 
@@ -150,8 +141,8 @@ class Bundle:
     version: str
     devices: tuple[DeviceEntry, ...]
     crossings: tuple[CrossingEntry, ...]
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     files: Mapping[str, str]
     widths: tuple[WidthEntry, ...] = ()
     early_exit: str | None = None

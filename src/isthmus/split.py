@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map, tree_unflatten
 
+from isthmus.backends import TensorSpec
 from isthmus.errors import CaptureError, InputError
 from isthmus.graph.integers import Grid, find_grids
 from isthmus.graph.ir import HELD_BITS
 from isthmus.graph.modes import Modes, compare, in_eval_form
 from isthmus.graph.stage import write_stage
 from isthmus.graph.trace import Trace, is_batched, results, trace
-from isthmus.plan.plan import Crossing, InputSpec, Plan, as_walk
+from isthmus.plan.plan import Crossing, Plan, as_walk
 
 
 class SplitModel(nn.Module):
@@ -153,7 +154,7 @@ def _crossing_grids(
 
 
 def zeros(
-    inputs: tuple[InputSpec, ...], *, device: torch.device | None = None
+    inputs: tuple[TensorSpec, ...], *, device: torch.device | None = None
 ) -> tuple[Tensor, ...]:
     """Return two samples of zeros, one tensor for each input of a model."""
     return tuple(

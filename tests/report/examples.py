@@ -6,7 +6,7 @@ from isthmus.export import Verification
 from isthmus.graph import Graph
 from isthmus.graph.ir import Node, Tensor, Weight
 from isthmus.models import ModelReference
-from isthmus.plan import Crossing, InputSpec, Plan, Prediction, RunnerUp, Sensitivity, Stage
+from isthmus.plan import Crossing, Plan, Prediction, RunnerUp, Sensitivity, Stage, TensorSpec
 from isthmus.platform import load_platform
 from isthmus.run import RunRecord
 from isthmus.run.record import Breakdown, CrossingRecord, Spread, StageRecord
@@ -151,7 +151,7 @@ PLAN = Plan(
             then="all on mcu-a",
         ),
     ),
-    inputs=(InputSpec(name="x", shape=(1, 8, 8), dtype="float32"),),
+    inputs=(TensorSpec(name="x", shape=(1, 8, 8), dtype="float32"),),
     platform=load_platform("two-mcu-spi"),
 )
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
-from isthmus.bundle import Bundle, DeviceEntry, TensorEntry, write_bundle
+from isthmus.backends import TensorSpec
+from isthmus.bundle import Bundle, DeviceEntry, write_bundle
 from isthmus.errors import BundleError, InputError
 from isthmus.files import write_json
 from isthmus.platform import dump_platform
@@ -36,8 +37,8 @@ def write_example_bundle(folder, schema="isthmus.verification/1"):
         version="0.1.0",
         devices=(DeviceEntry(name="mcu-a", program="mcu-a/program.onnx"),),
         crossings=(),
-        inputs=(TensorEntry(name="x", shape=(1, 8, 8), dtype="float32"),),
-        outputs=(TensorEntry(name="y", shape=(10,), dtype="float32"),),
+        inputs=(TensorSpec(name="x", shape=(1, 8, 8), dtype="float32"),),
+        outputs=(TensorSpec(name="y", shape=(10,), dtype="float32"),),
         files={},
     )
     write_bundle(folder, bundle)

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from isthmus.backends import program_file
-from isthmus.bundle import Bundle, CrossingEntry, DeviceEntry, TensorEntry, write_bundle
+from isthmus.backends import TensorSpec, program_file
+from isthmus.bundle import Bundle, CrossingEntry, DeviceEntry, write_bundle
 from isthmus.platform import Device, Link, Platform, dump_platform
 
 FAST = Link(between=("near", "far"), bytes_per_s=1e9)
@@ -83,8 +83,8 @@ def write_chain(
             CrossingEntry(source=link.between[0], target=link.between[1], **crossing)
             for link in links
         ),
-        inputs=(TensorEntry(name="x", shape=(8,), dtype=input_dtype),),
-        outputs=(TensorEntry(name="logits", shape=(3,), dtype="float32"),),
+        inputs=(TensorSpec(name="x", shape=(8,), dtype=input_dtype),),
+        outputs=(TensorSpec(name="logits", shape=(3,), dtype="float32"),),
         files={},
         early_exit=f"{names[0]}/exit.onnx" if early_exit else None,
         exit_confidence=exit_confidence,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.bundle import Bundle, TensorEntry
+from isthmus.backends import TensorSpec
+from isthmus.bundle import Bundle
 from isthmus.errors import RequestError
 from isthmus.run import border
 from isthmus.run.early import Result
@@ -26,7 +27,7 @@ def results(payloads):
     return [Result(payload=payload) for payload in payloads]
 
 
-def bundle_of(*tensors: TensorEntry) -> Bundle:
+def bundle_of(*tensors: TensorSpec) -> Bundle:
     return Bundle(
         version="0.1.0", devices=(), crossings=(), inputs=tensors, outputs=tensors, files={}
     )
@@ -68,7 +69,7 @@ def test_every_sample_of_every_dtype_arrives_and_returns_by_json_and_by_bytes(dr
     arrays, binary = drawn
     bundle = bundle_of(
         *(
-            TensorEntry(name=name, shape=array.shape[1:], dtype=array.dtype.name)
+            TensorSpec(name=name, shape=array.shape[1:], dtype=array.dtype.name)
             for name, array in arrays.items()
         )
     )
@@ -94,7 +95,7 @@ def test_every_sample_of_every_dtype_arrives_and_returns_by_json_and_by_bytes(dr
     assert start == len(answer)
 
 
-FLAT = bundle_of(TensorEntry(name="x", shape=(2,), dtype="int8"))
+FLAT = bundle_of(TensorSpec(name="x", shape=(2,), dtype="int8"))
 X = {"name": "x", "shape": [1, 2], "datatype": "INT8"}
 
 
@@ -155,7 +156,7 @@ def test_an_input_that_is_wrong_is_refused_in_one_line(changed, said):
 
 def test_json_has_a_limit_within_which_one_sample_always_fits():
     assert json_limit(FLAT.inputs) < 17 << 20
-    large = TensorEntry(name="x", shape=(3, 1024, 1024), dtype="float32")
+    large = TensorSpec(name="x", shape=(3, 1024, 1024), dtype="float32")
     assert json_limit([large]) > 3 * 1024 * 1024 * len("-1.2345678901234567e-308, ")
     with pytest.raises(
         RequestError, match=r"of JSON, expected at most \d+; send tensors as bytes"
@@ -196,7 +197,7 @@ def test_a_body_that_is_wrong_is_refused_in_one_line(body, head_bytes):
 
 
 def test_an_answer_says_what_width_each_sample_was_given():
-    bundle = bundle_of(TensorEntry(name="x", shape=(1,), dtype="float32"))
+    bundle = bundle_of(TensorSpec(name="x", shape=(1,), dtype="float32"))
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1],
                                    "data": [1, 2]}]}).encode()  # fmt: skip
     question = read_question(body, None, bundle)
@@ -214,7 +215,7 @@ def test_an_answer_says_what_width_each_sample_was_given():
 
 
 def test_an_output_that_json_cannot_say_is_an_error_and_goes_as_bytes():
-    bundle = bundle_of(TensorEntry(name="x", shape=(2,), dtype="float32"))
+    bundle = bundle_of(TensorSpec(name="x", shape=(2,), dtype="float32"))
     values = np.array([[1, np.nan]], np.float32)
     body, _ = ask({"x": np.zeros((1, 2), np.float32)})
     with pytest.raises(RequestError, match="output x: holds NaN or infinity") as error:

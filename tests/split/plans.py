@@ -2,8 +2,9 @@
 
 from itertools import pairwise
 
+from isthmus.backends import TensorSpec
 from isthmus.graph import Graph, cuts
-from isthmus.plan.plan import Crossing, InputSpec, Plan, Prediction, Stage
+from isthmus.plan.plan import Crossing, Plan, Prediction, Stage
 from isthmus.platform import Device, Link, Platform
 
 
@@ -45,7 +46,7 @@ def plan_at(graph: Graph, *indices: int, codec: str = "raw") -> Plan:
         stages=stages,
         crossings=crossings,
         predicted=Prediction(latency_s=0.0, interval_s=0.0, energy_j=0.0),
-        inputs=tuple(InputSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs),
+        inputs=tuple(TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs),
         platform=Platform(
             name="bench",
             devices=tuple(Device(name=name, macs_per_s={"fp32": 1e9}) for name in names),

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,15 @@ MAX_BATCH = 1024
 
 Array = npt.NDArray[Any]
 Program = Callable[[Sequence[Array]], tuple[Array, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A named tensor that a model takes or returns, one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class Backend(Protocol):

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import isthmus
-from isthmus.backends import program_file
+from isthmus.backends import TensorSpec, program_file
 from isthmus.bundle import (
     FILES,
     PLATFORM_FILE,
     Bundle,
     CrossingEntry,
     DeviceEntry,
-    TensorEntry,
     WidthEntry,
     write_bundle,
 )
@@ -180,14 +179,13 @@ def _bundle(
     crossings: tuple[CrossingEntry, ...],
     outputs: Sequence[Tensor],
 ) -> Bundle:
-    inputs = (TensorEntry(name=i.name, shape=i.shape, dtype=i.dtype) for i in plan.inputs)
     return Bundle(
         version=isthmus.__version__,
         devices=devices,
         crossings=crossings,
-        inputs=tuple(inputs),
+        inputs=plan.inputs,
         outputs=tuple(
-            TensorEntry(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
+            TensorSpec(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
             for k, x in enumerate(outputs)
         ),
         files={},

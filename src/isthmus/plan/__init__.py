@@ -1,11 +1,11 @@
 """Which device computes what, and what crosses each link."""
 
+from isthmus.backends import TensorSpec
 from isthmus.plan.check import check, with_payloads
 from isthmus.plan.partition import METHODS, Partitioner, partition
 from isthmus.plan.plan import (
     Asked,
     Crossing,
-    InputSpec,
     Limits,
     Plan,
     Prediction,
@@ -19,7 +19,6 @@ __all__ = [
     "METHODS",
     "Asked",
     "Crossing",
-    "InputSpec",
     "Limits",
     "Partitioner",
     "Plan",
@@ -27,6 +26,7 @@ __all__ = [
     "RunnerUp",
     "Sensitivity",
     "Stage",
+    "TensorSpec",
     "Violation",
     "check",
     "partition",

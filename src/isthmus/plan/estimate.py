@@ -32,10 +32,11 @@ from math import ceil, inf
 import numpy as np
 import numpy.typing as npt
 
+from isthmus.backends import TensorSpec
 from isthmus.errors import InputError
 from isthmus.graph import Graph, Node, fingerprint, live_bytes
 from isthmus.plan.choices import Choice
-from isthmus.plan.plan import InputSpec, Prediction, Stage
+from isthmus.plan.plan import Prediction, Stage
 from isthmus.platform import Device, Link
 from isthmus.platform.platform import FORMATS
 
@@ -365,9 +366,9 @@ def estimate(
     )
 
 
-def make_inputs(graph: Graph) -> tuple[InputSpec, ...]:
+def make_inputs(graph: Graph) -> tuple[TensorSpec, ...]:
     """Write down what a model takes."""
-    return tuple(InputSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs)
+    return tuple(TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype) for t in graph.inputs)
 
 
 def make_stage(

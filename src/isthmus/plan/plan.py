@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from isthmus.backends import TensorSpec
 from isthmus.errors import InputError
 from isthmus.plan.accuracy import AccuracyTable
 from isthmus.platform.platform import Platform
@@ -215,15 +216,6 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputSpec:
-    """One input of the model, one sample."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Which device computes what, and what crosses each link.
 
@@ -256,7 +248,7 @@ class Plan:
     violations: tuple[Violation, ...] = ()
     runner_ups: tuple[RunnerUp, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
-    inputs: tuple[InputSpec, ...]
+    inputs: tuple[TensorSpec, ...]
     platform: Platform
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from isthmus.bundle import TensorEntry
+from isthmus.backends import TensorSpec
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import quantity
 from isthmus.run.messages import About
@@ -79,5 +79,5 @@ def about_table(about: About, host: str) -> Table:
     return table
 
 
-def _tensors(tensors: Sequence[TensorEntry]) -> str:
+def _tensors(tensors: Sequence[TensorSpec]) -> str:
     return "; ".join(f"{each.name} {each.dtype}{list(each.shape)}" for each in tensors)

@@ -5,12 +5,11 @@ from math import prod
 
 import numpy as np
 
-from isthmus.backends import Array
-from isthmus.bundle import TensorEntry
+from isthmus.backends import Array, TensorSpec
 from isthmus.errors import RunError
 
 
-def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorEntry]) -> bytes:
+def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorSpec]) -> bytes:
     """Return one sample's arrays as bytes.
 
     Args:
@@ -29,7 +28,7 @@ def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorEntry]) -> bytes:
     )
 
 
-def from_bytes(data: bytes | memoryview, tensors: Sequence[TensorEntry]) -> tuple[Array, ...]:
+def from_bytes(data: bytes | memoryview, tensors: Sequence[TensorSpec]) -> tuple[Array, ...]:
     """Return the arrays that `to_bytes` joined, read-only.
 
     Raises:

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from isthmus.bundle import Bundle, TensorEntry
+from isthmus.backends import TensorSpec
+from isthmus.bundle import Bundle
 from isthmus.errors import InputError, Reason, RunError
 from isthmus.files import from_json, to_json
 from isthmus.platform.platform import Link
@@ -243,8 +244,8 @@ class About:
     version: str
     devices: tuple[str, ...]
     away: tuple[str, ...]
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     waiting: int
     in_flight: int
     ended: int

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
-from isthmus.backends import Array
-from isthmus.bundle import Bundle, TensorEntry
+from isthmus.backends import Array, TensorSpec
+from isthmus.bundle import Bundle
 from isthmus.errors import RequestError
 from isthmus.files import first_problem
 from isthmus.run import border
@@ -115,7 +115,7 @@ class Question:
 def describe(bundle: Bundle, name: str) -> dict[str, object]:
     """Return the metadata of a bundle's model under a name; -1 is the batch."""
 
-    def tensors(entries: Sequence[TensorEntry]) -> list[dict[str, object]]:
+    def tensors(entries: Sequence[TensorSpec]) -> list[dict[str, object]]:
         return [
             {"name": each.name, "datatype": DATATYPES[each.dtype], "shape": [-1, *each.shape]}
             for each in entries
@@ -130,12 +130,12 @@ def describe(bundle: Bundle, name: str) -> dict[str, object]:
     }
 
 
-def body_limit(inputs: Sequence[TensorEntry]) -> int:
+def body_limit(inputs: Sequence[TensorSpec]) -> int:
     """Return the longest body of a request, in bytes: a full batch, its numbers written out."""
     return _ROOM_BYTES + MAX_BATCH * _NUMBER_BYTES * sum(math.prod(each.shape) for each in inputs)
 
 
-def json_limit(inputs: Sequence[TensorEntry]) -> int:
+def json_limit(inputs: Sequence[TensorSpec]) -> int:
     """Return the longest JSON of a request, in bytes: 16 MiB, or one sample if that is longer.
 
     While it is read, nothing else is: the reader holds the interpreter's lock.
@@ -256,7 +256,7 @@ def _payloads(found: Sequence[_Input], tail: bytes, bundle: Bundle) -> tuple[byt
     return tuple(border.to_bytes(sample, bundle.inputs) for sample in batch)
 
 
-def _check_shape(found: _Input, tensor: TensorEntry) -> None:
+def _check_shape(found: _Input, tensor: TensorSpec) -> None:
     datatype = DATATYPES[tensor.dtype]
     if found.datatype != datatype:
         raise _refusal(f"input {tensor.name}: found {_short(found.datatype)}, expected {datatype}")
@@ -269,7 +269,7 @@ def _check_shape(found: _Input, tensor: TensorEntry) -> None:
         )
 
 
-def _from_json(found: _Input, tensor: TensorEntry) -> Array:
+def _from_json(found: _Input, tensor: TensorSpec) -> Array:
     """Return the numbers of a list, or of lists of lists, in the shape that was said."""
     dtype = np.dtype(tensor.dtype)
     values = found.data
@@ -292,7 +292,7 @@ def _from_json(found: _Input, tensor: TensorEntry) -> Array:
         raise _refusal(f"input {tensor.name}: a number is too large for {dtype}") from error
 
 
-def _from_bytes(found: _Input, tensor: TensorEntry, data: bytes) -> Array:
+def _from_bytes(found: _Input, tensor: TensorSpec, data: bytes) -> Array:
     dtype = np.dtype(tensor.dtype)
     expected = math.prod(found.shape) * dtype.itemsize
     if not found.parameters.binary_data_size == len(data) == expected:
