@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader, Dataset
 from isthmus.files import write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import resnet
-from isthmus.models.resnet import BasicBlock, cifar_stem
+from isthmus.models.blocks import conv_norm
+from isthmus.models.resnet import BasicBlock
 from isthmus.train import ImageRecipe, Normalization, Progress, fast_recipe, train_images
 from isthmus.train.augment import augment, to_float
 from isthmus.train.images import SCHEDULES
@@ -54,7 +55,7 @@ def resnet20() -> nn.Module:
         for source, stride in ((first, channels // first), (channels, 1), (channels, 1))
     ]
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
-    return nn.Sequential(cifar_stem(3, 16), *blocks, *head)
+    return nn.Sequential(conv_norm(3, 16, 3), *blocks, *head)
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {

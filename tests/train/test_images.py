@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.models.resnet import BasicBlock, cifar_stem
+from isthmus.models.blocks import conv_norm
+from isthmus.models.resnet import BasicBlock
 from isthmus.train.augment import Augmentation, Normalization
 from isthmus.train.images import (
     SCHEDULES,
@@ -48,7 +49,7 @@ def bars(num=72, seed=0) -> tuple[Tensor, Tensor]:
 def net():
     torch.manual_seed(3)
     head = (nn.Dropout(0.1), nn.AdaptiveAvgPool2d((3, 1)), nn.Flatten(), nn.Linear(24, 3))
-    return nn.Sequential(cifar_stem(3, 8), BasicBlock(8, 8), *head)
+    return nn.Sequential(conv_norm(3, 8, 3), BasicBlock(8, 8), *head)
 
 
 def trained(recipe=RECIPE, *, seed=5, **options):
@@ -358,7 +359,9 @@ def test_channels_lie_innermost_where_that_is_safe(layer, innermost):
 
 
 def test_a_network_of_two_channels_is_trained_by_a_recipe_with_channels_innermost():
-    model = nn.Sequential(cifar_stem(3, 2), BasicBlock(2, 4, stride=2), BasicBlock(4, 8, stride=2))
+    model = nn.Sequential(
+        conv_norm(3, 2, 3), BasicBlock(2, 4, stride=2), BasicBlock(4, 8, stride=2)
+    )
     model = nn.Sequential(model, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     recipe = replace(RECIPE, epochs=1, augmentation=Augmentation())
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
+from isthmus.models.blocks import conv_norm
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -201,9 +202,9 @@ class ResNet(nn.Module):
         super().__init__()
         block = _block(depth)
         self.stem = (
-            cifar_stem(in_channels, width)
+            conv_norm(in_channels, width, 3)
             if stem == "cifar"
-            else _imagenet_stem(in_channels, width)
+            else nn.Sequential(*conv_norm(in_channels, width, 7, 2), nn.MaxPool2d(3, 2, 1))
         )
         channels = wire_channels = width
         following = iter(crossings)
@@ -211,7 +212,8 @@ class ResNet(nn.Module):
             layer = nn.Sequential()
             for index in range(num_blocks):
                 if wire_channels < channels:
-                    layer.add_module(f"widen{index or ''}", _widen(wire_channels, channels))
+                    wider = conv_norm(wire_channels, channels, act=None)
+                    layer.add_module(f"widen{index or ''}", wider)
                 stride = 2 if stage > 0 and index == 0 else 1
                 made = block(channels, width << stage, stride=stride, ratio=block_ratio)
                 layer.add_module(str(index), made)
@@ -220,7 +222,7 @@ class ResNet(nn.Module):
                 if wire is not None and wire.wire_channels < channels:
                     wire_channels = wire.wire_channels
                     name = "narrow" if wire.between_stages else f"narrow{index}"
-                    layer.add_module(name, _narrow(channels, wire_channels))
+                    layer.add_module(name, conv_norm(channels, wire_channels, act=None))
             self.add_module(f"layer{stage + 1}", layer)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -296,34 +298,11 @@ class BottleneckBlock(nn.Module):
         return (y_BCHW + self.shortcut(x_BCHW)).relu()
 
 
-def cifar_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """Return a 3x3 convolution with batch norm and ReLU, which keeps the resolution."""
-    convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
-
-
-def _imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
-    pool = nn.MaxPool2d(3, stride=2, padding=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(), pool)
-
-
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
     """Return nothing at all where the shapes agree, else a projection with batch norm."""
     if stride == 1 and in_channels == channels:
         return nn.Identity()
-    projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-    return nn.Sequential(projection, nn.BatchNorm2d(channels))
-
-
-def _narrow(channels: int, wire_channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, wire_channels, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(wire_channels))
-
-
-def _widen(wire_channels: int, channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(wire_channels, channels, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels))
+    return conv_norm(in_channels, channels, 1, stride, act=None)
 
 
 def _block(depth: int) -> type[BasicBlock] | type[BottleneckBlock]:

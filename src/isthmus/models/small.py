@@ -4,7 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from isthmus.models.resnet import BasicBlock, cifar_stem
+from isthmus.models.blocks import conv_norm
+from isthmus.models.resnet import BasicBlock
 
 
 def digits_resnet(num_classes: int = 10, *, width: int = 16) -> nn.Sequential:
@@ -19,7 +20,7 @@ def digits_resnet(num_classes: int = 10, *, width: int = 16) -> nn.Sequential:
     """
     return nn.Sequential(
         OrderedDict(
-            stem=cifar_stem(1, width),
+            stem=conv_norm(1, width, 3),
             layer1=BasicBlock(width, width),
             layer2=BasicBlock(width, 2 * width, stride=2),
             layer3=BasicBlock(2 * width, 2 * width, stride=2),
