@@ -257,8 +257,7 @@ def _function(name: str) -> Callable[..., Any]:
     if name not in OPERATORS:
         raise InputError(f"found the operator {name[:60]!r}, expected one of those allowed")
     _, packet, overload = name.split(".")
-    function: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
-    return function
+    return getattr(getattr(torch.ops.aten, packet), overload)
 
 
 def _of_sizes(function: Callable[[int, int], int], first: object, second: object) -> int:

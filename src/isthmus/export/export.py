@@ -267,8 +267,7 @@ def write_program(
                 "elsewhere"
             ) from error
     with torch.no_grad():
-        made: Sequence[Tensor] = program(*symbols)
-    return made
+        return program(*symbols)
 
 
 def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:

@@ -213,18 +213,15 @@ def _linear(x: Array, *, weight: Array, bias: Array) -> Array:
 
 
 def _max_pool(x: Array, **window: tuple[int, ...]) -> Array:
-    found: Array = _windows(x, np.iinfo(np.int64).min, **window).max(axis=-1)
-    return found
+    return _windows(x, np.iinfo(np.int64).min, **window).max(axis=-1)
 
 
 def _sum_pool(x: Array, **window: tuple[int, ...]) -> Array:
-    found: Array = _windows(x, 0, **window).sum(axis=-1)
-    return found
+    return _windows(x, 0, **window).sum(axis=-1)
 
 
 def _sum(x: Array, *, axes: tuple[int, ...], keep: tuple[int, ...]) -> Array:
-    found: Array = x.sum(axis=axes, keepdims=bool(keep[0]))
-    return found
+    return x.sum(axis=axes, keepdims=bool(keep[0]))
 
 
 def _reshape(x: Array, *, shape: tuple[int, ...]) -> Array:

@@ -133,10 +133,8 @@ class Rounded(nn.Module):
     def forward(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """Return uint8, or in training floats on the grid."""
         ops = getattr(torch.ops, NAMESPACE)
-        rounded: Tensor = (ops.round_to_int8 if self.training else ops.to_integers)(
-            x, scale, zero, self.bits
-        )
-        return rounded
+        rounds = ops.round_to_int8 if self.training else ops.to_integers
+        return rounds(x, scale, zero, self.bits)
 
 
 class Restored(Rounded):
@@ -146,8 +144,7 @@ class Restored(Rounded):
         """Return the values on the grid."""
         if x.is_floating_point():
             return x
-        restored: Tensor = getattr(torch.ops, NAMESPACE).from_integers(x, scale, zero, self.bits)
-        return restored
+        return getattr(torch.ops, NAMESPACE).from_integers(x, scale, zero, self.bits)
 
 
 class Held(nn.Module):

@@ -55,8 +55,7 @@ class Switchable(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the shape of x."""
-        y: Tensor = self[-1](x)
-        return y
+        return self[-1](x)
 
 
 class Sum(nn.Sequential):

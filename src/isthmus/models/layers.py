@@ -238,8 +238,7 @@ class OutputGrid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the integers hold of x."""
-        rounded: Tensor = round_to_int8(x, self.scale, self.zero, self.bits)
-        return rounded
+        return round_to_int8(x, self.scale, self.zero, self.bits)
 
 
 def round_output(module: nn.Module, grid: nn.Module) -> None:
@@ -255,8 +254,7 @@ def round_output(module: nn.Module, grid: nn.Module) -> None:
 
 def _on_grid(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Tensor:
     del inputs
-    rounded: Tensor = module.get_submodule(OUTPUT_GRID)(output)
-    return rounded
+    return module.get_submodule(OUTPUT_GRID)(output)
 
 
 _CONV = (
@@ -337,8 +335,7 @@ def build(layer: Layer, *, where: str) -> nn.Module:
     made: Any = kind
     try:
         with torch.device("meta"):
-            module: nn.Module = made(*inside, **layer.options)
+            return made(*inside, **layer.options)
     except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         line = str(error).splitlines()[0]
         raise InputError(f"{where}: {layer.kind} cannot be made ({line})") from error
-    return module

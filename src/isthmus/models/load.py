@@ -241,10 +241,9 @@ def _from_timm(name: str) -> nn.Module:
     except ImportError as error:
         raise InputError(f"model timm:{name}: needs timm; pip install timm") from error
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False)
+        return timm.create_model(name, pretrained=False)
     except RuntimeError as error:
         raise InputError(f"model timm:{name}: {error}") from error
-    return model
 
 
 def example_inputs(texts: Sequence[str], model: nn.Module) -> tuple[Tensor, ...]:

@@ -119,8 +119,7 @@ def _whole(
     """Yield a limit on the whole plan that it breaks."""
 
     def value(setting: Setting) -> float | None:
-        predicted: float | None = getattr(weigh(setting, placement).prediction, figure)
-        return predicted
+        return getattr(weigh(setting, placement).prediction, figure)
 
     def with_link(link: Link, other: Link) -> float | None:
         legs = {

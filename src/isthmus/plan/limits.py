@@ -210,8 +210,7 @@ def whole_limit(
 
 
 def _figure(walk: Walk, figure: str) -> float | None:
-    value: float | None = getattr(walk.estimate().prediction, figure)
-    return value
+    return getattr(walk.estimate().prediction, figure)
 
 
 def _faster_link(

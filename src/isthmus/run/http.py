@@ -256,8 +256,7 @@ def _head_length(request: Request) -> int | None:
 
 
 def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+    return request.app.state.service
 
 
 def _check_model(request: Request) -> None:

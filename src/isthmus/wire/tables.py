@@ -263,11 +263,10 @@ def neighbour_sums(far: Distances, number: int) -> Distances:
     """
     if number == 1:
         across = far[..., :-2] + far[..., 2:]
-        sums: Distances = across[..., :-2, :] + across[..., 2:, :]
-    else:
-        sums = far[..., 1:-1, :-2] + far[..., 1:-1, 2:]
-        sums += far[..., :-2, 1:-1]
-        sums += far[..., 2:, 1:-1]
+        return across[..., :-2, :] + across[..., 2:, :]
+    sums = far[..., 1:-1, :-2] + far[..., 1:-1, 2:]
+    sums += far[..., :-2, 1:-1]
+    sums += far[..., 2:, 1:-1]
     return sums
 
 
