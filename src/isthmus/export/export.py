@@ -9,7 +9,6 @@ Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the progr
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,9 +80,11 @@ def export(
     with new_folder(path, files=FILES) as folder:
         symbols: Sequence[Tensor] = zeros(plan.inputs)
         devices = []
-        for stage, program in zip(plan.stages, _programs(split_model, plan), strict=True):
+        codecs = [None, *_codecs(split_model), None]
+        for k, (stage, part) in enumerate(zip(plan.stages, split_model.stages, strict=True)):
             device, file = plan.platform.device(stage.device), None
-            if program is not None:
+            if stage.nodes or k in (0, len(plan.stages) - 1):  # else it only passes bytes on
+                program = Program(codecs[k], part, codecs[k + 1]).eval()
                 file = f"{device.name}/{program_file(device.backend)}"
                 symbols = write_program(program, symbols, folder / file, device=device.name)
             devices.append(
@@ -104,10 +105,20 @@ def export(
             write_program(whole, zeros(plan.inputs), folder / exit_file, device=first.name)
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
         write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
-        crossings = _crossings(split_model, plan, folder)
-        bundle = _bundle(plan, tuple(devices), crossings, symbols)
-        bundle = replace(bundle, early_exit=exit_file, widths=widths)
-        bundle = replace(bundle, exit_confidence=exit_confidence)
+        bundle = Bundle(
+            version=isthmus.__version__,
+            devices=tuple(devices),
+            crossings=_crossings(split_model, plan, folder),
+            inputs=plan.inputs,
+            outputs=tuple(
+                TensorSpec(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
+                for k, x in enumerate(symbols)
+            ),
+            files={},
+            widths=widths,
+            early_exit=exit_file,
+            exit_confidence=exit_confidence,
+        )
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples, labels)
         write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
@@ -151,45 +162,12 @@ class Program(nn.Module):
         return tuple(tensors if self.sender is None else self.sender(tensors))
 
 
-def _programs(split_model: SplitModel, plan: Plan) -> tuple[Program | None, ...]:
-    """Return what each device runs; None where it only passes bytes on."""
-    codecs = [None, *_codecs(split_model), None]
-    return tuple(
-        None if _relays(plan, k) else Program(codecs[k], stage, codecs[k + 1]).eval()
-        for k, stage in enumerate(split_model.stages)
-    )
-
-
 def _codecs(split_model: SplitModel) -> list[Codec | None]:
     """Return the codec of each crossing; behind a relay it is the one before."""
     codecs: list[Codec | None] = []
     for codec in split_model.codecs:
         codecs.append(codec if isinstance(codec, Codec) else codecs[-1])
     return codecs
-
-
-def _relays(plan: Plan, k: int) -> bool:
-    """Return whether device ``k`` of the chain only passes bytes on."""
-    return 0 < k < len(plan.stages) - 1 and not plan.stages[k].nodes
-
-
-def _bundle(
-    plan: Plan,
-    devices: tuple[DeviceEntry, ...],
-    crossings: tuple[CrossingEntry, ...],
-    outputs: Sequence[Tensor],
-) -> Bundle:
-    return Bundle(
-        version=isthmus.__version__,
-        devices=devices,
-        crossings=crossings,
-        inputs=plan.inputs,
-        outputs=tuple(
-            TensorSpec(name=f"output{k}", shape=tuple(x.shape[1:]), dtype=str(x.dtype)[6:])
-            for k, x in enumerate(outputs)
-        ),
-        files={},
-    )
 
 
 def _crossings(split_model: SplitModel, plan: Plan, folder: Path) -> tuple[CrossingEntry, ...]:
