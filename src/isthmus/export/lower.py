@@ -130,9 +130,9 @@ def lower(path: Path) -> tuple[Steps, dict[str, Array]]:
         options = {x.name: onnx.helper.get_attribute_value(x) for x in node.attribute}
         options["made"] = shapes.get(node.output[0], ())
         options["read"] = shapes.get(node.input[0], ()) if node.input else ()
-        rule = _RULES.get(node.op_type, _refused)
+        rule = _RULES.get(node.op_type)
         reads = [values[name] for name in node.input if name]
-        found = rule(program, _Node(reads=reads, options=options))
+        found = rule and rule(program, _Node(reads=reads, options=options))
         if found is None:
             raise CaptureError(f"{node.op_type} {node.output[0]} is not computed in integers")
         values[node.output[0]] = found
@@ -150,10 +150,6 @@ def _output(program: _Program, value: Any) -> str:
         raise CaptureError("an output is not computed in integers")
     scale = np.float32(np.atleast_1d(term.scale))
     return program.add("restore", [term.name], tensors={"scale": scale}, axis=[term.axis])
-
-
-def _refused(program: _Program, node: _Node) -> None:
-    del program, node
 
 
 def _quantize(program: _Program, node: _Node) -> _Bytes | None:
