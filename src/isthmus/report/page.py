@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
@@ -62,8 +62,7 @@ _MARK = b'<meta name="generator" content="isthmus">'
 _HEAD_BYTES = 2000  # of a page, where the mark is looked for
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class Tile(NamedTuple):
     """One figure that matters, large."""
 
     value: str
@@ -256,34 +255,30 @@ def _statement(plan: Plan | None, graph: Graph | None, run: RunRecord | None) ->
 
 
 def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> list[Tile]:
-    figures = []
+    tiles = []
     whole = f"{percent(fit.accuracy_whole)} without a cut" if fit else ""
     if plan and plan.crossings:
-        figures.append(bytes_across(plan))
+        tiles.append(bytes_across(plan))
     if run and run.accuracy is not None:
-        figures.append((percent(run.accuracy), "accuracy of the run, measured", whole))
+        tiles.append(Tile(percent(run.accuracy), "accuracy of the run, measured", whole))
     elif fit:
-        figures.append((percent(fit.accuracy_split), f"{judged(fit)} through the codecs", whole))
+        label = f"{judged(fit)} through the codecs"
+        tiles.append(Tile(percent(fit.accuracy_split), label, whole))
     if run:
         note = "links emulated, devices at this machine's speed"
-        figures.append((quantity(run.latency_s.p50, "s"), "median latency, measured", note))
+        tiles.append(Tile(quantity(run.latency_s.p50, "s"), "median latency, measured", note))
     if plan:
         latency, energy = plan.predicted.latency_s, plan.predicted.energy_j
         where = f"on {plan.platform.name}, not measured"
-        figures.append((quantity(latency, "s"), "latency, predicted", where))
-        figures.append((quantity(energy, "J"), "energy for a sample, predicted", where))
-    return tiles_of(figures)
+        tiles.append(Tile(quantity(latency, "s"), "latency, predicted", where))
+        tiles.append(Tile(quantity(energy, "J"), "energy for a sample, predicted", where))
+    return tiles
 
 
-def bytes_across(plan: Plan) -> tuple[str, str, str]:
-    """Return what crosses, for a tile."""
+def bytes_across(plan: Plan) -> Tile:
+    """Return what crosses."""
     payload, raw = map(num_bytes, totals(plan))
-    return f"{payload} bytes", "cross for each sample, payload", f"{raw} as fp32"
-
-
-def tiles_of(figures: Iterable[tuple[str, str, str]]) -> list[Tile]:
-    """Return a tile for each value with its label and its note."""
-    return [Tile(value=value, label=label, note=note) for value, label, note in figures]
+    return Tile(f"{payload} bytes", "cross for each sample, payload", f"{raw} as fp32")
 
 
 def _plan_section(plan: Plan, graph: Graph | None) -> Section:

@@ -6,7 +6,7 @@ from isthmus.files import write_bytes
 from isthmus.graph import Graph
 from isthmus.plan import Plan
 from isthmus.report.drawing import device_colors, devices_of, divides, draw, shape_words
-from isthmus.report.page import Section, Tile, bytes_across, check_free, rendered, shown, tiles_of
+from isthmus.report.page import Section, Tile, bytes_across, check_free, rendered, shown
 from isthmus.report.plan_tables import plan_tables
 from isthmus.report.words import assumed, headline, percent, quantity, span
 
@@ -49,19 +49,19 @@ def plan_page(plan: Plan, graph: Graph, *, title: str) -> str:
 
 def _tiles(plan: Plan) -> list[Tile]:
     predicted, where = plan.predicted, f"on {plan.platform.name}"
-    figures = [
+    interval = quantity(predicted.interval_s, "s")
+    tiles = [
         bytes_across(plan),
-        (quantity(predicted.latency_s, "s"), "latency, predicted", where),
-        (quantity(predicted.interval_s, "s"), "between answers, predicted", "with many in flight"),
-        (quantity(predicted.energy_j, "J"), "energy for a sample, predicted", where),
+        Tile(quantity(predicted.latency_s, "s"), "latency, predicted", where),
+        Tile(interval, "between answers, predicted", "with many in flight"),
+        Tile(quantity(predicted.energy_j, "J"), "energy for a sample, predicted", where),
     ]
     if predicted.price:
-        figures.append((f"{predicted.price:,.2f} USD", "for the devices on the way", ""))
+        tiles.append(Tile(f"{predicted.price:,.2f} USD", "for the devices on the way", ""))
     if predicted.drop is not None:
-        figures.append(
-            (f"{100 * predicted.drop:.2f} points", "accuracy lost", assumed(plan).strip(" ()"))
-        )
-    return tiles_of(figures)
+        lost = f"{100 * predicted.drop:.2f} points"
+        tiles.append(Tile(lost, "accuracy lost", assumed(plan).strip(" ()")))
+    return tiles
 
 
 def _cards(plan: Plan, graph: Graph) -> list[dict[str, object]]:

@@ -23,7 +23,7 @@ from isthmus.report.findings import (
     point_of,
     rows_of,
 )
-from isthmus.report.page import Part, Section, Tile, drawn, rendered, shown, tiles_of
+from isthmus.report.page import Part, Section, Tile, drawn, rendered, shown
 from isthmus.report.paper import paper_figures
 from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import num_bytes, percent
@@ -282,15 +282,15 @@ def _tiles(records: Sequence[StudyRecord], rows: Sequence[Row]) -> list[Tile]:
     spent = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} hours"
     all_in_all = f"{len(rows)} networks by depth, placement and ratio; {spent} in all"
     which = f"{best.network}, placement {best.placement}, r = {best.ratio}"
-    figures = [
-        (str(len(records)), "trainings", all_in_all),
-        (f"{100 * best.mean:.2f} %", "best accuracy, mean of its seeds", which),
+    tiles = [
+        Tile(str(len(records)), "trainings", all_in_all),
+        Tile(f"{100 * best.mean:.2f} %", "best accuracy, mean of its seeds", which),
     ]
     for balanced in fronts_of(rows)[-1].balanced:  # of all networks, where there are several
         size, name = num_bytes(balanced.point.num_bytes), balanced.point.name
         note = f"{name}: {percent(balanced.point.accuracy)}"
-        figures.append((f"{size} bytes", f"{balanced.rule}, after {COMPARED_CUT}", note))
-    return tiles_of(figures)
+        tiles.append(Tile(f"{size} bytes", f"{balanced.rule}, after {COMPARED_CUT}", note))
+    return tiles
 
 
 def _facts_section(
