@@ -148,11 +148,8 @@ def find_runner_ups(
             seen.add(outcome.walk.places)
     same = groups.pop(best.kind)
     lost = sorted(groups.values(), key=lambda group: (bool(group[0].violations), group[0].cost))
-    return tuple(_runner_up(problem, group, best) for group in lost), _alike(same)
-
-
-def _alike(group: Sequence[Outcome]) -> tuple[str, ...]:
-    return tuple(outcome.what for outcome in group[1:])
+    runner_ups = tuple(_runner_up(problem, group, best) for group in lost)
+    return runner_ups, tuple(outcome.what for outcome in same[1:])
 
 
 def scope_of(problem: Problem, best: Outcome) -> Scope:
@@ -256,7 +253,7 @@ def _runner_up(problem: Problem, group: Sequence[Outcome], best: Outcome) -> Run
         payload_bytes=other.payload_bytes,
         reason=reason,
         fits=not other.violations,
-        alike=_alike(group),
+        alike=tuple(outcome.what for outcome in group[1:]),
     )
 
 
