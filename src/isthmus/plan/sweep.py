@@ -82,7 +82,7 @@ def parse_axis(text: str, platform: Platform, *, num_values: int) -> Axis:
     low_text, dots, high_text = bounds.partition("..")
     if not dots:
         raise InputError(f"--sweep {text!r}: expected FIGURE=LOW..HIGH, with units")
-    unit = _figure(figure, platform).unit
+    _, (unit, _) = _figure(figure, platform)
     low, high = (_parse(part, unit) for part in (low_text, high_text))
     if not 0 < low < high:
         raise InputError(f"--sweep {text!r}: expected a rising range over zero")
@@ -103,10 +103,10 @@ def with_figure(platform: Platform, figure: str, value: float) -> Platform:
     Raises:
         InputError: No such figure.
     """
-    found = _figure(figure, platform)
+    names, (_, change) = _figure(figure, platform)
 
     def changed(owner: Any) -> Any:
-        return found.change(owner, value) if owner.name in found.names else owner
+        return change(owner, value) if owner.name in names else owner
 
     return replace(
         platform,
@@ -157,16 +157,7 @@ def sweep(
     return Sweep(objective=objective, axes=tuple(axes), cells=tuple(cells))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Figure:
-    """One kind of figure, of the devices or links of some names."""
-
-    names: tuple[str, ...]
-    unit: str
-    change: Callable[[Any, float], Any]
-
-
-_Kind = tuple[str, Callable[[Any, float], Any]]
+_Kind = tuple[str, Callable[[Any, float], Any]]  # the unit, and what sets another value
 
 
 def _set(name: str) -> Callable[[Any, float], Any]:
@@ -225,10 +216,11 @@ def _link_figures(link: Link) -> dict[str, _Kind]:
     return found
 
 
-def _figure(text: str, platform: Platform) -> _Figure:
+def _figure(text: str, platform: Platform) -> tuple[Sequence[str], _Kind]:
     """Find a figure by its name: that of a device or link, ``device`` or ``link``, and a key.
 
-    Of all devices or links those are meant that have it.
+    Returns:
+        The names of the devices or links that are meant: those that have it; and what it is.
     """
     owners: dict[str, Sequence[Device | Link]] = {
         "link": platform.links,
@@ -243,12 +235,11 @@ def _figure(text: str, platform: Platform) -> _Figure:
                 for one in members
             }
             key = text.removeprefix(f"{name}.")
-            having = tuple(one for one, known in figures.items() if key in known)
+            having = [one for one, known in figures.items() if key in known]
             if not having:
                 known = dict.fromkeys(key for keys in figures.values() for key in keys)
                 raise InputError(f"figure {text!r}: {name} has {', '.join(known)}")
-            unit, change = figures[having[0]][key]
-            return _Figure(names=having, unit=unit, change=change)
+            return having, figures[having[0]][key]
     raise InputError(
         f"figure {text!r}: expected a device or a link and a key, like link.bandwidth or "
         f"{platform.devices[0].name}.compute.fp32; there are {', '.join(owners)}"
