@@ -70,11 +70,11 @@ class Stages:
             fits=change(self.fits),
         )
 
-    def seconds(self, *, limited: bool) -> Table:
+    def seconds(self, limited: bool) -> Table:
         """Return the time of all that fit; of all that are possible, if memories are no limit."""
         return self._table(compute_s, limited=limited)
 
-    def joules(self, *, limited: bool) -> Table:
+    def joules(self, limited: bool) -> Table:
         """Return the energy without static power."""
         return self._table(stage_j, limited=limited)
 

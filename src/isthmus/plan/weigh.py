@@ -65,12 +65,12 @@ class Measure:
 
 def latency(scope: Scope) -> Measure:
     """Weigh seconds."""
-    return Measure(stages=_times, leg=_seconds)
+    return Measure(stages=Stages.seconds, leg=_seconds)
 
 
 def interval(scope: Scope) -> Measure:
     """Weigh the longest time of a stage or medium, as if each device and medium served once."""
-    return Measure(stages=_times, leg=_busiest, most=True)
+    return Measure(stages=Stages.seconds, leg=_busiest, most=True)
 
 
 def busy(clock: Clock) -> Measure:
@@ -78,7 +78,7 @@ def busy(clock: Clock) -> Measure:
 
     def times(one: Stages, limited: bool) -> Table:
         mine = one.site.device.name == clock
-        return _times(one, limited) if mine else _nothing(one, limited)
+        return one.seconds(limited) if mine else _nothing(one, limited)
 
     return Measure(stages=times, leg=lambda leg: leg.busy_s.get(clock, 0.0 * leg.seconds))
 
@@ -89,8 +89,8 @@ def energy(scope: Scope) -> Measure:
     watts = sum(devices[index].static_w for index in scope.paid)
 
     def joules(one: Stages, limited: bool) -> Table:
-        table = one.joules(limited=limited)
-        return table.plus(_times(one, limited), watts) if watts else table
+        table = one.joules(limited)
+        return table.plus(one.seconds(limited), watts) if watts else table
 
     return Measure(
         stages=joules,
@@ -174,7 +174,7 @@ def stage_costs(scope: Scope, measure: Measure, index: int) -> Table:
     if charge:
         table = table.each(lambda costs: costs + charge)
     if scope.most_s < inf:
-        table = table.within(one.seconds(limited=scope.limited), scope.most_s)
+        table = table.within(one.seconds(scope.limited), scope.most_s)
     return table
 
 
@@ -237,12 +237,8 @@ def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
     return [(problem.legs[ends], pick) for ends, pick in ways]
 
 
-def _times(one: Stages, limited: bool) -> Table:
-    return one.seconds(limited=limited)
-
-
 def _nothing(one: Stages, limited: bool) -> Table:
-    return _times(one, limited).each(lambda costs: np.where(costs < inf, 0.0, inf))
+    return one.seconds(limited).each(lambda costs: np.where(costs < inf, 0.0, inf))
 
 
 def _seconds(leg: Leg) -> Array:
