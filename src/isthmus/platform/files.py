@@ -233,13 +233,6 @@ class _Memory(_Strict):
             raise InputError("found shared beside another, expected one figure or two separate")
         return self
 
-    def memory(self) -> Memory:
-        return Memory(
-            weights_bytes=self.weights,
-            activations_bytes=self.activations,
-            shared_bytes=self.shared,
-        )
-
 
 class _Energy(_Strict):
     fp32: _MacEnergy | None = None
@@ -292,7 +285,11 @@ class _Device(_Strict):
         device = Device(
             name=name,
             kind=self.kind,
-            memory=self.memory.memory(),
+            memory=Memory(
+                weights_bytes=self.memory.weights,
+                activations_bytes=self.memory.activations,
+                shared_bytes=self.memory.shared,
+            ),
             memory_bytes_per_s=self.memory.bandwidth,
             macs_per_s=self.compute,
             efficiency=self.efficiency,
