@@ -187,7 +187,11 @@ def load(path: Path, *, threads: int) -> Program:
             torch.set_num_threads(threads)
             with torch.inference_mode():
                 for step in steps:
-                    _make(step, values)
+                    named = {name: _filled(each, values) for name, each in step.named.items()}
+                    result = step.function(*_filled(step.arguments, values), **named)
+                    values[step.result] = result
+                    for name in step.last:
+                        del values[name]
                 return tuple(values[name].numpy() for name in calls.outputs)
         except Exception as error:  # an operator raises many types
             raise RunError(f"{path}: torch failed ({one_line(error)})") from error
@@ -195,15 +199,6 @@ def load(path: Path, *, threads: int) -> Program:
             torch.set_num_threads(before)
 
     return run
-
-
-def _make(step: _Step, values: dict[str, Any]) -> None:
-    arguments = _filled(step.arguments, values)
-    named = {name: _filled(each, values) for name, each in step.named.items()}
-    result = step.function(*arguments, **named)
-    values[step.result] = result
-    for name in step.last:
-        del values[name]
 
 
 def _filled(argument: Any, values: Mapping[str, Any]) -> Any:
