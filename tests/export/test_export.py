@@ -13,7 +13,7 @@ from isthmus.graph import capture, cuts
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.run import start_workers
-from isthmus.run.messages import hop_codec
+from isthmus.run.messages import hop_terms
 from isthmus.train import calibrate, split_with_codecs
 from tests.nets import NETS
 
@@ -162,7 +162,7 @@ def test_both_ends_of_a_hop_name_their_tables_by_their_hash(tmp_path):
         folder = tmp_path / str(seed)
         export(split_model, plan, folder, samples=[x.numpy() for x in example])
         bundle = read_bundle(folder)
-        terms.append(hop_codec(bundle, 1))
+        terms.append(hop_terms(bundle, "", 1).codec)
         assert bundle.files["crossing0.tables"] in terms[-1]
     assert terms[0] != terms[1]
     (folder / "crossing0.tables").write_bytes((tmp_path / "0" / "crossing0.tables").read_bytes())

@@ -325,7 +325,17 @@ def error_key(run: str) -> str:
 
 def hop_terms(bundle: Bundle, identity: str, hop: int) -> Terms:
     """Return what both ends of a hop must agree on; ``identity`` is the bundle's id."""
-    return Terms(bundle=identity, codec=hop_codec(bundle, hop))
+    if hop == 0:
+        codec = "input " + ", ".join(f"{t.dtype}{list(t.shape)}" for t in bundle.inputs)
+    elif hop == len(bundle.devices):
+        codec = "output " + ", ".join(f"{t.dtype}{list(t.shape)}" for t in bundle.outputs)
+    else:
+        crossing = bundle.crossings[hop - 1]
+        tensors = zip(crossing.dtypes, crossing.shapes, strict=True)
+        sent = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in tensors)
+        by = "" if crossing.tables is None else f" by tables {bundle.files[crossing.tables]}"
+        codec = f"{crossing.codec} of {sent}{by}"
+    return Terms(bundle=identity, codec=codec)
 
 
 def check_terms(own: Terms, answer: bytes, *, crossing: int) -> None:
@@ -342,16 +352,3 @@ def check_terms(own: Terms, answer: bytes, *, crossing: int) -> None:
                 f"hop {crossing}: the sender has {name} {mine!r}, the receiver {theirs!r}; give "
                 "both the same bundle and the same Isthmus"
             )
-
-
-def hop_codec(bundle: Bundle, hop: int) -> str:
-    """Return what a hop carries, as text that both ends compare."""
-    if hop == 0:
-        return "input " + ", ".join(f"{t.dtype}{list(t.shape)}" for t in bundle.inputs)
-    if hop == len(bundle.devices):
-        return "output " + ", ".join(f"{t.dtype}{list(t.shape)}" for t in bundle.outputs)
-    crossing = bundle.crossings[hop - 1]
-    tensors = zip(crossing.dtypes, crossing.shapes, strict=True)
-    sent = ", ".join(f"{dtype}{list(shape)}" for dtype, shape in tensors)
-    by = "" if crossing.tables is None else f" by tables {bundle.files[crossing.tables]}"
-    return f"{crossing.codec} of {sent}{by}"

@@ -52,8 +52,7 @@ class Watch:
             )
 
     def _on_change(self, sample: zenoh.Sample) -> None:
-        parts = str(sample.key_expr).split("/")
-        *_, device, token, zid = parts
+        *_, device, token, zid = str(sample.key_expr).split("/")
         if not device.isdecimal() or int(device) >= len(self.names):
             return
         index, put = int(device), sample.kind == zenoh.SampleKind.PUT
