@@ -228,18 +228,21 @@ def _may_hold(found: Path, name: Path, files: Sequence[str]) -> bool:
     )
 
 
-def call_function(path: Path, name: str) -> Any:
+def call_function(path: Path, name: str, kind: type[Any], expected: str) -> Any:
     """Run a Python file of the user's and call one of its functions.
 
     Args:
         path: A trusted local file; modules beside it can be imported by it.
         name: The function, which takes nothing.
+        kind: What it has to return.
+        expected: The same in words.
 
     Returns:
         What it returns.
 
     Raises:
-        InputError: No such file or function, or one of them failed; says in which line.
+        InputError: No such file or function, it returns something else, or one of them failed;
+            says in which line.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected path/to/file.py:function")
@@ -253,7 +256,11 @@ def call_function(path: Path, name: str) -> Any:
         function = getattr(module, name, None)
         if not callable(function):
             raise InputError(f"{path}: no function {name!r}; expected path/to/file.py:function")
-        return function()
+        made = function()
+        if not isinstance(made, kind):
+            found = type(made).__name__
+            raise InputError(f"{path}:{name}: returned {found}, expected {expected}")
+        return made
     except InputError:
         raise
     except Exception as error:  # whatever a user's file raises

@@ -192,7 +192,8 @@ def _own_arrays(reference: str) -> Mapping[str, Any]:
     if kind == "npz" and rest:
         return read_arrays(Path(rest))
     if kind.endswith(".py") and rest:
-        return _call(Path(kind), rest)
+        expected = "a mapping with x_train, y_train, x_test, y_test"
+        return call_function(Path(kind), rest, Mapping, expected)
     known = ", ".join(sorted(DATASETS))
     raise InputError(
         f"data {reference!r}: unknown; expected {known}, imagefolder:DIR, npz:FILE or "
@@ -326,16 +327,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: {problem}; expected plain arrays written by numpy.savez"
         ) from error
-
-
-def _call(path: Path, function: str) -> Mapping[str, Any]:
-    arrays = call_function(path, function)
-    if not isinstance(arrays, Mapping):
-        raise InputError(
-            f"{path}:{function}: returned {type(arrays).__name__}, "
-            "expected a mapping with x_train, y_train, x_test, y_test"
-        )
-    return arrays
 
 
 def _digits(part: Part, search: Search) -> Images:

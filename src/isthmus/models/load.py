@@ -211,12 +211,7 @@ def _few(keys: list[str]) -> str:
 def _from_file(path: Path, function: str, digest: str) -> nn.Module:
     if path.is_file() and sha256(path) != digest:
         raise InputError(f"{path}: has changed since the plan was fitted; fit it again")
-    model = call_function(path, function)
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"{path}:{function}: returned {type(model).__name__}, expected a torch.nn.Module"
-        )
-    return model
+    return call_function(path, function, nn.Module, "a torch.nn.Module")
 
 
 def _from_folder(folder: Path, digest: str) -> nn.Module:
