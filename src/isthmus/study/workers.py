@@ -124,16 +124,8 @@ def run_worker(
     """Work in this process until no cell is waiting, nor with a worker that may still die.
 
     A cell that fails is marked with one line of reason, and the work goes on. An interruption
-    puts the cell back.
-
-    Args:
-        url: The study's database.
-        name: The study's name.
-        compute: What a cell is.
-        folder: Holds a folder for each cell.
-        report: Told of every step.
-        heartbeat: How workers show that they live.
-        label: What this worker is called there.
+    puts the cell back. Arguments are those of `run_workers`, and the ``label`` by which the
+    report calls this worker.
 
     Returns:
         How many records were handed in.
