@@ -353,21 +353,12 @@ class Sender:
     def passages(self) -> tuple[Passage, ...]:
         """Return every frame that was sent since the last call, repetitions included."""
         found = [self._passed.popleft() for _ in range(len(self._passed))]
-        return tuple(
-            Passage(
-                request=request,
-                frame_bytes=size,
-                asked_s=asked_s,
-                observed_s=observed_s,
-                start_s=start_s,
-            )
-            for request, size, asked_s, observed_s, start_s in found
-        )
+        return tuple(Passage(*each) for each in found)
 
     def round_trips(self) -> tuple[RoundTrip, ...]:
         """Return those of the frames that were acknowledged since the last call and sent once."""
         found = [self._round_trips.popleft() for _ in range(len(self._round_trips))]
-        return tuple(RoundTrip(frame_bytes=size, seconds=seconds) for size, seconds in found)
+        return tuple(RoundTrip(*each) for each in found)
 
     def _repeat(self, parcels: Sequence[_Parcel]) -> None:
         for parcel in parcels:

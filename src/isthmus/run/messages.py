@@ -106,7 +106,7 @@ class Work:
     batch: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Passage:
     """One frame on its link.
 
@@ -125,7 +125,7 @@ class Passage:
     start_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RoundTrip:
     """One frame and its acknowledgement, by the sender's clock alone.
 
