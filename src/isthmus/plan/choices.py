@@ -123,7 +123,7 @@ def choices_at(cut: Cut, num_nodes: int, asked: Asked, *, lossless: bool) -> tup
         InputError: Nothing can carry this cut; says why.
     """
     texts = _texts(cut, num_nodes, asked, lossless=lossless)
-    specs = (_measured(spec, asked.png_bytes) for spec in _specs(cut, texts))
+    specs = _specs(cut, texts, asked.png_bytes)
     return tuple(known(Choice(cut=cut, spec=spec), asked.accuracy) for spec in specs)
 
 
@@ -152,7 +152,7 @@ def _texts(cut: Cut, end: int, asked: Asked, *, lossless: bool) -> Iterator[str]
         yield default_codec_text([t.shape for t in cut.tensors], [t.dtype for t in cut.tensors])
 
 
-def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
+def _specs(cut: Cut, texts: Iterator[str], png_bytes: float | None) -> Iterator[CodecSpec]:
     """Yield each codec that can carry a cut, once; raise what is in the way where none can."""
     if cut.obstacle:
         raise InputError(cut.obstacle)
@@ -164,6 +164,8 @@ def _specs(cut: Cut, texts: Iterator[str]) -> Iterator[CodecSpec]:
         except InputError as error:
             problem = error
         else:
+            if spec.name == "png" and png_bytes is not None:
+                spec = replace(spec, measured_bytes=float(png_bytes))
             specs[codec_text(spec)] = spec
     if not specs:
         raise problem
@@ -293,9 +295,3 @@ def preference(cut: Cut, graph: Graph) -> tuple[int, int, int]:
         return (0, 0, cut.index)
     inside_a_module = cut.after == graph.nodes[cut.index - 1].name
     return (1 + inside_a_module, cut.after.count("."), cut.index)
-
-
-def _measured(spec: CodecSpec, png_bytes: float | None) -> CodecSpec:
-    if spec.name != "png" or png_bytes is None:
-        return spec
-    return replace(spec, measured_bytes=float(png_bytes))
