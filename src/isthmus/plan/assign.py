@@ -63,7 +63,9 @@ def plan_cpsat(graph: Graph, platform: Platform, asked: Asked) -> Plan:
             setting, found.placement, objective=objective, limits=limits, gap=found.gap
         )
     cost, other = (getattr(one.predicted, OBJECTIVES[objective]) for one in (plan, walk))
-    if not walk.violations and _no_worse(walk, plan, objective):
+    as_fast = walk.predicted.latency_s <= plan.predicted.latency_s * (1 + _SAME)
+    no_worse = other < cost * (1 - _SAME) or (other <= cost * (1 + _SAME) and as_fast)
+    if not walk.violations and no_worse:
         least = cost * (1 - found.gap)
         plan = replace(walk, gap=max(0.0, 1 - least / other) if other else 0.0)
     if found.proven:
@@ -87,10 +89,3 @@ def _as_route(setting: Setting, placement: Placement, choices: tuple[Choice, ...
     if not once or ends != list(pairwise(stops)) or not set(carried) <= set(choices):
         return None
     return Route(cost=0.0, stops=tuple(stops), picks=tuple(choices.index(one) for one in carried))
-
-
-def _no_worse(one: Plan, other: Plan, objective: str) -> bool:
-    """Return whether a plan costs less than another, or the same and is as fast."""
-    cost, rival = (getattr(plan.predicted, OBJECTIVES[objective]) for plan in (one, other))
-    as_fast = one.predicted.latency_s <= other.predicted.latency_s * (1 + _SAME)
-    return cost < rival * (1 - _SAME) or (cost <= rival * (1 + _SAME) and as_fast)
