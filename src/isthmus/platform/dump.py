@@ -46,9 +46,16 @@ def _device_fields(device: Device) -> dict[str, object]:
     energy = {name: _exact(value, "J/MAC") for name, value in device.j_per_mac.items()}
     energy["sram"] = _exact(device.sram_j_per_byte, "J/byte")
     energy["static"] = _exact(device.static_w, "W")
+    rooms = {
+        name: getattr(device.memory, f"{name}_bytes")
+        for name in ("weights", "activations", "shared")
+    }
+    memory = {name: _exact(room, "byte") for name, room in rooms.items() if room is not None}
+    if device.memory_bytes_per_s is not None:
+        memory["bandwidth"] = _exact(device.memory_bytes_per_s, "byte/s")
     fields: dict[str, object] = {
         "kind": device.kind,
-        "memory": _memory_fields(device),
+        "memory": memory,
         "compute": {name: _exact(rate, "MAC/s") for name, rate in device.macs_per_s.items()},
         "efficiency": {_exact(macs, "MAC"): share for macs, share in device.efficiency},
         "start": _exact(device.start_s, "s"),
@@ -61,17 +68,6 @@ def _device_fields(device: Device) -> dict[str, object]:
         "batch": device.batch,
     }
     return fields if device.codecs is None else fields | {"codecs": list(device.codecs)}
-
-
-def _memory_fields(device: Device) -> dict[str, str]:
-    rooms = {
-        name: getattr(device.memory, f"{name}_bytes")
-        for name in ("weights", "activations", "shared")
-    }
-    fields = {name: _exact(room, "byte") for name, room in rooms.items() if room is not None}
-    if device.memory_bytes_per_s is not None:
-        fields["bandwidth"] = _exact(device.memory_bytes_per_s, "byte/s")
-    return fields
 
 
 def _link_fields(link: Link) -> dict[str, object]:
