@@ -281,13 +281,6 @@ def _shape_problems(bundle: Bundle) -> Iterator[str]:
             yield f"crossing after {entry.after}: expected whole bytes at a fixed rate"
 
 
-def _limit_problems(device: DeviceEntry) -> Iterator[str]:
-    if not 1 <= device.threads <= MAX_THREADS:
-        yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
-    if not 1 <= device.batch <= MAX_BATCH:
-        yield f"device {device.name}: found a batch of {device.batch}, expected 1 to 1024"
-
-
 def _chain_problems(bundle: Bundle) -> Iterator[str]:
     names = [device.name for device in bundle.devices]
     if not names or len(set(names)) != len(names):
@@ -301,7 +294,10 @@ def _chain_problems(bundle: Bundle) -> Iterator[str]:
         yield f"found crossings {found}, expected {expected}"
         return
     for index, device in enumerate(bundle.devices):
-        yield from _limit_problems(device)
+        if not 1 <= device.threads <= MAX_THREADS:
+            yield f"device {device.name}: found {device.threads} threads, expected 1 to 1024"
+        if not 1 <= device.batch <= MAX_BATCH:
+            yield f"device {device.name}: found a batch of {device.batch}, expected 1 to 1024"
         if device.program is None:
             yield from _relay_problems(bundle, index)
         elif device.program not in bundle.files:
