@@ -64,14 +64,7 @@ def run_study(
 
     After the grid a search tries networks that the grid does not hold, on the held-out part of
     the training set; those that no other beats there are then trained and tested as the grid's.
-
-    Args:
-        recipe: The study.
-        folder: Keeps the choice, every cell's checkpoints, and ``records.jsonl``.
-        search: How many networks the search has tried in the end.
-        storage: URL of the database; a SQLite file in ``folder`` if None.
-        workers: Processes on this machine.
-        report: Told of every epoch.
+    Arguments are those of `run_named`, with a recipe in place of its name.
 
     Returns:
         How far it is; failed cells are named in the summary.
@@ -173,9 +166,11 @@ def run_named(
 
     Args:
         name: A key of ``STUDIES``.
-        folder: Of the study, on this machine.
-        search: How many networks beyond the grid to try; its creator says so, not who joins.
-        storage: URL of the database; needed to join.
+        folder: Of the study, on this machine: keeps the choice, every cell's checkpoints, and
+            ``records.jsonl``.
+        search: How many networks beyond the grid the search has tried in the end; its creator
+            says so, not who joins.
+        storage: URL of the database; a SQLite file in ``folder`` if None, but needed to join.
         workers: Processes on this machine.
         join: Help with a study that was created elsewhere.
         so_far: Train nothing; return what is finished, also while others are at work on it.
