@@ -136,18 +136,11 @@ def load_images(
 ) -> Images:
     """Load one part of an image data set as it is published, a byte for each value.
 
-    Args:
-        reference: As for `load_data`; an own data set must hold uint8 images, (N, C, H, W).
-        part: ``"train"`` or ``"test"``; of a published data set, the other is not read.
-        data_dir: As for `load_data`.
-        download: As for `load_data`.
-        progress: As for `load_data`.
+    An own data set must hold uint8 images, (N, C, H, W); of a published one, no other ``part`` is
+    read. Other arguments and errors are those of `load_data`.
 
     Returns:
         The images, their labels, and what the files say of the classes.
-
-    Raises:
-        InputError: As for `load_data`.
 
     Example:
         >>> images = load_images("digits", "test")
