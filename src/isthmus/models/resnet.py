@@ -134,18 +134,10 @@ def wires(
 ) -> tuple[Wire, ...]:
     """List what passes between the blocks of the network that `resnet` makes.
 
-    Args:
-        depth: As for `resnet`, like all that follow.
-        width: Channels of the first stage.
-        ratio: Channels before / channels of the narrow layer.
-        placement: ``"block"`` or ``"cut"``.
-        narrow_after: ``"stage"`` or ``"block"``.
+    Arguments and errors are those of `resnet`.
 
     Returns:
         One entry for every two neighbouring blocks, in order.
-
-    Raises:
-        InputError: As `resnet`.
 
     Example:
         >>> stages = [wire for wire in wires(18, ratio=8) if wire.between_stages]
@@ -177,13 +169,9 @@ class ResNet(nn.Module):
 
     A stage that passes on a narrow tensor ends with ``narrow``, and the next one begins with
     ``widen``; between the blocks of a stage they carry the number of the block beside them.
+    Arguments are those of `resnet`, and these:
 
     Args:
-        depth: A key of `BLOCKS`.
-        num_classes: Logits that it returns.
-        in_channels: Of the images: 3 for colour, 1 for grey.
-        width: Channels of the first stage.
-        stem: ``"cifar"`` or ``"imagenet"``.
         block_ratio: Narrows the middle of every block.
         crossings: What passes between the blocks.
     """
