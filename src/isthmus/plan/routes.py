@@ -337,13 +337,8 @@ def through(
 ) -> Route:
     """Return the best route on which a state's device sends a choice.
 
-    Args:
-        steps: The states.
-        costs: Of what there is to choose from.
-        before: What `forward` returns.
-        rest: What `backward` returns.
-        state: Which it passes through.
-        pick: The index of the choice.
+    Arguments are those of `ending_in`; ``rest`` is what `backward` returns, and ``pick`` the
+    index of the choice.
     """
     after, tails = rest
     cost = float(costs.join(before[state, pick], after[state, pick]))
