@@ -261,16 +261,15 @@ def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:
             f"{folder / CERTIFICATE}: found the name {found}, expected {name}; "
             f"give the folder that `isthmus keys issue {name}` made"
         )
-    own = {
-        f"transport/link/tls/{way}_{what}": str((folder / file).resolve())
-        for way in ("listen", "connect")
-        for what, file in (("certificate", CERTIFICATE), ("private_key", KEY))
-    }
     return {
         "transport/link/protocols": ["tls"],
         "transport/link/tls/enable_mtls": True,
         "transport/link/tls/root_ca_certificate": str((folder / CA).resolve()),
-        **own,
+        **{
+            f"transport/link/tls/{way}_{what}": str((folder / file).resolve())
+            for way in ("listen", "connect")
+            for what, file in (("certificate", CERTIFICATE), ("private_key", KEY))
+        },
         "transport/link/tls/verify_name_on_connect": True,
         "transport/link/tls/close_link_on_expiration": True,
     }
