@@ -124,7 +124,8 @@ def run_bundle(
     if width is not None and target_s is not None:
         raise InputError("found a width and a target, expected one: the target chooses the width")
     samples = _samples(bundle, inputs, requests)
-    _check_labels(labels, len(samples))
+    if labels is not None and (labels.ndim != 1 or len(labels) < len(samples)):
+        raise InputError(f"found labels of shape {labels.shape}, expected ({len(samples)},)")
     if warmup_inputs is None:
         warmup_inputs = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in bundle.inputs]
     others = _samples(bundle, warmup_inputs, None)
@@ -191,11 +192,6 @@ def _samples(bundle: Bundle, inputs: Samples, requests: int | None) -> list[Samp
     if requests is not None and not 1 <= requests <= num_samples:
         raise InputError(f"found requests={requests}, expected 1 to {num_samples} (the samples)")
     return list(zip(*(array[: requests or num_samples] for array in inputs), strict=True))
-
-
-def _check_labels(labels: Array | None, num_samples: int) -> None:
-    if labels is not None and (labels.ndim != 1 or len(labels) < num_samples):
-        raise InputError(f"found labels of shape {labels.shape}, expected ({num_samples},)")
 
 
 def _reporter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
