@@ -96,9 +96,12 @@ def measure_nodes(
         for block, sides in zip(blocks, ends, strict=True):
             with suppress(IsthmusError):  # it is no program of its own
                 calls[block] = exported.call(*sides)
+        onnx.save(onnx.parser.parse_model(_EMPTY), Path(folder) / "empty.onnx")
+        program = load_program(Path(folder) / "empty.onnx", backend="onnxruntime")
+        empty = partial(program, [np.zeros(1, dtype=np.float32)])
         report("write programs", 1, 1)
         empty_s, whole_s, *block_s = _medians(
-            (_empty_call(Path(folder)), whole, *calls.values()), repeats, warmup, report
+            (empty, whole, *calls.values()), repeats, warmup, report
         )
     return _table(graph, blocks, dict(zip(calls, block_s, strict=True)), empty_s, whole_s)
 
@@ -215,12 +218,6 @@ def _export(
         values=dict(zip(names, arrays, strict=True)),
         folder=folder,
     )
-
-
-def _empty_call(folder: Path) -> Call:
-    onnx.save(onnx.parser.parse_model(_EMPTY), folder / "empty.onnx")
-    program = load_program(folder / "empty.onnx", backend="onnxruntime")
-    return partial(program, [np.zeros(1, dtype=np.float32)])
 
 
 def _medians(calls: Sequence[Call], repeats: int, warmup: int, report: Report) -> list[float]:
