@@ -245,6 +245,48 @@ def test_a_forward_that_holds_channel_counts_is_refused():
         pruned(Reshaping(), "prune:l1")
 
 
+class Attending(nn.Module):
+    """Maps (B, 2, 4, 4) as 4 tokens of 8 channels, with attention of two heads beside a skip."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.embed, self.own = nn.Linear(8, 8), own
+        self.mix = nn.Linear(8, 24) if own else nn.MultiheadAttention(8, 2, batch_first=True)
+        self.wide, self.back, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.embed(x.reshape(-1, 4, 8))
+        if self.own:
+            q, k, v = self.mix(x).reshape(-1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            mixed = ((q @ k.mT).softmax(-1) @ v).permute(0, 2, 1, 3).reshape(-1, 4, 8)
+        else:
+            mixed = self.mix(x, x, x, need_weights=False)[0]
+        x = x + mixed
+        return self.head((x + self.back(self.wide(x).relu())).mean(1))
+
+
+@pytest.mark.parametrize(("own", "mixes"), [(True, {"mix"}), (False, set())])
+def test_layers_whose_channels_an_attention_holds_are_named_and_left_by_netadapt(own, mixes):
+    torch.manual_seed(0)
+    model = Attending(own).eval()
+    with pytest.raises(InputError, match=r"^[^\n]*; add skip=[a-z+]*$") as refused:
+        pruned(model, "prune:l1,keep=0.5")
+    skip = str(refused.value).rpartition("skip=")[2]
+    assert {*skip.split("+")} == {"embed", "back"} | mixes
+    for text in (f"prune:l1,keep=0.5,skip={skip}", "prune:netadapt,keep=0.9,step=0.5"):
+        made: Any = pruned(model, text)
+        assert made.wide.out_features < 16
+        assert made.embed.out_features == made.back.out_features == 8
+        assert made(samples().inputs[0]).shape == (32, 3)
+    training = Training(
+        whole=lambda *_: pytest.fail("trained first"), short=lambda *_: None,
+        kept=lambda _, find: find(),
+    )  # fmt: skip
+    (step,) = parse_chain(["prune:group-lasso,keep=0.5"])
+    with pytest.raises(InputError, match="add skip="):
+        apply(copy.deepcopy(model), step, replace(samples(), training=training))
+
+
 def test_group_lasso_trains_with_the_norms_of_all_that_leaves_together():
     model: Any = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     with torch.no_grad():  # channel 0: 3 makes it, 4 reads it; channel 1: 0 and 2
@@ -284,7 +326,7 @@ def test_slimming_trains_with_the_scales_of_norms_where_a_strength_is_given():
     with pytest.raises(InputError, match="trains before it prunes; add --data, --epochs"):
         apply(net(), step, samples())
     plain = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Flatten(), nn.LazyLinear(1))
-    with pytest.raises(InputError, match="found no batch norm; expected strength=0"):
+    with pytest.raises(InputError, match="found no batch norm; expected one, or prune:l2"):
         apply(plain, step, replace(samples(), training=training))
 
 

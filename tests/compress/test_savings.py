@@ -108,6 +108,22 @@ def test_zeros_and_repeated_weights_of_a_layer_by_hand():
     assert found.macs_per_byte == 6 / 44
 
 
+class TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1)).mean(0)
+
+
+def test_a_layer_may_have_its_batch_anywhere():
+    x = torch.ones(4, 5, 3)  # samples of 5 steps
+    (found,) = count_savings(TimeFirst(), (x,), (x,))
+    assert (found.macs, found.inputs, found.nonzero) == (5 * 6, 5 * 3, 5 * 6)
+    assert found.num_bytes == 4 * (5 * 3 + 5 * 2 + 6)
+
+
 def test_padding_is_zeros_that_can_be_skipped():
     model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False))
     x = torch.ones(1, 1, 2, 2)

@@ -64,6 +64,13 @@ def test_two_of_four_are_kept_in_every_group():
         parse_chain(["sparse:nm,n=4,m=2"])
 
 
+def test_convolutions_of_groups_alone_are_refused_by_tucker():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
+    (step,) = parse_chain(["lowrank:tucker"])
+    with pytest.raises(InputError, match="found only convolutions of groups"):
+        apply(model, step, Samples(example=(torch.ones(2, 4, 5, 5),)))
+
+
 def test_the_groups_of_a_convolution_lie_along_its_input_channels():
     model: Any = nn.Sequential(nn.Conv2d(2, 1, (1, 2), bias=False))
     with torch.no_grad():  # (channel, place): at place 0 stand 1 and 2, at place 1 stand 4 and 3
@@ -75,6 +82,12 @@ def test_the_groups_of_a_convolution_lie_along_its_input_channels():
     samples = Samples(example=(inputs[:2],), inputs=(inputs,))
     kept = settle(apply(copy.deepcopy(model), step, samples))
     assert kept[0].weight.flatten().tolist() == [1.0, 4.0, 0.0, 0.0]
+
+
+def test_blocks_of_a_number_format_end_with_the_weights_of_a_channel():
+    rows = [[0.5] * 40, [1e4] * 40]  # of blocks of 32 over both, one would hold 0.5 beside 1e4
+    model = made(linear(rows), "format,name=mxfp4-e2m1")
+    assert model[0].weight[0].tolist() == rows[0]
 
 
 def test_wanda_weighs_by_the_norm_of_the_input():

@@ -167,6 +167,8 @@ def test_the_hint_loss_matches_a_hand_worked_case_and_takes_any_width():
     assert float(hint_loss((student,), (teacher,))) == pytest.approx(0.1)
     wider = torch.cat([3 * student, -student], dim=1)
     assert float(hint_loss((student,), (wider,))) == pytest.approx(0, abs=1e-6)
+    # two samples of two channels could make anything: the regressor is shrunk by 1.1
+    assert float(hint_loss((torch.eye(2),), (teacher,))) == pytest.approx((0.1 / 1.1) ** 2)
 
 
 def test_the_selectivity_loss_matches_a_hand_worked_case():

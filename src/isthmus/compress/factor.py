@@ -180,6 +180,11 @@ def _factored(
             for path, layer in layers(model, kinds, options, technique=name).items()
             if getattr(layer, "groups", 1) == 1
         }
+        if not chosen:
+            raise InputError(
+                f"technique {name}: found only convolutions of groups, expected one without; name "
+                "other modules with only=, or leave it out"
+            )
         energy, smaller = options["energy"], 0
         if options["keep"] < 1:
             energy = affordable(list(chosen.values()), options["keep"], energy)

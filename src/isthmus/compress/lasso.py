@@ -50,9 +50,10 @@ from isthmus.compress.prune import (
     LEAST_SAMPLES,
     OPTIONS,
     SMALLER,
-    check_runs,
+    check_pruned,
     groups_of,
     ignored_layers,
+    makes,
     pruning,
     tracing,
 )
@@ -72,29 +73,28 @@ def group_lasso(model: nn.Module, options: Options, samples: Samples) -> nn.Modu
     _check_trains(_GROUP_LASSO, samples)
     ignored = ignored_layers(_GROUP_LASSO, model, samples, options, keep=options["keep"])
     groups = groups_of(_GROUP_LASSO, model, samples, ignored)
-    with tracing(_GROUP_LASSO):  # whether it can tell shows now, not after an hour
-        for group in groups:
-            channel_norms(group)
+    apply = pruning(_GROUP_LASSO, lambda *_: lambda group: channel_norms(group).detach())
+    apply(copy.deepcopy(model), options, samples)  # whether it can shows now, not after an hour
 
     def norms() -> list[Tensor]:
         return [channel_norms(group) for group in groups]
 
     _train_towards_0(model, norms, options, samples)
-    apply = pruning(_GROUP_LASSO, lambda *_: lambda group: channel_norms(group).detach())
     found: nn.Module = apply(model.eval(), options, samples)
     return found
 
 
 def slimming(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Remove the channels of the smallest scales, trained towards 0 first where a strength is."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    scales = [norm.weight for norm in norms if norm.affine]
+    if not scales:
+        raise InputError(f"technique {_SLIMMING}: found no batch norm; expected one, or prune:l2")
+    apply = pruning(_SLIMMING, lambda library, *_: library.importance.BNScaleImportance())
     if options["strength"]:
         _check_trains(_SLIMMING, samples)
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        scales = [norm.weight for norm in norms if norm.affine]
-        if not scales:
-            raise InputError(f"technique {_SLIMMING}: found no batch norm; expected strength=0")
+        apply(copy.deepcopy(model), options, samples)  # whether it can shows now
         _train_towards_0(model, lambda: [scale.abs() for scale in scales], options, samples)
-    apply = pruning(_SLIMMING, lambda library, *_: library.importance.BNScaleImportance())
     found: nn.Module = apply(model.eval(), options, samples)
     return found
 
@@ -118,9 +118,9 @@ def channel_norms(group: Any) -> Tensor:
     total: Tensor | None = None
     for item in group:
         layer = item.dep.target.module
-        if type(layer) not in CHANNELLED or (getattr(layer, "groups", 1) > 1 and not _makes(item)):
+        if type(layer) not in CHANNELLED or (getattr(layer, "groups", 1) > 1 and not makes(item)):
             continue  # a column of several groups is that of several channels
-        columns = _makes(item) == isinstance(layer, _TRANSPOSED)
+        columns = makes(item) == isinstance(layer, _TRANSPOSED)
         weight = layer.weight.movedim(1, 0) if columns else layer.weight
         squares = weight.square().flatten(1).sum(1)
         rows, roots = (torch.tensor(x, device=squares.device) for x in (item.idxs, item.root_idxs))
@@ -129,11 +129,6 @@ def channel_norms(group: Any) -> Tensor:
         total = total.index_add(0, roots, squares[rows])
     assert total is not None  # a group has a layer that makes its channels
     return (total + 1e-12).sqrt()
-
-
-def _makes(item: Any) -> bool:
-    """Return whether a layer of a group makes its channels; else it reads them."""
-    return "out" in item.dep.handler.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +175,7 @@ def least_squares(model: nn.Module, options: Options, samples: Samples) -> nn.Mo
             f"technique {_LEAST_SQUARES}: found no channels that only convolutions and linear "
             "layers without groups read; expected some, or prune:l2"
         )
-    check_runs(_LEAST_SQUARES, model, samples)
+    check_pruned(_LEAST_SQUARES, whole, model, samples, options)
     return model
 
 
@@ -221,7 +216,7 @@ def _in_order(model: nn.Module, groups: Sequence[Any], samples: Samples) -> list
     watch(model, {layer: note for _, layer in _channelled(model)}, samples.example)
 
     def first_read(group: Any) -> int:
-        layers = [item.dep.target.module for item in group if not _makes(item)]
+        layers = [item.dep.target.module for item in group if not makes(item)]
         return min((called[layer] for layer in layers if layer in called), default=len(called))
 
     return [group[0].dep.target.module for group in sorted(groups, key=first_read)]
@@ -234,7 +229,7 @@ def _remove(model: nn.Module, group: Any, gone: Sequence[int], rest: dict[str, T
     leaving = group._DG.get_pruning_group(root.target.module, root.handler, list(gone))
     for item in leaving:
         path = paths.get(item.dep.target.module, "")
-        if path in rest and _makes(item):
+        if path in rest and makes(item):
             kept = torch.ones(len(rest[path]), dtype=torch.bool)
             kept[item.idxs] = False
             rest[path] = rest[path][kept]
@@ -249,7 +244,7 @@ def _readers(group: Any, model: nn.Module) -> list[_Reader]:
         layer = item.dep.target.module
         if getattr(layer, "num_groups", 1) > 1 or 1 < getattr(layer, "groups", 1) < len(item.idxs):
             return []  # channels of which as many have to go from each part
-        if type(layer) not in CHANNELLED or _makes(item):
+        if type(layer) not in CHANNELLED or makes(item):
             continue
         plain = isinstance(layer, nn.Linear) or (
             isinstance(layer, nn.Conv2d)

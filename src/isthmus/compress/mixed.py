@@ -101,25 +101,28 @@ def least_loss(limits: Sequence[Limit], losses: Sequence[Sequence[float]]) -> tu
     Raises:
         InputError: 2 bits are too many; says by how much.
     """
-    for limit in limits:
-        if limit.need([WIDTHS[-1]] * len(losses)) > limit.room:
-            raise _too_small(limit)
     scipy: Any = import_module("scipy.optimize")
-    cost = np.array(losses).reshape(-1)
+    excess = np.array(losses) - np.min(losses, axis=1, keepdims=True)
     rows = [[ceil(n * b / 8) for n in limit.sizes for b in WIDTHS] for limit in limits]
     once = np.kron(np.eye(len(losses)), np.ones(len(WIDTHS)))
-    found = scipy.milp(
-        cost / max(cost.max(), 1e-30),
-        integrality=np.ones(len(cost)),
-        bounds=scipy.Bounds(0, 1),
-        constraints=[
-            scipy.LinearConstraint(once, 1, 1),
-            scipy.LinearConstraint(np.array(rows), -np.inf, [limit.room for limit in limits]),
-        ],
-        options={"mip_rel_gap": 0},
-    )
-    chosen = np.asarray(found.x).reshape(len(losses), -1).argmax(axis=1)
-    return tuple(WIDTHS[index] for index in chosen)
+    rooms = [limit.room for limit in limits]
+    chosen = np.array([WIDTHS.index(bits) for bits in cut_bits(limits)])
+    while True:  # in units of what the last answer loses: a huge loss hides no small ones
+        most = sum(excess[np.arange(len(chosen)), chosen])
+        found = scipy.milp(
+            np.minimum(excess.reshape(-1) / max(most, 1e-30), 1),
+            integrality=np.ones(excess.size),
+            bounds=scipy.Bounds(0, np.where(excess.reshape(-1) <= most, 1.0, 0.0)),
+            constraints=[
+                scipy.LinearConstraint(once, 1, 1),
+                scipy.LinearConstraint(np.array(rows), -np.inf, rooms),
+            ],
+            options={"mip_rel_gap": 0},
+        )
+        better = np.asarray(found.x).reshape(excess.shape).argmax(axis=1)
+        if sum(excess[np.arange(len(chosen)), better]) >= most:
+            return tuple(WIDTHS[index] for index in chosen)
+        chosen = better
 
 
 def _too_small(limit: Limit) -> InputError:

@@ -16,14 +16,13 @@ References:
     in place of the highest accuracy the least cross entropy, which few samples can tell apart).
 """
 
-import copy
 from collections.abc import Callable
 from math import ceil, inf
 
 import torch
 from torch import nn
 
-from isthmus.compress.prune import LEAST_SAMPLES, check_runs, removable, remove
+from isthmus.compress.prune import LEAST_SAMPLES, check_runs, removable, stuck, with_channels
 from isthmus.compress.technique import (
     Options,
     Samples,
@@ -52,6 +51,8 @@ def netadapt(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     """Remove channels until a resource is within its budget; see `isthmus.compress.netadapt`."""
     needs_data(samples, technique=_NAME, least=LEAST_SAMPLES)
     cost = resource(options, samples)
+    fixed = stuck(_NAME, model, samples, options)
+    options = {**options, "skip": (*options["skip"], *fixed)}
     start = reached = cost(model)
     target, step = options["keep"] * start, options["step"] * start
     number = 0
@@ -177,7 +178,7 @@ def _within(
     guess = high - 1
     per_unit = 0.0
     while low < guess < high:
-        made = _with_channels(model, path, guess * unit, channels, samples)
+        made = with_channels(_NAME, model, path, guess * unit, channels, samples)
         taken = cost(made)
         if not per_unit:
             per_unit = (now - taken) / (high - guess)
@@ -190,16 +191,6 @@ def _within(
         guess = min(high - 1, high - ceil((now - limit) / per_unit))
         guess = max(guess, low + 1) if best is None else guess
     return best
-
-
-def _with_channels(
-    model: nn.Module, path: str, kept: int, channels: int, samples: Samples
-) -> nn.Module:
-    made = copy.deepcopy(model)
-    ratio = 1 - (kept + 0.5) / channels  # the library rounds what is kept down
-    ratios = {made.get_submodule(path): ratio}
-    remove(_NAME, made, samples, pruning_ratio=0.0, pruning_ratio_dict=ratios)
-    return made
 
 
 def _loss(model: nn.Module, samples: Samples) -> float:

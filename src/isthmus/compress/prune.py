@@ -4,6 +4,7 @@ Which channels depend on each other (through sums, norms, concatenations) and ho
 out is torch-pruning's work; what is ours is which layers may lose some, and what was measured.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from isthmus.compress.technique import (
 from isthmus.errors import InputError
 from isthmus.graph import capture
 from isthmus.models.blocks import Adder, Octave
+from isthmus.models.compressed import changes
 
 LEAST_SAMPLES = 16
 _TIE = 1e-6
@@ -57,7 +59,7 @@ def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> 
         import torch_pruning  # noqa: PLC0415  (extra "compress")
 
         ignored = ignored_layers(name, model, samples, options, keep=options["keep"])
-        before = _sizes(model)
+        before = copy.deepcopy(model)
         remove(
             name,
             model,
@@ -70,12 +72,12 @@ def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> 
             ignored_layers=list(ignored),
         )
         model.zero_grad(set_to_none=True)
-        if before == _sizes(model) and options["keep"] < 1:
+        if _sizes(before) == _sizes(model) and options["keep"] < 1:
             raise InputError(
                 f"technique {name}: no channel could be removed with keep={options['keep']:g}, "
                 f"round_to={options['round_to']}; keep less or round to fewer"
             )
-        check_runs(name, model, samples)
+        check_pruned(name, before, model, samples, options)
         return model
 
     return apply
@@ -198,6 +200,65 @@ def ignored_layers(
     return ignored
 
 
+def with_channels(
+    name: str, model: nn.Module, path: str, kept: int, channels: int, samples: Samples
+) -> nn.Module:
+    """Return a copy of a model in which one layer, and what depends on it, has fewer channels."""
+    made = copy.deepcopy(model)
+    ratio = 1 - (kept + 0.5) / channels  # the library rounds what is kept down
+    ratios = {made.get_submodule(path): ratio}
+    remove(name, made, samples, pruning_ratio=0.0, pruning_ratio_dict=ratios)
+    return made
+
+
+def stuck(name: str, model: nn.Module, samples: Samples, options: Options) -> tuple[str, ...]:
+    """Return the layers that can lose no channel: without some the model does not run.
+
+    A forward that holds channel counts does that, such as one that parts them among the heads of
+    an attention. Each group of layers is tried by itself.
+    """
+    paths = {module: path for path, module in model.named_modules()}
+    found: dict[str, None] = {}
+    for group in groups_of(name, model, samples, ignored_layers(name, model, samples, options)):
+        root = group[0].dep.target.module
+        fewer = max(1, _channels(root) - options.get("round_to", 1))
+        try:
+            made = with_channels(name, model, paths[root], fewer, _channels(root), samples)
+            _check_same_kind(name, model, made, samples)
+        except InputError:
+            makers = (item.dep.target.module for item in group if makes(item))
+            found |= {paths[m]: None for m in makers if type(m) in CHANNELLED}
+    return tuple(found)
+
+
+def makes(item: Any) -> bool:
+    """Return whether a layer of one of the library's groups makes its channels, or reads them."""
+    return "out" in item.dep.handler.__name__
+
+
+def check_pruned(
+    name: str, before: nn.Module, model: nn.Module, samples: Samples, options: Options
+) -> None:
+    """Raise unless a pruned model still runs and can be written down.
+
+    Raises:
+        InputError: It does not, or cannot; says what to leave out, or that there is nothing.
+    """
+    try:
+        _check_same_kind(name, before, model, samples)
+    except InputError as error:
+        found = stuck(name, before, samples, options)
+        if not found:
+            raise
+        skip = "+".join((*options["skip"], *found))
+        raise InputError(f"{error.args[0].rpartition(';')[0]}; add skip={skip}") from error
+
+
+def _check_same_kind(name: str, before: nn.Module, model: nn.Module, samples: Samples) -> None:
+    check_runs(name, model, samples)
+    changes(before, model)
+
+
 def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
     """Raise unless a pruned model still runs.
 
@@ -207,7 +268,7 @@ def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
     try:
         with torch.no_grad():
             model.eval()(*samples.example)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         line = str(error).splitlines()[0]
         raise InputError(
             f"technique {name}: after it the model does not run ({line}); its forward may hold "

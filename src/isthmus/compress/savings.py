@@ -238,8 +238,8 @@ def count_savings(
 
     def look(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
         x = arguments[0]
-        elements = x[0].numel()
-        moved = (elements + made[0].numel()) * x.element_size()
+        elements = x.numel()  # of one sample, wherever its batch lies
+        moved = (elements + made.numel()) * x.element_size()
         called.append((named[module], module, _shape(module, made), elements, moved))
 
     def measure(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
@@ -287,7 +287,7 @@ def _weight(module: Any) -> Tensor:
 def _shape(module: nn.Module, made: Tensor) -> Shape:
     layer: Any = module.layer if isinstance(module, Integer) else module
     if isinstance(layer, nn.Linear):
-        places = made[0].numel() // layer.out_features
+        places = made.numel() // layer.out_features
         one = (1,)
         return Shape(
             made=layer.out_features, read=layer.in_features, groups=1, kernel=one, stride=one,

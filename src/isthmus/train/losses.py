@@ -184,8 +184,9 @@ def hint_loss(features: Tensors, target: Tensors) -> Tensor:
 
     .. math:: \min_r \; mean (t - x r)^2 / mean \; t^2
 
-    Widths may differ. The regressor r (channels of x, of t) is the best one for the batch; by that
-    the gradient of x is the one that r as a constant has. The paper trains a regressor instead.
+    Widths may differ. The regressor r (channels of x, of t) is the best one for the batch, a
+    shrunk one where the batch has no more places than channels; by that the gradient of x is the
+    one that r as a constant has. The paper trains a regressor instead.
 
     References:
         Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR
@@ -197,7 +198,8 @@ def hint_loss(features: Tensors, target: Tensors) -> Tensor:
         with torch.no_grad():
             x64_NC = x_NC.double()
             gram_CC = x64_NC.mT @ x64_NC
-            ridge = 1e-9 * gram_CC.diagonal().mean() + _TINY
+            share = 1e-9 if len(x_NC) > len(gram_CC) else 0.1  # else all t were linear in x
+            ridge = share * gram_CC.diagonal().mean() + _TINY
             gram_CC += ridge * torch.eye(len(gram_CC), device=x.device, dtype=torch.float64)
             regressor = torch.linalg.solve(gram_CC, x64_NC.mT @ t_NC.double()).float()
         errors.append(_relative(x_NC @ regressor, t_NC))
