@@ -111,7 +111,7 @@ def test_channels_are_rounded_and_the_classes_stay():
     [
         (
             "prune:l1,keep=0.1",
-            r"of 4 channels would remove a layer whole; expected keep=0\.25",
+            r"of 4 channels would remove a layer whole, 0; expected keep=0\.25 or more, or skip=0",
         ),
         ("prune:l1,keep=0.5,only=7", "every layer makes the model's outputs"),
         ("prune:l1,keep=0.9,round_to=1,only=0", None),
@@ -285,6 +285,17 @@ def test_layers_whose_channels_an_attention_holds_are_named_and_left_by_netadapt
     (step,) = parse_chain(["prune:group-lasso,keep=0.5"])
     with pytest.raises(InputError, match="add skip="):
         apply(copy.deepcopy(model), step, replace(samples(), training=training))
+
+
+def test_a_layer_of_one_channel_is_named_and_left_by_netadapt():
+    layers = (nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(16, 3))
+    model = nn.Sequential(*layers).eval()
+    with pytest.raises(InputError, match=r"a layer whole, 2; expected keep=1 or more, or skip=2$"):
+        pruned(model, "prune:l1,keep=0.5")
+    for text in ("prune:l1,keep=0.5,skip=2", "prune:netadapt,keep=0.7,step=0.5"):
+        made: Any = pruned(model, text)
+        assert made[0].out_channels < 8
+        assert made[2].out_channels == 1
 
 
 def test_group_lasso_trains_with_the_norms_of_all_that_leaves_together():

@@ -191,11 +191,12 @@ def ignored_layers(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
             "name other modules with only="
         )
-    fewest = min(_channels(module) for module in chosen - ignored)
+    prunable = {p: _channels(m) for p, m in model.named_modules() if m in chosen - ignored}
+    path, fewest = min(prunable.items(), key=lambda item: item[1])
     if int(fewest * keep) < 1:
         raise InputError(
-            f"technique {name}: keep={keep:g} of {fewest} channels would remove a "
-            f"layer whole; expected keep={ceil(1e3 / fewest) / 1e3:g} or more"
+            f"technique {name}: keep={keep:g} of {fewest} channels would remove a layer whole, "
+            f"{path}; expected keep={ceil(1e3 / fewest) / 1e3:g} or more, or skip={path}"
         )
     return ignored
 
@@ -221,9 +222,12 @@ def stuck(name: str, model: nn.Module, samples: Samples, options: Options) -> tu
     found: dict[str, None] = {}
     for group in groups_of(name, model, samples, ignored_layers(name, model, samples, options)):
         root = group[0].dep.target.module
-        fewer = max(1, _channels(root) - options.get("round_to", 1))
+        channels = _channels(root)
+        fewer = max(1, channels - options.get("round_to", 1))
+        if fewer == channels:
+            continue
         try:
-            made = with_channels(name, model, paths[root], fewer, _channels(root), samples)
+            made = with_channels(name, model, paths[root], fewer, channels, samples)
             _check_same_kind(name, model, made, samples)
         except InputError:
             makers = (item.dep.target.module for item in group if makes(item))
