@@ -71,6 +71,13 @@ COLUMNS = (
 )
 
 
+OLDER = (
+    "Of before a change that may move them a little: rows of quantize:int8 (biases are rounded to "
+    "steps of the sums since), of mxfp6 of both and of mxfp4 with other seeds (blocks end with "
+    "the weights of an output channel since, as in the other rows of mxfp4).",
+)
+
+
 def write_page(path: Path, budget: int, long_budget: int, planned: Sequence[Row]) -> None:
     """Write the csv and the page beside the rows; the page names planned rows that are missing."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -451,4 +458,4 @@ def foot(rows: Sequence[Row]) -> list[str]:
     machines = "; ".join(sorted({row["machine"] for row in rows}))
     revisions = ", ".join(sorted({str(row["revision"]) for row in rows}))
     versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
-    return [f"Machine: {machines}. Revisions: {revisions}. Versions: {versions}."]
+    return [*OLDER, "", f"Machine: {machines}. Revisions: {revisions}. Versions: {versions}."]
