@@ -491,8 +491,8 @@ PROVENANCE = (
     "68.13 % at 129.0; distillation alone, without labels, 67.94 % at 128.6. None was kept: it is"
     " neither the straight narrowing nor the number of views by which more is lost than with "
     "everything tuned.",
-    "After stage 1, sender frozen, 378 bytes, the third seed lost 1.31 points, after two that had "
-    "lost 0.92 in the mean; 505 bytes then got seeds 1 and 2 too. Everything tuned at 378 bytes, "
+    "After stage 1, sender frozen, at 378 bytes the third seed lost 1.31 points, two before it "
+    "0.92 in the mean; after that 505 bytes got seeds 1 and 2 too. Everything tuned at 378 bytes, "
     "seed 2, was stopped before any result for want of time.",
     "Where a command says `--bf16`, weights were held in float32 and gradients found in bfloat16;"
     " seeds of one size count alike, whichever they were trained in.",
