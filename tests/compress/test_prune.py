@@ -278,6 +278,9 @@ def test_layers_whose_channels_an_attention_holds_are_named_and_left_by_netadapt
         assert made.wide.out_features < 16
         assert made.embed.out_features == made.back.out_features == 8
         assert made(samples().inputs[0]).shape == (32, 3)
+    with_norm = nn.Sequential(nn.BatchNorm2d(2), model).eval()
+    with pytest.raises(InputError, match=r"^[^\n]*; add skip=[a-z+.1]*$"):
+        pruned(with_norm, "prune:slimmable,widths=0.5")
     training = Training(
         whole=lambda *_: pytest.fail("trained first"), short=lambda *_: None,
         kept=lambda _, find: find(),

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress.prune import SMALLER, check_runs, ignored_layers, remove
+from isthmus.compress.prune import SMALLER, check_pruned, check_runs, ignored_layers, remove
 from isthmus.compress.technique import Options, Samples, Technique, number, shares
 from isthmus.errors import InputError
 from isthmus.models.blocks import Switchable
@@ -123,13 +123,16 @@ def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module
             f"technique {SLIMMABLE}: found no batch norm, of which each width has its own; "
             "use prune:l1 for each width by itself"
         )
-    widths = options["widths"]
+    whole, widths = copy.deepcopy(model), options["widths"]
     narrow = _narrowed(SLIMMABLE, model, options, samples, widths)
     for path, norm in norms:
         each = [_norm(norm, path, narrow[width]) for width in widths]
         made = Switchable(*each, norm, widths=(*widths, 1.0))
         model = replaced(model, path, made, where=SLIMMABLE)
-    return Slimmable(model, narrow)
+    slim = Slimmable(model, narrow)
+    for each_width in widths:  # whether it can shows now, not when it is trained
+        check_pruned(SLIMMABLE, whole, slim.cut(each_width), samples, options)
+    return slim
 
 
 def width(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
