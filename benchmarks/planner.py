@@ -1,4 +1,4 @@
-"""How long does method `chain` take for ResNet-152 on many devices?
+"""How long does method `chain` take for ResNet-152 on many devices, and the page of the plan?
 
     python benchmarks/planner.py [--out benchmarks/results]
 
@@ -7,7 +7,8 @@ that nothing is known from the run before: 8 devices that all differ, every two 
 any order; 8 such devices between two more at the ends; and 16 on a line, in the order of the
 file. All codecs are open. One thread; wall time counts what other programs on the machine took.
 CPU time does not count that, but grows where they share the caches: see the load, which is 1 on a
-quiet machine.
+quiet machine. After each plan its page is made, as for `isthmus plan --out plan.html`, but not
+written.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.models import resnet
 from isthmus.plan import partition
 from isthmus.platform import Device, Link, Memory, Platform
+from isthmus.report.plan_page import plan_page
 
 OBJECTIVES = ("latency", "throughput", "energy")
 CASES = {  # case: devices, whether every two have a link, most seconds
@@ -36,6 +38,7 @@ CASES = {  # case: devices, whether every two have a link, most seconds
     "8 devices between two ends": (10, True, 5.0),
     "16 devices in order": (16, False, 1.0),
 }
+PAGE_S = 1.0  # most seconds for the page of a plan
 
 
 def main() -> None:
@@ -67,12 +70,15 @@ def run(graph: Graph, case: str, objective: str, seed: int) -> dict[str, Any]:
     platform = draw(count, meshed=meshed, seed=1000 * OBJECTIVES.index(objective) + seed)
     wall, cpu = time.perf_counter(), time.process_time()
     plan = partition(graph, platform, objective=objective)
+    planned_wall, planned_cpu = time.perf_counter(), time.process_time()
+    plan_page(plan, graph, title="ResNet-152")
     return {
         "case": case,
         "objective": objective,
         "seed": seed,
-        "cpu_s": time.process_time() - cpu,
-        "wall_s": time.perf_counter() - wall,
+        "cpu_s": planned_cpu - cpu,
+        "wall_s": planned_wall - wall,
+        "page_s": time.process_time() - planned_cpu,
         "stages": len(plan.stages),
         "any_order": plan.gap is not None,
     }
@@ -121,6 +127,8 @@ def text(rows: list[dict[str, Any]], name: str, nodes: int) -> str:
         f"- versions: {versions}",
         f"- revision: {git_revision()}",
         f"- nodes: {nodes}",
+        "",
+        f"Pages: {spread([r['page_s'] for r in rows])} of CPU time; to reach: {PAGE_S:g} s.",
         "",
         "| case | objective | CPU time: median (least .. most) | wall | stages | to reach |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
