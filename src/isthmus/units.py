@@ -4,13 +4,18 @@ The registry knows only what a platform file needs, and keeps information (bit, 
 computation (MAC) as dimensions of their own: ``100 MHz`` is no data rate here.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
+from functools import cache
 from math import isfinite
-
-import pint
+from typing import TYPE_CHECKING
 
 from isthmus.errors import UnitError
+
+if TYPE_CHECKING:
+    import pint
 
 _DEFINITIONS = (
     "byte = [information] = B",
@@ -42,9 +47,15 @@ _DEFINITIONS = (
 _QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *[A-Za-z]+(/[A-Za-z]+)?", re.ASCII)
 _MAX_LENGTH = 64
 
-_REGISTRY: pint.UnitRegistry[float] = pint.UnitRegistry(None)
-for _definition in _DEFINITIONS:
-    _REGISTRY.define(_definition)
+
+@cache
+def _registry() -> pint.UnitRegistry[float]:
+    import pint  # noqa: PLC0415  a worker starts sooner without, and reads no units
+
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
+    for definition in _DEFINITIONS:
+        registry.define(definition)
+    return registry
 
 
 def parse_quantity(text: object, unit: str) -> float:
@@ -66,11 +77,13 @@ def parse_quantity(text: object, unit: str) -> float:
         >>> parse_quantity("320 KiB", "byte")
         327680.0
     """
+    import pint  # noqa: PLC0415  see `_registry`
+
     found = f"found {str(text)[:_MAX_LENGTH]!r}"
     if not isinstance(text, str) or len(text) > _MAX_LENGTH or not _QUANTITY.fullmatch(text):
         raise UnitError(f"{found}, expected a number with a unit like '1 {unit}'")
     try:
-        quantity: pint.Quantity[float] = _REGISTRY.Quantity(text)
+        quantity: pint.Quantity[float] = _registry().Quantity(text)
     except pint.UndefinedUnitError as error:
         raise UnitError(f"{found}, expected a known unit like '1 {unit}'") from error
     if not quantity.is_compatible_with(unit):
@@ -91,8 +104,8 @@ def format_quantity(value: float, unit: str) -> str:
         '125 kB/s'
     """
     if value == 0:
-        return f"0 {_REGISTRY.Unit(unit):~P}"
-    return f"{_REGISTRY.Quantity(value, unit).to_compact():.4g~P}"
+        return f"0 {_registry().Unit(unit):~P}"
+    return f"{_registry().Quantity(value, unit).to_compact():.4g~P}"
 
 
 def exact_quantity(value: float, unit: str, *, written: Sequence[str] = ()) -> str:
@@ -110,7 +123,7 @@ def exact_quantity(value: float, unit: str, *, written: Sequence[str] = ()) -> s
     """
     small = ""
     for other in (*written, unit):
-        number = _REGISTRY.Quantity(value, unit).to(other).magnitude
+        number = _registry().Quantity(value, unit).to(other).magnitude
         text = f"{number:.15g} {other}"
         if parse_quantity(text, unit) == value:
             if number >= 1:

@@ -109,19 +109,31 @@ def sample(case, *, spread=1):
     )
 
 
-def program_output(half, tensors, path):
-    """Export one half for one sample, and run it on every sample with onnxruntime."""
-    one = tuple(x[:1] for x in tensors)
+class Halves(torch.nn.Module):
+    """What a codec does before the wire and behind it, side by side: one export for both."""
+
+    def __init__(self, codec):
+        super().__init__()
+        self.sender, self.receiver = codec.sender, codec.receiver
+
+    def forward(self, tensors, symbols):
+        return *self.sender(tensors), *self.receiver(symbols)
+
+
+def program_output(codec, tensors, symbols, path):
+    """Export both halves for one sample, and run them on every sample with onnxruntime."""
+    one = tuple(tuple(x[:1] for x in group) for group in (tensors, symbols))
     with read_once():
-        torch.onnx.export(half, (one,), path, dynamo=True, verbose=False)
+        torch.onnx.export(Halves(codec).eval(), one, path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
-    arrays = [x.numpy() for x in tensors]
+    arrays = [x.numpy() for x in (*tensors, *symbols)]
     outputs = [
         session.run(None, {n: x[i : i + 1] for n, x in zip(names, arrays, strict=True)})
         for i in range(BATCH)
     ]
-    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    found = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    return found[: len(symbols)], found[len(symbols) :]
 
 
 def test_every_codec_is_under_contract():
@@ -236,7 +248,7 @@ def test_programs_give_the_same_symbols_and_tensors(case, tmp_path):
         symbols = codec.sender(tensors)
         restored = codec.receiver(symbols)
         sure = decided(codec.sender, tensors, symbols)
-    sent = program_output(codec.sender, tensors, tmp_path / "sender.onnx")
+    sent, received = program_output(codec, tensors, symbols, tmp_path / "halves.onnx")
     for found, expected, where in zip(sent, symbols, sure, strict=True):
         if "bottleneck" in case[0]:  # sums in another order may round to the neighbour
             np.testing.assert_allclose(found.astype(int), expected.numpy().astype(int), atol=1)
@@ -244,7 +256,6 @@ def test_programs_give_the_same_symbols_and_tensors(case, tmp_path):
             assert np.mean((found == expected.numpy())[where.numpy()]) > 0.99
         else:
             np.testing.assert_array_equal(found, expected.numpy())
-    received = program_output(codec.receiver, symbols, tmp_path / "receiver.onnx")
     for found, expected in zip(received, restored, strict=True):
         assert found.dtype == expected.numpy().dtype
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)

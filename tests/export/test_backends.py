@@ -105,10 +105,9 @@ class Empty(nn.Module):
         return inputs
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(
-    "codec",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         "uniform:bits=8",
         "uniform:bits=4,per=vector",
         "bottleneck:ratio=2,bits=8",
@@ -116,19 +115,25 @@ class Empty(nn.Module):
         *(f"float:format={name}" for name in CROSSING),
     ],
 )
-def test_a_codec_sends_the_same_symbols_on_every_backend(tmp_path, codec, backend):
-    pytest.importorskip(backend)
+def sender(request, tmp_path_factory):
+    """A codec's sending half as a program: what it takes, and what it sends in torch."""
     torch.manual_seed(0)
     x = torch.randn(4, 16, 8, 8).relu() * 2.0 ** torch.randint(-12, 12, (4, 16, 1, 1))
-    carrier = make_codec(parse_codec(codec, shapes=[(16, 8, 8)], dtypes=["float32"]))
+    carrier = make_codec(parse_codec(request.param, shapes=[(16, 8, 8)], dtypes=["float32"]))
     carrier.calibrate((x,))
-    path = tmp_path / "x" / "program.onnx"
+    path = tmp_path_factory.mktemp("sender") / "x" / "program.onnx"
     write_program(Program(None, Empty(), carrier).eval(), (x[:2],), path, device="x")
-    found = load_program(path, backend=backend)([x.numpy()])
     with torch.no_grad():
-        wanted = carrier.sender((x,))
+        return request.param, path, x.numpy(), [wanted.numpy() for wanted in carrier.sender((x,))]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_codec_sends_the_same_symbols_on_every_backend(sender, backend):
+    pytest.importorskip(backend)
+    codec, path, x, wanted = sender
+    found = load_program(path, backend=backend)([x])
     for ours, theirs in zip(found, wanted, strict=True):
-        apart = abs(ours.astype(np.int64) - theirs.numpy().astype(np.int64))
+        apart = abs(ours.astype(np.int64) - theirs.astype(np.int64))
         assert apart.max() <= (not codec.startswith("float"))  # else a value on an edge
         assert np.count_nonzero(apart) <= 0.001 * apart.size
 

@@ -199,7 +199,7 @@ def calls_to_draw(blocks):
     """Count what Python calls for a drawing of that many blocks: as many on every machine."""
     graph = deep(blocks)
     plan = on(graph, 2 * blocks, 2 * blocks)
-    calls = Counter()
+    calls: Counter[str] = Counter()
     sys.setprofile(lambda frame, event, argument: calls.update([event]))
     try:
         draw(plan, graph)

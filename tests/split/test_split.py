@@ -19,6 +19,9 @@ from isthmus.split import SplitModel, split
 from tests.nets import NETS, Attention, MultiHead, Tied, captured, chain, images, residual
 from tests.split.plans import plan_at
 
+# Of several nodes a stage: these. Of one, in training and evaluation: all, in test_training.
+QUICK = ("residual", "branches", "attention", "decoder", "sensors", "tied")
+
 
 def usable_cuts(model: nn.Module, x: Tensor) -> list[int]:
     return [cut.index for cut in cuts(capture(model, (x,))) if not cut.obstacle]
@@ -28,7 +31,10 @@ def split_at(model: nn.Module, *indices: int, codecs: list[nn.Module] | None = N
     return split(model, plan_at(capture(model, (images(),)), *indices), codecs)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in NETS],
+)
 def test_stages_of_several_nodes_leave_the_outputs_alone(name):
     torch.manual_seed(0)
     model, x = NETS[name].make().eval(), NETS[name].inputs(3)

@@ -166,7 +166,7 @@ def test_a_plain_network_leaves_weights_that_take_pixels_as_other_commands_feed_
     test = load_images("digits", "test")
     scores = evaluate_images(network.eval(), torch.from_numpy(test.x), torch.from_numpy(test.y))
     assert scores.top1 == pytest.approx(plain.figures["accuracy"], abs=0.05)
-    assert scores.top1 > 0.3
+    assert scores.top1 > 0.2  # 0.1 by chance
 
 
 def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_path):
