@@ -91,7 +91,6 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     assert "emulated" in page
 
 
-@pytest.mark.alone
 def test_a_nested_link_carries_what_its_widths_are_worth_and_a_run_chooses_among_them(
     isthmus, mine
 ):

@@ -7,6 +7,7 @@ that a program holds as uint8.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -70,7 +71,7 @@ class WireTensor:
         return (self.num_elements * self.bits + 7) // 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what a planner asks again and again is kept
 class CodecSpec:
     """A codec bound to a crossing.
 
@@ -139,12 +140,12 @@ class CodecSpec:
         """Whether every sample takes the same, exactly predicted payload."""
         return self.name != "png" and not self.entropy and not self.nested
 
-    @property
+    @cached_property
     def wire_tensors(self) -> tuple[WireTensor, ...]:
         """All that the sender emits, in order."""
         return tuple(tensor for group in self.wire_groups for tensor in group)
 
-    @property
+    @cached_property
     def wire_groups(self) -> tuple[tuple[WireTensor, ...], ...]:
         """For each tensor of the crossing its symbols, then the scales that go with them."""
         return tuple(
@@ -152,7 +153,7 @@ class CodecSpec:
             for shape, dtype in self.carried
         )
 
-    @property
+    @cached_property
     def carried(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of what the halves carry; of a joint codec all floats as one, first."""
         pairs = tuple(zip(self.shapes, self.dtypes, strict=True))
