@@ -63,6 +63,8 @@ class Site:
     Attributes:
         device: The device.
         formats: In which it computes each node, (N,); that of the node where it cannot.
+        kinds: The formats that occur.
+        kind: Which of these is a node's, (N,).
         work: Operations of each node over the share of the rate that it reaches, (N,).
         moved_s: Time to move its bytes, or that which was measured, (N,).
         seconds: Time, (N + 1,).
@@ -72,6 +74,8 @@ class Site:
 
     device: Device
     formats: tuple[str, ...]
+    kinds: tuple[str, ...]
+    kind: Indices
     work: Array
     moved_s: Array
     seconds: Array
@@ -80,7 +84,8 @@ class Site:
 
     def at_rate(self, device: Device) -> "Site":
         """Return the same with the device at other rates."""
-        seconds = _node_s(self.work, self.moved_s, self.formats, device)
+        rates = np.array([device.macs_per_s.get(name, inf) for name in self.kinds])
+        seconds = np.maximum(self.work / rates.take(self.kind), self.moved_s)
         return replace(self, device=device, seconds=_sums(seconds))
 
 
@@ -115,20 +120,19 @@ def make_site(graph: Graph, device: Device) -> Site:
         moved_s = moved / (device.memory_bytes_per_s or inf)
     j_per_mac = np.array([device.j_per_mac.get(name, 0.0) for name in formats])
     joules = arithmetic * j_per_mac + written * device.sram_j_per_byte
-    return Site(
+    kinds = tuple(dict.fromkeys(formats))
+    site = Site(
         device=device,
         formats=formats,
+        kinds=kinds,
+        kind=np.array([kinds.index(name) for name in formats], np.intp),
         work=work,
         moved_s=moved_s,
-        seconds=_sums(_node_s(work, moved_s, formats, device)),
+        seconds=np.zeros(len(formats) + 1),
         joules=_sums(joules),
         barred=_sums(barred).astype(np.intp),
     )
-
-
-def _node_s(work: Array, moved_s: Array, formats: Sequence[str], device: Device) -> Array:
-    rates = np.array([device.macs_per_s.get(name, inf) for name in formats])
-    return np.maximum(work / rates, moved_s)
+    return site.at_rate(device)
 
 
 def computing_format(device: Device, name: str) -> str | None:
