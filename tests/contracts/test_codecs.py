@@ -82,6 +82,7 @@ SIMILAR = [
     "uniform:bits=5+entropy",
     "bottleneck:ratio=2,bits=8",
     "float:format=bf16",
+    "float:format=mxint8",
 ]
 BATCH = 4
 

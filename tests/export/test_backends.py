@@ -37,6 +37,7 @@ output: c
 """
 LIBRARIES = {"onnxruntime", "openvino", "torch"}
 QUICK = ("residual", "attention", "decoder")
+SIMILAR = ("mxfp8-e5m2", "mxfp6-e3m2")  # to formats of as many bits
 NOT_ALLOWED = ("dropouts",)  # RReLU draws lots in training
 
 
@@ -112,7 +113,10 @@ class Empty(nn.Module):
         "uniform:bits=4,per=vector",
         "bottleneck:ratio=2,bits=8",
         "bottleneck:ratio=2,stride=2,hidden=8,bits=8",
-        *(f"float:format={name}" for name in CROSSING),
+        *(
+            pytest.param(f"float:format={name}", marks=pytest.mark.slow if name in SIMILAR else ())
+            for name in CROSSING
+        ),
     ],
 )
 def sender(request, tmp_path_factory):
