@@ -220,4 +220,10 @@ def _crossing_values(
             f"cut after {crossing.after!r}: the plan sends {', '.join(crossing.tensors)}, the "
             f"model needs {', '.join(alive)} there; plan the model anew"
         )
+    shapes = tuple(tuple(alive[name].meta["val"].shape[1:]) for name in crossing.tensors)
+    if shapes != crossing.shapes:
+        raise InputError(
+            f"cut after {crossing.after!r}: the plan sends samples of {crossing.shapes}, the "
+            f"model makes {shapes} there; plan the model anew"
+        )
     return tuple(alive[name] for name in crossing.tensors)

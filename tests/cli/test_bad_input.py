@@ -195,6 +195,11 @@ def test_the_good_platform_file_is_good(isthmus, mine):
         (("plan", "net.py:make", "two-mcu-spi"), ["--input"]),
         (("plan", "net.py:make", "two-mcu-spi", "--input", "3y4"), ["--input", "1x3x32x32"]),
         (("plan", "net.py:make", "two-mcu-spi", "--input", "1x5x9x7"), ["batch of 2"]),
+        (
+            ("profile", "net.py:make", "--input", "1x2x999999999x7"),
+            ["--input", "13,999,999,986 numbers", "2**30"],
+        ),
+        (("ask", "127.0.0.1", "data.npz", "--deadline", "0s"), ["deadline: found 0 s"]),
         (("plan", "digits-resnet", "tow-mcu-spi"), ["tow-mcu-spi", "two-mcu-spi"]),
         (("plan", "digits-resnet", "two-mcu-spi", "--codec", "zip"), ["zip", "bottleneck"]),
         (("plan", "digits-resnet", "two-mcu-spi", "--codec", "uniform:bits=9"), ["bits"]),

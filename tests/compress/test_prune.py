@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from isthmus.compress import Samples, Training, apply, parse_chain
+from isthmus.compress import Samples, Training, apply, parse_chain, settle
 from isthmus.compress.netadapt import resource
 from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
@@ -371,3 +371,42 @@ def test_least_squares_loses_less_than_any_choice_by_size_also_through_sums():
         with torch.no_grad():
             errors.append((made(*inputs) - model(*inputs)).square().mean().item())
     assert errors[0] < errors[1] / 10
+
+
+@pytest.mark.parametrize(
+    ("channels", "keep", "kept"), [(10, 0.2, 2), (10, 0.1, 1), (100, 0.29, 29)]
+)
+def test_a_share_of_the_channels_is_rounded_down_and_no_further(channels, keep, kept):
+    first = (nn.Conv2d(2, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
+    model = nn.Sequential(*first, nn.Conv2d(channels, 4, 1), nn.Flatten(), nn.Linear(64, 3)).eval()
+    for technique in ("l1", "least-squares"):
+        made: Any = pruned(model, f"prune:{technique},keep={keep},only=0")
+        assert made[0].out_channels == kept
+    slimmable = pruned(model, f"prune:slimmable,widths={keep},only=0")
+    narrow: Any = pruned(settle(slimmable), f"prune:width,width={keep},only=0")
+    assert narrow[0].out_channels == kept
+
+
+def test_apoz_is_a_share_whether_a_channel_is_read_once_or_as_several_features():
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 1)
+    model = nn.Sequential(
+        first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
+    ).eval()
+    with torch.no_grad():
+        assert first.bias is not None
+        assert second.bias is not None
+        first.bias.fill_(10.0)  # never 0 behind it, and half of the time behind the second
+        made_NCHW = second(first(samples().inputs[0]).relu())
+        second.bias -= made_NCHW.transpose(0, 1).flatten(1).median(dim=1).values
+    made: Any = pruned(model, "prune:apoz,keep=0.75,scope=model")
+    assert (made[0].out_channels, made[2].out_channels) == (8, 4)
+
+
+def test_least_squares_prunes_a_transposed_convolution():
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 1), nn.ConvTranspose2d(4, 12, 2, stride=2), nn.ReLU(), nn.Conv2d(12, 8, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    ).eval()  # fmt: skip
+    made: Any = pruned(model, "prune:least-squares,keep=0.5,only=1")
+    assert made[1].weight.shape[:2] == (4, 6)

@@ -153,3 +153,12 @@ def test_a_service_says_what_width_it_used(tmp_path):
                     found[0],
                     nested_logits(sample[np.newaxis], Width(ratio=1, bits=4))[0],
                 )
+
+
+def test_widths_that_are_none_of_the_codecs_are_refused(tmp_path):
+    write_nested(tmp_path / "bundle", FAST)
+    entry = WidthEntry(ratio=3, bits=4, payload_bytes=1.0, accuracy=0.5)
+    bundle = replace(read_bundle(tmp_path / "bundle"), widths=(entry,))
+    write_bundle(tmp_path / "bundle", bundle)
+    with pytest.raises(InputError, match=r"adapt: none of the widths .* export it anew"):
+        rungs(read_bundle(tmp_path / "bundle"), (FAST,))

@@ -336,6 +336,7 @@ class TestWhatIsRefused:
             ({"name": "../hub"}, "name '../hub': expected that of a device or a client"),
             ({"name": ""}, "name '': expected"),
             ({"name": "x", "days": 0}, "--days 0: expected 1 or more"),
+            ({"name": "x", "days": 3_000_000}, "--days 3000000: .* an end before that of"),
             ({"name": "x", "days": 4000}, "--days 4000: .* an end before that of .*ca.pem, 20"),
             ({"name": "x", "hosts": ["hub:7447"]}, "--host 'hub:7447': .* without a port"),
             ({"name": "x", "hosts": ["10.0.0.999"]}, "--host '10.0.0.999': expected"),

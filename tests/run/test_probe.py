@@ -120,7 +120,16 @@ def test_one_prober_is_answered_at_a_time_and_what_asks_for_too_much_is_sent_awa
             while "asks for 1048577 bytes" not in log.read_text():
                 assert time.monotonic() < end_s
                 time.sleep(0.05)
+        key = f"isthmus/probe/{'b' * 32}/back/terms"  # one that speaks nonsense ends no listener
+        terms = session.declare_queryable(key, lambda query: query.reply(key, b"garbage"))
         while asked(session, hello("b" * 32)).ok is None:
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        while "bbbbbbbb: " not in log.read_text():
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        terms.undeclare()
+        while asked(session, hello("c" * 32)).ok is None:
             assert time.monotonic() < end_s
             time.sleep(0.05)
 

@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from isthmus.bundle import read_bundle
 from isthmus.errors import InputError, RequestError
 from isthmus.run.client import PARALLEL, Client
+from isthmus.run.ingress import Ingress
 from isthmus.run.messages import Ask, about_key, infer_key, read_message, write_message
 from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
@@ -347,3 +349,41 @@ def test_the_command_asks_and_prints_for_people_and_for_programs(served, tmp_pat
     none = ask("none.npy")
     assert (none.returncode, none.stderr.count("\n")) == (1, 1)
     assert "none.npy: no such file" in none.stderr
+
+
+def ingress_of(folder, session):
+    return Ingress(read_bundle(folder), "id", session, "main/5-x")
+
+
+def test_no_request_is_taken_for_another(folder):
+    first, second = (x.tobytes() for x in X[:2])
+    with closing(open_session()) as session, ingress_of(folder, session) as ingress:
+        own = ingress.submit(first, deadline_s=0.5)
+        named = [
+            ingress.submit(second, deadline_s=0.5, id_=turn.to_bytes(8, "little"))
+            for turn in range(3)
+        ]
+        assert ingress.submit(second, deadline_s=0.5, id_=bytes(8)) is named[0]
+        with pytest.raises(RequestError, match="that of another request that is under way"):
+            ingress.submit(first, deadline_s=0.5, id_=bytes(8))
+        last = ingress.submit(first, deadline_s=0.5)
+        futures = [own, *named, last]
+        assert len({id(each) for each in futures}) == 5
+        for future in futures:
+            with pytest.raises(RequestError, match=r"no result within 0\.5 s"):
+                future.result(LONG_S)
+
+
+def test_a_request_that_cannot_be_sent_fails_and_those_after_it_are_taken(folder):
+    large = 17 << 20
+    bundle = read_bundle(folder)
+    wide = replace(bundle, inputs=(replace(bundle.inputs[0], shape=(large,)),))
+    with (
+        closing(open_session()) as session,
+        Ingress(wide, "id", session, "main/5-x") as ingress,
+    ):
+        for _ in range(2):
+            future = ingress.submit(np.zeros(large, np.float32).tobytes(), deadline_s=LONG_S)
+            with pytest.raises(RequestError, match="found a payload of 71303168 bytes") as failed:
+                future.result(LONG_S)
+            assert failed.value.reason == "failed"

@@ -219,6 +219,11 @@ def test_a_plan_for_another_model_is_refused():
     plan = plan_at(capture(chain(), (images(),)), 2)
     with pytest.raises(InputError, match="not for this model"):
         split(residual(), plan)
+    crossing = plan.crossings[0]
+    wider = tuple((2 * channels, *rest) for channels, *rest in crossing.shapes)
+    plan = replace(plan, crossings=(replace(crossing, shapes=wider),))
+    with pytest.raises(InputError, match=r"the plan sends samples of .* the model makes .* anew"):
+        split(chain(), plan)
 
 
 def test_a_stage_on_a_device_that_the_platform_lacks_is_refused():

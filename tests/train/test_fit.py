@@ -19,6 +19,7 @@ from isthmus.train import (
     fit_crossings,
     split_with_codecs,
 )
+from isthmus.train.loop import one_cycle
 
 
 def blobs(num=96, seed=0):
@@ -211,3 +212,22 @@ def test_data_of_another_shape_or_with_more_classes_is_refused():
         check_fits(nn.Sequential(nn.Embedding(5, 2), nn.Flatten()), words)
     with pytest.raises(InputError, match="expected 1 or more"):
         FitConfig(epochs=0)
+
+
+@pytest.mark.parametrize("num_steps", range(1, 9))
+def test_the_rate_rises_and_falls_in_however_few_steps(num_steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = one_cycle(optimizer, num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) > 0.09
+    assert all(rate >= 0 for rate in rates)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"seed": -1}, {"seed": 10**16}])
+def test_numbers_that_training_cannot_take_are_named(wrong):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: found "):
+        FitConfig(**wrong)

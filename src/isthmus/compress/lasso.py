@@ -50,9 +50,11 @@ from isthmus.compress.prune import (
     LEAST_SAMPLES,
     OPTIONS,
     SMALLER,
+    channels_of,
     check_pruned,
     groups_of,
     ignored_layers,
+    kept_of,
     makes,
     pruning,
     tracing,
@@ -162,7 +164,7 @@ def least_squares(model: nn.Module, options: Options, samples: Samples) -> nn.Mo
     needs_data(samples, technique=_LEAST_SQUARES, least=LEAST_SAMPLES)
     ignored = ignored_layers(_LEAST_SQUARES, model, samples, options, keep=options["keep"])
     whole = copy.deepcopy(model)
-    rest = {path: torch.arange(len(m.weight)) for path, m in _channelled(model)}
+    rest = {path: torch.arange(channels_of(m)) for path, m in _channelled(model)}
     removed = 0
     with tracing(_LEAST_SQUARES):
         for root in _in_order(model, groups_of(_LEAST_SQUARES, model, samples, ignored), samples):
@@ -190,7 +192,7 @@ def _select(
     """Remove channels of one group and fit its readers anew; return how many went."""
     readers = _readers(group, model)
     channels, unit = len(group[0].idxs), options["round_to"]
-    count = int(channels * options["keep"])
+    count = kept_of(channels, options["keep"])
     count -= count % unit if count > unit else 0
     if not readers or count == channels:
         return 0

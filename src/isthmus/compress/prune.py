@@ -6,6 +6,7 @@ out is torch-pruning's work; what is ours is which layers may lose some, and wha
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
@@ -33,6 +34,7 @@ from isthmus.models.compressed import changes
 
 LEAST_SAMPLES = 16
 _TIE = 1e-6
+_HAIR = 1e-9  # so that 0.29 of 100 channels are 29
 _SMALL = 1e-3  # of a share
 _MOST_OF_ONE = 15 / 16  # of the channels of a layer, where all compete
 CHANNELLED = (
@@ -66,7 +68,7 @@ def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> 
             samples,
             importance=importance(torch_pruning, model, samples),
             global_pruning=options["scope"] == "model",
-            pruning_ratio=1 - options["keep"],
+            pruning_ratio=ratio_of(options["keep"]),
             max_pruning_ratio=_MOST_OF_ONE if options["scope"] == "model" else 1.0,
             round_to=options["round_to"] if options["round_to"] > 1 else None,
             ignored_layers=list(ignored),
@@ -137,8 +139,8 @@ def tracing(name: str) -> Iterator[None]:
     except Exception as error:  # the library raises many types
         raise InputError(
             f"technique {name}: cannot tell which channels depend on each other "
-            f"({type(error).__name__}: {error}); leave the layers around a reshape out with "
-            "skip="
+            f"({type(error).__name__}: {error}); leave the layers before a reshape or a recurrent "
+            "layer out with skip="
         ) from error
 
 
@@ -151,7 +153,7 @@ def removable(name: str, model: nn.Module, samples: Samples, options: Options) -
     ignored = ignored_layers(name, model, samples, options)
     paths = {module: path for path, module in model.named_modules()}
     groups = groups_of(name, model, samples, ignored)
-    return {paths[m]: _channels(m) for m in (group[0].dep.target.module for group in groups)}
+    return {paths[m]: channels_of(m) for m in (group[0].dep.target.module for group in groups)}
 
 
 def groups_of(name: str, model: nn.Module, samples: Samples, ignored: set[nn.Module]) -> list[Any]:
@@ -163,6 +165,16 @@ def groups_of(name: str, model: nn.Module, samples: Samples, ignored: set[nn.Mod
     with tracing(name):
         found = make_pruner(model, samples, ignored_layers=list(ignored))
         return list(found.DG.get_all_groups(found.ignored_layers, found.root_module_types))
+
+
+def kept_of(channels: int, keep: float) -> int:
+    """Return how many channels a share is, rounded down: of 10 channels 0.3 is 3."""
+    return int(channels * keep + _HAIR)
+
+
+def ratio_of(keep: float) -> float:
+    """Return the share that the library is to remove, so that `kept_of` of each layer stay."""
+    return max(0.0, 1 - keep - _HAIR)
 
 
 def _channelled(model: nn.Module) -> set[nn.Module]:
@@ -191,9 +203,9 @@ def ignored_layers(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
             "name other modules with only="
         )
-    prunable = {p: _channels(m) for p, m in model.named_modules() if m in chosen - ignored}
+    prunable = {p: channels_of(m) for p, m in model.named_modules() if m in chosen - ignored}
     path, fewest = min(prunable.items(), key=lambda item: item[1])
-    if int(fewest * keep) < 1:
+    if kept_of(fewest, keep) < 1:
         raise InputError(
             f"technique {name}: keep={keep:g} of {fewest} channels would remove a layer whole, "
             f"{path}; expected keep={ceil(1e3 / fewest) / 1e3:g} or more, or skip={path}"
@@ -222,7 +234,7 @@ def stuck(name: str, model: nn.Module, samples: Samples, options: Options) -> tu
     found: dict[str, None] = {}
     for group in groups_of(name, model, samples, ignored_layers(name, model, samples, options)):
         root = group[0].dep.target.module
-        channels = _channels(root)
+        channels = channels_of(root)
         fewer = max(1, channels - options.get("round_to", 1))
         if fewer == channels:
             continue
@@ -280,7 +292,8 @@ def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
         ) from error
 
 
-def _channels(module: Any) -> int:
+def channels_of(module: Any) -> int:
+    """Return how many channels a layer makes."""
     return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)
 
 
@@ -336,16 +349,16 @@ def _zeros(library: Any, model: nn.Module, samples: Samples) -> Any:
     )
 
     def activity(group: Any) -> Tensor | None:
-        share = torch.zeros(len(group[0].idxs))
-        found = 0
+        share, count = torch.zeros(2, len(group[0].idxs))
         for item in group:
             module = item.dep.target.module
             if item.dep.handler in readers and module in active:
                 read = active[module][item.idxs]
-                share.scatter_add_(0, torch.tensor(item.root_idxs), read)
-                found += 1
+                roots = torch.tensor(item.root_idxs)
+                share.scatter_add_(0, roots, read)
+                count.scatter_add_(0, roots, torch.ones_like(read))
         ties = _TIE * torch.arange(len(share))  # the library removes all equals or none
-        return share / found + ties if found else None
+        return share / count + ties if count.any() else None
 
     return activity
 
@@ -355,20 +368,25 @@ def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
 
     Behind a mean hardly anything is 0: of equal shares the one of the smaller values counts less.
     """
-    counts: dict[nn.Module, list[Tensor]] = {}
+    sums: dict[nn.Module, Tensor] = {}
+    places: Counter[nn.Module] = Counter()
 
     def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
         del made
         x = arguments[0]
         along = -1 if isinstance(module, nn.Linear) else 1
         rest = [dim for dim in range(x.ndim) if dim != along % x.ndim]
-        size = x.abs().mean(dim=rest)
-        small = _SMALL * size / size.max().clamp_min(_TIE)
-        counts.setdefault(module, []).append((x != 0).float().mean(dim=rest) + small)
+        found = torch.stack([(x != 0).double().sum(dim=rest), x.abs().double().sum(dim=rest)])
+        sums[module] = sums.get(module, torch.zeros(())) + found
+        places[module] += x.numel() // x.shape[along]
 
     chosen = (module for module in model.modules() if type(module) in CHANNELLED)
     watch(model, dict.fromkeys(chosen, hook), samples.inputs)
-    return {module: torch.stack(shares).mean(dim=0) for module, shares in counts.items()}
+    means = {module: found / places[module] for module, found in sums.items()}
+    return {
+        module: (share + _SMALL * size / size.max().clamp_min(_TIE)).float()
+        for module, (share, size) in means.items()
+    }
 
 
 def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool) -> Technique:

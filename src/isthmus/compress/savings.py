@@ -306,7 +306,7 @@ def _nonzero(module: Any, x: Tensor) -> tuple[float, float]:
     if isinstance(module, Integer):
         layer = module.layer
         if module.inputs:
-            x = round_to_int8(x, module.input_scale, module.input_zero)
+            x = round_to_int8(x, module.input_scale, module.input_zero, module.input_bits)
     used, weight = (x != 0).float(), _weight(module)
     ones = (torch.ones_like(weight, dtype=torch.float32), (weight != 0).float())
     if isinstance(layer, nn.Linear):

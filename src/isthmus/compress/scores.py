@@ -36,7 +36,8 @@ def wanda(model: nn.Module, chosen: Layers, values: Weights, samples: Samples) -
     for path, norms in _input_norms(model, chosen, samples).items():
         value = values[path]
         groups = getattr(chosen[path], "groups", 1)
-        norm = norms.reshape(groups, -1).repeat_interleave(len(value) // groups, dim=0)
+        norm = norms.expand(groups * value.shape[1])  # of a layer that forward does not call: 0
+        norm = norm.reshape(groups, -1).repeat_interleave(len(value) // groups, dim=0)
         found[path] = value.abs() * norm.reshape(*norm.shape, *[1] * (value.ndim - 2))
     return found
 

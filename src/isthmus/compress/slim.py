@@ -28,7 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress.prune import SMALLER, check_pruned, check_runs, ignored_layers, remove
+from isthmus.compress.prune import (
+    SMALLER,
+    check_pruned,
+    check_runs,
+    ignored_layers,
+    ratio_of,
+    remove,
+)
 from isthmus.compress.technique import Options, Samples, Technique, number, shares
 from isthmus.errors import InputError
 from isthmus.models.blocks import Switchable
@@ -202,7 +209,7 @@ def _narrowed(
             samples,
             mark=_number,
             importance=lambda group: -torch.arange(len(group[0].idxs), dtype=torch.float64),
-            pruning_ratio=1 - share,
+            pruning_ratio=ratio_of(share),
             ignored_layers=list(ignored),
         )
         shapes = {key: tensor.shape for key, tensor in _tensors(plain)}

@@ -2,7 +2,7 @@ r"""A stage by integers alone: what a device without floats has to do, and that 
 
 .. code-block:: none
 
-    integers.safetensors
+    DEVICE.safetensors
       tensors     weights int8, biases int32, multipliers int32, shifts int8, by step and name
       "isthmus"   in its metadata, JSON: inputs, outputs, and the steps in their order
 
@@ -41,7 +41,6 @@ from isthmus.errors import InputError
 from isthmus.files import from_json, to_json, write_bytes
 
 SCHEMA = "isthmus.integers/1"
-INTEGERS_FILE = "integers.safetensors"
 METADATA = "isthmus"
 
 Array = npt.NDArray[Any]

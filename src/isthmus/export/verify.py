@@ -210,9 +210,10 @@ def by_integers(
                     whole[k] = partial(run_integers, *read_integers(folder / file))
             stages.append(IntegerStage(device=device.name, file_bytes=size, reason=reason))
         if all(stage.reason for stage in stages):
+            reasons = "; ".join(f"{stage.device}: {stage.reason}" for stage in stages)
             raise InputError(
-                f"{path}: found no stage of integers ({stages[0].device}: {stages[0].reason}); "
-                "make them so with `isthmus compress --with quantize:int8`"
+                f"{path}: found no stage of integers ({reasons}); make them so with `isthmus "
+                "compress --with quantize:int8`, and cut where integers cross"
             )
         answers: tuple[list[int], ...] = ([], [])
         crossed: tuple[list[list[Sequence[np.ndarray]]], ...] = ([], [])

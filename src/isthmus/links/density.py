@@ -49,7 +49,8 @@ class Density(nn.Module):
     def calibrate(self, symbols: Tensor) -> None:
         """Cover the symbols (B, ...) of a few samples."""
         s_MN = rows(symbols.float())
-        mean_N1, std_N1 = s_MN.mean(dim=0)[:, None], s_MN.std(dim=0)[:, None].clamp_min(0.3)
+        std_N = s_MN.std(dim=0, correction=min(1, len(s_MN) - 1))  # of one symbol there is none
+        mean_N1, std_N1 = s_MN.mean(dim=0)[:, None], std_N[:, None].clamp_min(0.3)
         self.middle.copy_(mean_N1 + std_N1 * torch.linspace(-1, 1, _NUM_PARTS))
         self.log_width.copy_((std_N1 / 2).log().expand_as(self.log_width))
         self.weight.zero_()

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from isthmus.models.compressed import (
 from isthmus.models.resnet import resnet
 from isthmus.models.small import digits_resnet
 
+_MOST_NUMBERS = 1 << 30  # of one input
 _INPUT_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 
 
@@ -210,7 +212,7 @@ def _few(keys: list[str]) -> str:
 
 def _from_file(path: Path, function: str, digest: str) -> nn.Module:
     if path.is_file() and sha256(path) != digest:
-        raise InputError(f"{path}: has changed since the plan was fitted; fit it again")
+        raise InputError(f"{path}: has changed since it was fitted or compressed; do that again")
     return call_function(path, function, nn.Module, "a torch.nn.Module")
 
 
@@ -218,7 +220,7 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
     """Make a compressed model: its source, then its layers, then its weights."""
     file = folder / COMPRESSED_FILE
     if not file.is_file() or sha256(file) != digest:
-        raise InputError(f"{file}: has changed since the plan was fitted; fit it again")
+        raise InputError(f"{file}: has changed since it was fitted or compressed; do that again")
     facts = read_compressed(folder)
     model = load_changes(load_model(facts.source), folder, facts.changes)
     path = folder / WEIGHTS_FILE
@@ -310,6 +312,10 @@ def _example(text: str, generator: torch.Generator) -> tuple[str | None, Tensor]
         raise InputError(
             f"--input {text!r}: expected sizes with the batch first, like 1x3x32x32 or "
             f"NAME:1x16:int64 (dtypes: {', '.join(_INPUT_DTYPES)})"
+        )
+    if prod(shape) > _MOST_NUMBERS:
+        raise InputError(
+            f"--input {text!r}: found {prod(shape):,} numbers, expected 2**30 or less"
         )
     dtype: torch.dtype = getattr(torch, dtype_name)
     if dtype.is_floating_point:

@@ -116,7 +116,10 @@ def rungs(bundle: Bundle, links: tuple[Link, ...]) -> tuple[Rung, ...]:
         )
     known = {widths(spec) for spec, _, _ in nested}
     if len(known) != 1:
-        raise InputError("adapt: found nested crossings of different widths, expected the same")
+        raise InputError(
+            "adapt: found nested crossings of different widths, expected the same: cut where as "
+            "many channels cross, or nest one of them"
+        )
     worth = {Width(ratio=entry.ratio, bits=entry.bits): entry.accuracy for entry in bundle.widths}
     found = []
     for width in known.pop():
@@ -134,6 +137,11 @@ def rungs(bundle: Bundle, links: tuple[Link, ...]) -> tuple[Rung, ...]:
                 link_s=link_s,
                 accuracy=worth.get(width),
             )
+        )
+    if not found:
+        raise InputError(
+            "adapt: none of the widths that the bundle says the worth of is one of its codec's; "
+            "export it anew"
         )
     return _undominated(found)
 

@@ -12,7 +12,7 @@ from typing import Self
 import zenoh
 
 from isthmus.backends import Array
-from isthmus.errors import RequestError, RunError
+from isthmus.errors import InputError, RequestError, RunError
 from isthmus.run import border
 from isthmus.run.early import Outputs
 from isthmus.run.messages import (
@@ -58,6 +58,8 @@ class Client:
         self._service = service
         self._about: About | None = None
         check_service(service)
+        if not deadline_s > 0:
+            raise InputError(f"deadline: found {deadline_s:g} s, expected more than 0 s")
         self._session = open_client(self.host, keys)
         self._threads = ThreadPoolExecutor(PARALLEL, "isthmus-client")
 
@@ -102,11 +104,16 @@ class Client:
         try:
             payload = border.to_bytes(sample, about.inputs)
         except RunError as error:
+            self._about = None  # it may have begun to serve another bundle: look next time
             raise RequestError(str(error), reason="refused") from error
         left_s = deadline_s - (time.monotonic() - start_s)
         key = infer_key(self._service)
         data, how = self._ask(key, payload, uuid.uuid4().hex, left_s, priority)
-        outputs = Outputs(border.from_bytes(data, about.outputs))
+        try:
+            outputs = Outputs(border.from_bytes(data, about.outputs))
+        except RunError as error:
+            self._about = None
+            raise RequestError(f"{self.host}: {error}", reason="failed") from error
         outputs.width, outputs.early_exit = how.width, how.early_exit
         return outputs
 

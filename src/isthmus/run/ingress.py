@@ -27,7 +27,7 @@ import numpy as np
 import zenoh
 
 from isthmus.bundle import Bundle
-from isthmus.errors import InputError, RequestError, RunError
+from isthmus.errors import InputError, IsthmusError, RequestError, RunError
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
@@ -46,7 +46,7 @@ class _Request:
     """One request until it ends.
 
     Attributes:
-        id: What its client calls it.
+        id: What its client calls it, after ``client``; else a number of our own.
         payload: Its input.
         deadline_s: When it ends at the latest, in seconds of `time.monotonic`.
         limit_s: How long that was, for people.
@@ -164,8 +164,15 @@ class Ingress:
             for payload in payloads:
                 self._check(payload, deadline_s)
             with self._changed:
-                if id_ in self._known:
-                    return [self._known[id_].future]
+                known = self._known.get(b"client" + id_) if id_ else None
+                if known is not None:
+                    if [known.payload] != [*payloads]:
+                        raise RequestError(
+                            "its id is that of another request that is under way; give each its "
+                            "own",
+                            reason="refused",
+                        )
+                    return [known.future]
                 self._check_room(len(payloads))
                 return [self._take_in(each, deadline_s, priority, id_) for each in payloads]
         except RequestError as error:
@@ -218,7 +225,7 @@ class Ingress:
         self, payload: bytes, deadline_s: float, priority: int, id_: bytes
     ) -> Future[Result]:
         request = _Request(
-            id=id_ or self._turn.to_bytes(8, "little"),
+            id=b"client" + id_ if id_ else self._turn.to_bytes(8, "little"),
             payload=payload,
             deadline_s=time.monotonic() + deadline_s,
             limit_s=deadline_s,
@@ -274,7 +281,10 @@ class Ingress:
             else:
                 request.sent_s = time.monotonic()
                 width = 0 if self.adapter is None else self.adapter.choose().byte
-                self._sender.send(number, request.payload, width)
+                try:
+                    self._sender.send(number, request.payload, width)
+                except IsthmusError as error:
+                    self._end(request, RequestError(str(error), reason="failed"))
 
     def _crowded(self) -> bool:
         """Whether so many wait, and none may go, that the early exit is to answer one."""

@@ -123,12 +123,12 @@ def issue_key(
             raise InputError(f"{place}: exists; add --renew to replace its key and certificate")
         hosts = tuple(hosts) or _hosts(_read_certificate(place / CERTIFICATE))
     ca, ca_key = _read_authority(folder)
-    until = datetime.now(UTC) + timedelta(days=days)
     if not 0 < days <= (ca.not_valid_after_utc - datetime.now(UTC)).days:
         raise InputError(
             f"--days {days}: expected 1 or more, and an end before that of {folder / CA}, "
             f"{_day(ca.not_valid_after_utc)}"
         )
+    until = datetime.now(UTC) + timedelta(days=days)
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = [_alternative(host) for host in dict.fromkeys((*_HERE, *hosts))]
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

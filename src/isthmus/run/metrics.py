@@ -40,7 +40,7 @@ def _count_requests(ingress: Ingress, registry: CollectorRegistry) -> None:
     )
     seconds = Histogram(
         "isthmus_request_seconds",
-        "From taking a request to its result, of those that have one.",
+        "From taking a request to the result of the whole network, of those that have one.",
         buckets=_BUCKETS_S,
         registry=registry,
     )

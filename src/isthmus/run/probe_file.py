@@ -1,8 +1,11 @@
 """What a probe measured as a platform file, the source of each figure beside it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
+
+import yaml
 
 from isthmus.errors import InputError
 from isthmus.files import check_our_file, write_bytes, write_json
@@ -74,12 +77,12 @@ def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
     )
     yield ""
     yield f"schema: {SCHEMA}"
-    yield f"name: {near.name[:31]}-{far.name[:31]}"
+    yield f"name: {_word(f'{near.name[:31]}-{far.name[:31]}')}"
     yield "devices:"
     for probed in (near, far):
         yield from _device_lines(probed, out)
     yield "links:"
-    yield f"  - between: [{near.name}, {far.name}]"
+    yield f"  - between: [{_word(near.name)}, {_word(far.name)}]"
     rates = f"{near.name} to {far.name} {_rate_words(there)}, back {_rate_words(back)}"
     yield from _comment("    ", f"measured: {rates}; of frame bytes, with what {transport} adds")
     yield f"    bandwidth: {format_quantity(8 * there.bytes_per_s.median, 'bit/s')}"
@@ -90,13 +93,18 @@ def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
     between = f"the smallest frames, sent at once, come {_range(record.message_s, 's')} apart"
     yield from _comment("    ", f"measured: {between}, less their bytes")
     yield f"    setup: {format_quantity(record.setup_s, 's')}"
-    yield f"input: {near.name}"
-    yield f"output: {far.name}"
+    yield f"input: {_word(near.name)}"
+    yield f"output: {_word(far.name)}"
+
+
+def _word(name: str) -> str:
+    """Return a name as YAML reads it back: in quotes where it would read a number or a truth."""
+    return name if yaml.safe_load(name) == name else json.dumps(name)
 
 
 def _device_lines(probed: Probed, out: Path) -> Iterator[str]:
     rates = probed.rates
-    yield f"  {probed.name}:"
+    yield f"  {_word(probed.name)}:"
     yield "    kind: probed"
     if rates.memory_bytes is not None:
         memory = exact_quantity(rates.memory_bytes, "byte", written=("KiB",))

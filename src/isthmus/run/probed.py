@@ -163,7 +163,7 @@ def open_answering(
                 say(f"probed by {visitor[:8]}")
                 try:
                     say(f"{visitor[:8]}: {_echo(session, visitor, stop)} frames, then it ended")
-                except RunError as error:
+                except IsthmusError as error:
                     say(f"{visitor[:8]}: {error}")
                 answered.clear()
 

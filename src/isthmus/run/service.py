@@ -432,7 +432,7 @@ def _infer(ingress: Ingress, key: str, query: zenoh.Query) -> None:
             query.payload.to_bytes() if query.payload else b"",
             deadline_s=ask.deadline_s,
             priority=ask.priority,
-            id_=ask.id.encode(),
+            id_=ask.id.encode(errors="surrogatepass"),
         )
     except IsthmusError as error:
         refuse(query, error)

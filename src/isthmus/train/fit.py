@@ -23,6 +23,7 @@ from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress,
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
 _BATCH = 128
+_SEEDS = 1 << 32  # that torch and lightning take
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
 
@@ -71,6 +72,10 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.base_epochs < 0:
             raise InputError(f"epochs: found {self.epochs}, expected 1 or more")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size: found {self.batch_size}, expected 1 or more")
+        if not 0 <= self.seed < _SEEDS:
+            raise InputError(f"seed: found {self.seed}, expected 0 to {_SEEDS - 1:,}")
         if self.drop is not None and not 0 <= self.drop <= 100:
             raise InputError(f"drop: found {self.drop:g}, expected 0 to 100 points")
         if self.wanted_bytes is not None and not self.wanted_bytes > 0:

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from isthmus.data import read_arrays
-from isthmus.files import new_folder, read_json, write_json
+from isthmus.files import new_folder, read_json, write_bytes, write_json
 from isthmus.graph import Graph
 from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.links import make_codec
@@ -130,7 +130,8 @@ def write_fitted(folder: Path, fitted: Fitted) -> None:
         InputError: Something else stands at ``folder``.
     """
     with new_folder(folder, files=FILES) as temporary:
-        save_file(_weights(fitted.model, fitted.split_model), temporary / WEIGHTS_FILE)
+        weights = save(_weights(fitted.model, fitted.split_model))
+        write_bytes(temporary / WEIGHTS_FILE, weights)
         write_json(temporary / GRAPH_FILE, fitted.graph, schema=GRAPH_SCHEMA)
         np.savez(temporary / SAMPLES_FILE, *fitted.samples)
         write_json(temporary / RECORD_FILE, fitted.record, schema=SCHEMA)

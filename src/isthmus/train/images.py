@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from isthmus.errors import InputError
 from isthmus.train.augment import Augmentation, Normalization, augment, to_float
@@ -28,6 +28,7 @@ from isthmus.train.loop import (
     Precision,
     Progress,
     Schedule,
+    one_cycle,
     run_phase,
     training_device,
 )
@@ -39,10 +40,7 @@ def _step(optimizer: Optimizer, num_steps: int) -> LRScheduler:
 
 
 def _one_cycle(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(
-        optimizer, rates, num_steps, pct_start=0.2, anneal_strategy="linear", cycle_momentum=False
-    )
+    return one_cycle(optimizer, num_steps, anneal_strategy="linear", cycle_momentum=False)
 
 
 def _cosine(optimizer: Optimizer, num_steps: int) -> LRScheduler:

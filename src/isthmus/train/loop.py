@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from isthmus.progress import Report, silent
 
@@ -63,10 +63,16 @@ def adamw(groups: Groups) -> Optimizer:
     return torch.optim.AdamW(groups, weight_decay=1e-4)
 
 
-def one_cycle(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    """Return a schedule that rises to each group's rate in a fifth of the steps, then falls."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=rates, total_steps=num_steps, pct_start=0.2)
+def one_cycle(optimizer: Optimizer, num_steps: int, **how: Any) -> LRScheduler:
+    """Return a schedule that rises to each group's rate in a fifth of the steps, then falls.
+
+    In fewer than three steps the rate stays as it is: all of it would be at the ends.
+    """
+    if num_steps < 3:
+        return LambdaLR(optimizer, lambda step: 1.0)
+    rise = 0.2 if num_steps > 5 else 2 / num_steps  # of 5 steps torch divides by 0, of fewer ...
+    rates = [group["lr"] for group in optimizer.param_groups]  # ... it leaves the highest rate out
+    return OneCycleLR(optimizer, rates, num_steps, pct_start=rise, **how)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
