@@ -10,11 +10,13 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 import pytest
+import yaml
 
 from isthmus.platform import load_platform
 from isthmus.run.client import open_client
 from isthmus.run.hop import Receiver, Sender
 from isthmus.run.messages import PROTOCOL, Terms
+from isthmus.run.probe_file import yaml_name
 from isthmus.run.probed import MAX_FRAME_BYTES
 from isthmus.run.rates import PRODUCT, Rates, measure_rates
 from isthmus.wire import HEADER_BYTES
@@ -157,3 +159,13 @@ def test_the_product_that_is_timed_is_one_and_its_rates_can_be():
     assert isinstance(rates, Rates)
     assert rates.macs_per_s.low <= rates.macs_per_s.median <= rates.macs_per_s.high
     assert max(share for _, share in rates.shares) == 1
+
+
+@pytest.mark.parametrize("name", ["camera", "on", "7", "1.5", "null", "2026-11-30", "a-b_c.d"])
+def test_a_name_is_written_so_that_yaml_reads_it_back(name):
+    written = (
+        f"devices:\n  {yaml_name(name)}: {{kind: probed}}\nbetween: [{yaml_name(name)}, hub]\n"
+    )
+    found = yaml.safe_load(written)
+    assert list(found["devices"]) == [name]
+    assert found["between"] == [name, "hub"]

@@ -104,6 +104,29 @@ def test_a_client_whose_answer_is_lost_asks_again_under_the_same_name(served):
     assert len(set(names)) == 1
 
 
+def test_a_client_asks_a_service_that_comes_back_with_another_bundle_what_that_takes(served):
+    about = served[1].about()
+    older = replace(about, inputs=(replace(about.inputs[0], shape=(7,)),))
+    said = [older, about]
+
+    def tell(query):
+        with query:
+            query.reply(about_key(SERVICE), write_message(said[0]))
+
+    def infer(query):
+        with query:
+            query.reply(infer_key(SERVICE), Y[0].tobytes())
+
+    with closing(open_session()) as session:
+        session.declare_queryable(about_key(SERVICE), tell)
+        session.declare_queryable(infer_key(SERVICE), infer)
+        with Client(locator(session).removeprefix("tcp/"), deadline_s=LONG_S) as client:
+            with pytest.raises(RequestError, match=r"expected \[\(\(7,\),"):
+                client.ask(X[0])
+            del said[0]
+            assert np.array_equal(client.ask(X[0])[0], Y[0])
+
+
 @pytest.mark.parametrize(
     ("sample", "said"),
     [

@@ -28,7 +28,7 @@ TINY = StudyRecipe(
     candidates=(PLAIN, replace(PLAIN, recipe="digits-lower-rate")),
     depths=(18,),
     ratios=(1, 2),
-    seeds=(0,),
+    seeds=(1,),
     searched_depths=(18,),
     searched_widths=(2, 4),
     searched_ratios=(1, 2, 4),
@@ -166,7 +166,7 @@ def test_a_plain_network_leaves_weights_that_take_pixels_as_other_commands_feed_
     test = load_images("digits", "test")
     scores = evaluate_images(network.eval(), torch.from_numpy(test.x), torch.from_numpy(test.y))
     assert scores.top1 == pytest.approx(plain.figures["accuracy"], abs=0.05)
-    assert scores.top1 > 0.2  # 0.1 by chance
+    assert scores.top1 > 0.3
 
 
 def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_path):

@@ -77,12 +77,12 @@ def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
     )
     yield ""
     yield f"schema: {SCHEMA}"
-    yield f"name: {_word(f'{near.name[:31]}-{far.name[:31]}')}"
+    yield f"name: {yaml_name(f'{near.name[:31]}-{far.name[:31]}')}"
     yield "devices:"
     for probed in (near, far):
         yield from _device_lines(probed, out)
     yield "links:"
-    yield f"  - between: [{_word(near.name)}, {_word(far.name)}]"
+    yield f"  - between: [{yaml_name(near.name)}, {yaml_name(far.name)}]"
     rates = f"{near.name} to {far.name} {_rate_words(there)}, back {_rate_words(back)}"
     yield from _comment("    ", f"measured: {rates}; of frame bytes, with what {transport} adds")
     yield f"    bandwidth: {format_quantity(8 * there.bytes_per_s.median, 'bit/s')}"
@@ -93,18 +93,18 @@ def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
     between = f"the smallest frames, sent at once, come {_range(record.message_s, 's')} apart"
     yield from _comment("    ", f"measured: {between}, less their bytes")
     yield f"    setup: {format_quantity(record.setup_s, 's')}"
-    yield f"input: {_word(near.name)}"
-    yield f"output: {_word(far.name)}"
+    yield f"input: {yaml_name(near.name)}"
+    yield f"output: {yaml_name(far.name)}"
 
 
-def _word(name: str) -> str:
+def yaml_name(name: str) -> str:
     """Return a name as YAML reads it back: in quotes where it would read a number or a truth."""
     return name if yaml.safe_load(name) == name else json.dumps(name)
 
 
 def _device_lines(probed: Probed, out: Path) -> Iterator[str]:
     rates = probed.rates
-    yield f"  {_word(probed.name)}:"
+    yield f"  {yaml_name(probed.name)}:"
     yield "    kind: probed"
     if rates.memory_bytes is not None:
         memory = exact_quantity(rates.memory_bytes, "byte", written=("KiB",))
