@@ -35,7 +35,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     Raises:
         InputError: It cannot be written there; nothing has changed.
     """
-    with _refusing(path, "cannot be written"):
+    with refusing(path, "cannot be written"):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +55,17 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 @contextmanager
-def _refusing(path: Path, what: str) -> Iterator[None]:
-    """Turn the system's refusal into a line that names the user's path."""
+def refusing(
+    path: object,
+    problem: str = "cannot be read",
+    *,
+    remedy: str = "make room for it or name another place",
+) -> Iterator[None]:
+    """Turn the system's refusal into an `InputError` of one line that names the user's path."""
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: {what} ({error.strerror}); make room for it or name another place"
-        ) from error
+        raise InputError(f"{path}: {problem} ({error.strerror or error}); {remedy}") from error
 
 
 def to_json(value: object, *, schema: str) -> str:
@@ -106,10 +109,8 @@ def from_json(text: str | bytes, kind: type[T], *, schema: str, where: str) -> T
 
 def read_json(path: Path, kind: type[T], *, schema: str) -> T:
     """Read and validate a file that `write_json` wrote."""
-    try:
+    with refusing(path, remedy=f"expected a file of {schema}"):
         text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return from_json(text, kind, schema=schema, where=str(path))
 
 
@@ -120,9 +121,19 @@ def first_problem(error: ValidationError) -> str:
     """
     problem: Any = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "top level"
-    if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
-    return f"{key}: {problem['msg']}, found {str(problem['input'])[:60]!r}"
+    message, found = str(problem["msg"]), repr(str(problem["input"])[:60])
+    match problem["type"]:
+        case "value_error":
+            return f"{key}: {problem['ctx']['error']}"
+        case "missing":
+            return f"{key}: found nothing, expected a value"
+        case "string_pattern_mismatch":
+            return f"{key}: found {found}, expected up to 64 letters, digits, '.', '_' and '-'"
+        case "too_short":
+            return f"{key}: found {found}, expected at least {problem['ctx']['min_length']} in it"
+    if message.startswith(should := "Input should be "):
+        return f"{key}: found {found}, expected {message.removeprefix(should)}"
+    return f"{key}: {message}, found {found}"
 
 
 def sha256(path: Path) -> str:
@@ -147,7 +158,7 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
             there is as it was.
     """
     check_ours(path, files=files)
-    with _refusing(path, "cannot be made"):
+    with refusing(path, "cannot be made"):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     new, old = workspace / "new", workspace / "old"
@@ -155,7 +166,7 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
         new.mkdir()
         yield new
         check_ours(path, files=files)
-        with _refusing(path, "cannot be made"):
+        with refusing(path, "cannot be made"):
             if path.exists():
                 path.rename(old)
             new.rename(path)

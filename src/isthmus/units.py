@@ -85,7 +85,9 @@ def parse_quantity(text: object, unit: str) -> float:
     try:
         quantity: pint.Quantity[float] = _registry().Quantity(text)
     except pint.UndefinedUnitError as error:
-        raise UnitError(f"{found}, expected a known unit like '1 {unit}'") from error
+        raise UnitError(
+            f"{found}, expected a known unit like '1 {unit}', or with k, M, Ki, Mi, m, u before it"
+        ) from error
     if not quantity.is_compatible_with(unit):
         raise UnitError(f"{found}, expected a quantity of another kind, like '1 {unit}'")
     value = float(quantity.to(unit).magnitude)

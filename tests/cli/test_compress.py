@@ -149,6 +149,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(isthmus, mine, arguments, word
     assert sorted(found) == before
 
 
+def test_an_input_that_is_none_of_the_datas_is_refused(isthmus, mine):
+    sized = ("net.py:make", "--input", "1x2x9x8", "--with", "fold", "--data", "npz:data.npz")
+    result = isthmus("compress", *sized, "--out", "small")
+    assert (result.code, (mine / "small").exists()) == (1, False)
+    assert "found samples of [(2, 9, 8)], but npz:data.npz has [(2, 9, 7)]; give" in result.err
+
+
 def test_random_weights_are_not_compressed(isthmus, mine):
     result = isthmus("compress", "digits-resnet", "--with", "share:kmeans")
     assert (result.code, result.out) == (1, "")

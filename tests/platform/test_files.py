@@ -186,8 +186,8 @@ BAD = [
     ("kind: mcu", "threads: 0", r"devices.a.threads: .*greater than or equal to 1"),
     ("kind: mcu", "batch: 0", r"devices.a.batch: .*greater than or equal to 1"),
     ("kind: mcu", "kind:", r"devices.a: kind: found nothing, expected a value"),
-    ("kind: mcu", "kind: 3", r"devices.a.kind: .*string, found '3'"),
-    ("  a:\n", "  ../a:\n", r"devices.\.\./a.*pattern"),
+    ("kind: mcu", "kind: 3", r"devices.a.kind: found '3', expected a valid string"),
+    ("  a:\n", "  ../a:\n", r"devices.\.\./a.*found '../a', expected up to 64 letters, digits"),
     ("  a:\n", "  1:\n", r"the key 1 in line 5, which YAML reads as a number"),
     ("[a, b]", "[a, z]", r"links: between .a, z.: found 'z', expected a device: a, b"),
     ("[a, b]", "[a, a]", r"links: between .a, a.: found 'a' twice, expected two devices"),
@@ -207,13 +207,13 @@ BAD = [
     ("half", "both", r"links.0.duplex: found 'both', expected full or half or one-way"),
     ("half", "half, setup: -1 us", r"links.0.setup: found '-1 us', expected at least 0 s"),
     ("half", "full, medium: air", r"links.0: link a-b: found duplex full on .* medium air"),
-    ("half", "half, medium: the air", r"links.0.medium: .*pattern"),
+    ("half", "half, medium: the air", r"links.0.medium: found 'the air', expected up to 64"),
     ("[a, b]", "[a, b, a]", r"links: between .a, a.: found 'a' twice, expected two devices"),
     ("between: [a, b]", "grid: a", r"links.0: grid: found 'a', expected a device with one: none"),
     ("between: [a, b]", "between: [a, b], grid: a", r"links.0: found between and grid, expected"),
     ("between: [a, b], ", "", r"links.0: found neither, expected either between or grid"),
     ("kind: mcu", "grid: [0]", r"devices.a.grid.0: .*greater than or equal to 1"),
-    ("kind: mcu", "grid: 4", r"devices.a.grid: .*list, found '4'"),
+    ("kind: mcu", "grid: 4", r"devices.a.grid: found '4', expected a valid list"),
     ("kind: mcu", "grid: []", r"devices.a.grid: .*at least 1"),
     ("kind: mcu", "grid: [16, 16]", r"devices: found 257, expected at most 256"),
     ("kind: mcu", "grid: [2]", r"input: found 'a', expected a device: a-0, a-1, b"),
@@ -221,7 +221,7 @@ BAD = [
     ("activations: 16 KiB", "bandwidth: 0 GB/s", r"memory.bandwidth: found '0 GB/s', expected"),
     ("kind: mcu", "start: 2", r"devices.a.start: found '2', expected a number with a unit"),
     ("kind: mcu", "price: 4.20", r"devices.a.price: found '4.2', expected .* like '1 USD'"),
-    ("kind: mcu", "price: 4.20 EUR", r"devices.a.price: found '4.20 EUR', expected a known unit"),
+    ("kind: mcu", "price: 4.20 EUR", r"price: found '4.20 EUR', expected a known unit .*with k"),
     ("kind: mcu", "price: -1 USD", r"devices.a.price: found '-1 USD', expected at least 0 USD"),
     ("kind: mcu", "efficiency: 0.5", r"devices.a.efficiency: found '0.5', expected sizes and"),
     ("kind: mcu", "efficiency: {1 kB: 0.5}", r"devices.a.efficiency: found '1 kB', expected "),
@@ -229,14 +229,14 @@ BAD = [
     ("kind: mcu", "efficiency: {1 MAC: 1.5}", r"devices.a: efficiency: found 1.5 at 1 MAC"),
     ("kind: mcu", "efficiency: {1 MAC: .nan}", r"devices.a: efficiency: found nan at 1 MAC"),
     ("kind: mcu", "efficiency: {1 kMAC: 0.5, 1000 MAC: 0.6}", r"found 1000 MAC after 1000 MAC"),
-    ("kind: mcu", "unsupported: gelu", r"devices.a.unsupported: .*list, found 'gelu'"),
-    ("kind: mcu", "unsupported: [a b]", r"devices.a.unsupported.0: .*pattern"),
+    ("kind: mcu", "unsupported: gelu", r"a.unsupported: found 'gelu', expected a valid list"),
+    ("kind: mcu", "unsupported: [a b]", r"devices.a.unsupported.0: found 'a b', expected up to"),
     ("kind: mcu", "codecs: [no]", r"devices.a.codecs.0: YAML reads off, no and false as a"),
     ("kind: mcu", "measured: none.json", r"devices.a: measured: .*none.json: cannot be read"),
     ("input: a", "input: z", r"input: found 'z', expected a device: a, b"),
     ("output: b", "output: z", r"output: found 'z', expected a device: a, b"),
     ("output: b\n", "", r"output: found nothing, expected a value"),
-    ("platform/1", "platform/2", r"schema: .*isthmus.platform/1.*found 'isthmus.platform/2'"),
+    ("platform/1", "platform/2", r"schema: found '.*platform/2', expected 'isthmus.platform/1'"),
     ("input: a", "input: a\nspeed: 3", r"top level: found the key 'speed', expected schema, name"),
     ("input: a", "input: a\ninput: b", r"input: found twice \(again in line 15\), expected once"),
     ("  b:", "  a:", r"a: found twice \(again in line 10\), expected once"),
@@ -279,7 +279,8 @@ def test_a_wrong_unit_is_a_unit_error(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "3", "[]", "- a", "just words"])
 def test_what_is_no_mapping_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match=r"top level: found .*expected the keys schema, name"):
+    found = ".*'.*" if text else "nothing"
+    with pytest.raises(InputError, match=f"top level: found {found}, expected the keys schema, "):
         load(tmp_path, text)
 
 

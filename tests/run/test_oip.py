@@ -143,7 +143,7 @@ def test_what_goes_with_a_request_is_read():
         ({"data": None}, "neither a list"),
         ({"parameters": {"binary_data_size": 2}}, "found 0 bytes and a binary_data_size of 2"),
         ({"parameters": {"binary_data_size": -2}}, "binary_data_size of -2, expected 2"),
-        ({"parameters": {"binary_data_size": "2"}}, "binary_data_size: Input should be"),
+        ({"parameters": {"binary_data_size": "2"}}, "size: found '2', expected a valid int"),
     ],
 )
 def test_an_input_that_is_wrong_is_refused_in_one_line(changed, said):

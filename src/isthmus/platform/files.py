@@ -53,7 +53,7 @@ from pydantic import (
 
 from isthmus.backends import BACKENDS, MAX_BATCH, MAX_THREADS
 from isthmus.errors import InputError, UnitError, naming
-from isthmus.files import first_problem
+from isthmus.files import first_problem, refusing
 from isthmus.platform.platform import DUPLEXES, FORMATS, NAME, Device, Link, Memory, Platform
 from isthmus.platform.strict_yaml import read_yaml
 from isthmus.platform.times import NodeTimes, load_times
@@ -109,14 +109,9 @@ def load_platform(source: str | Path) -> Platform:
     if source in PRESETS:
         return _parse(preset_text(str(source)), where=str(source), folder=Path())
     path = Path(source)
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"{source}: cannot be read ({error.strerror}), expected a platform file or a preset: "
-            f"{', '.join(PRESETS)}"
-        ) from error
+    remedy = f"expected a platform file or a preset: {', '.join(PRESETS)}"
+    with refusing(source, remedy=remedy), path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise InputError(f"{source}: found more than 1 MiB, expected a platform file")
     try:
@@ -145,8 +140,6 @@ def _problem(error: ValidationError) -> str:
     """Return the first problem as one line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"]) or "top level"
-    if first["type"] == "missing":
-        return f"{key}: found nothing, expected a value"
     if first["type"] == "string_type" and isinstance(first["input"], bool):
         words = "on, yes and true" if first["input"] else "off, no and false"
         return f"{key}: YAML reads {words} as a boolean; put the name in quotes"
@@ -161,7 +154,8 @@ class _Strict(BaseModel):
     def _has_known_keys(cls, value: object) -> object:
         known = [field.alias or name for name, field in cls.model_fields.items()]
         if not isinstance(value, dict):
-            raise InputError(f"found {str(value)[:60]!r}, expected the keys {', '.join(known)}")
+            found = "nothing" if value is None else repr(str(value)[:60])
+            raise InputError(f"found {found}, expected the keys {', '.join(known)}")
         for key, content in value.items():
             if key not in known:
                 raise InputError(f"found the key {key!r}, expected {', '.join(known)}")

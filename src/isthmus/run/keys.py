@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from isthmus.bundle import INDEX_FILE, SIGNATURE_FILE, read_bundle
 from isthmus.errors import BundleError, InputError
-from isthmus.files import read_json, write_bytes, write_json
+from isthmus.files import read_json, refusing, write_bytes, write_json
 from isthmus.platform.platform import NAME
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
@@ -377,12 +377,8 @@ def _read_key(path: Path) -> PrivateKeyTypes:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with refusing(path, remedy="expected a file of `isthmus keys`"):
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); expected a file of `isthmus keys`"
-        ) from error
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

@@ -90,6 +90,11 @@ def compress_model(
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
         check_fits(model, data)
+        found, said = ([tuple(x.shape[1:]) for x in each] for each in (data.x_train, example))
+        if found != said:
+            raise InputError(
+                f"--input: found samples of {said}, but {data.name} has {found}; give that shape"
+            )
         if data.unlabelled and any(rule(s.options).kind == "drop" for s in steps if _exiting(s)):
             raise InputError(
                 f"{data.name}: found no labels, of which {EXITS},drop= counts points of accuracy; "

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from isthmus.errors import InputError
-from isthmus.files import from_json, write_bytes
+from isthmus.files import from_json, refusing, write_bytes
 from isthmus.study.grid import SCHEMA, Cell
 
 RECORDS_FILE = "records.jsonl"
@@ -81,10 +81,8 @@ def read_records(path: Path) -> tuple[StudyRecord, ...]:
     Raises:
         InputError: The file is missing, damaged, or holds a key twice.
     """
-    try:
+    with refusing(path, remedy="expected records of `isthmus study`"):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     records = tuple(
         from_line(line, where=f"{path}: line {number}") for number, line in enumerate(lines, 1)
     )

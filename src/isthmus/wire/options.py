@@ -133,6 +133,8 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
     if plus and stage != "entropy":
         raise InputError(f"codec {text!r}: found '+{stage}', expected '+entropy' or nothing")
     if plus:
+        if True not in rule.allowed("entropy"):
+            raise InputError(f"codec {text!r}: {name} has no entropy stage; leave '+entropy' out")
         values["entropy"] = True
     check_options(name, values)
     if "format" in values:
