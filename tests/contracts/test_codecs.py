@@ -83,6 +83,7 @@ SIMILAR = [
     "bottleneck:ratio=2,bits=8",
     "float:format=bf16",
     "float:format=mxint8",
+    "float:format=mxfp6-e2m3",  # a bundle's in tests/export
 ]
 BATCH = 4
 

@@ -37,7 +37,8 @@ output: c
 """
 LIBRARIES = {"onnxruntime", "openvino", "torch"}
 QUICK = ("residual", "attention", "decoder")
-SIMILAR = ("mxfp8-e5m2", "mxfp6-e3m2")  # to formats of as many bits
+# The programs of the other formats are those of these but for constants.
+DISTINCT = ("fp8-e4m3", "fp4-e2m1", "bf16", "dlfloat16", "mxfp8-e4m3", "mxfp4-e2m1")
 NOT_ALLOWED = ("dropouts",)  # RReLU draws lots in training
 
 
@@ -114,7 +115,9 @@ class Empty(nn.Module):
         "bottleneck:ratio=2,bits=8",
         "bottleneck:ratio=2,stride=2,hidden=8,bits=8",
         *(
-            pytest.param(f"float:format={name}", marks=pytest.mark.slow if name in SIMILAR else ())
+            pytest.param(
+                f"float:format={name}", marks=() if name in DISTINCT else pytest.mark.slow
+            )
             for name in CROSSING
         ),
     ],

@@ -13,7 +13,7 @@ tf = pytest.importorskip("transformers", reason="transformers is not installed")
 
 SIZES = {
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 48,
 }
@@ -51,7 +51,7 @@ def gpt2() -> nn.Module:
         vocab_size=64,
         n_positions=32,
         n_embd=32,
-        n_layer=2,
+        n_layer=1,
         n_head=2,
         bos_token_id=0,
         eos_token_id=0,
@@ -65,14 +65,14 @@ def llama() -> nn.Module:
 
 
 def t5() -> nn.Module:
-    config = tf.T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2)
+    config = tf.T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
     return Answer(tf.T5EncoderModel(config))
 
 
 def whisper() -> nn.Module:
     config = tf.WhisperConfig(
         d_model=32,
-        encoder_layers=2,
+        encoder_layers=1,
         encoder_attention_heads=2,
         encoder_ffn_dim=48,
         decoder_layers=1,

@@ -18,6 +18,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "cut": {"placement": "cut"},
     "cut after every block": {"placement": "cut", "narrow_after": "block"},
 }
+DEPTHS = [18, 50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 101, 152))]
 
 
 def counts(depth: int, **options) -> tuple[int, int]:
@@ -90,7 +91,7 @@ def plain(weights: dict[str, Tensor], x: Tensor, *, depth: int) -> Tensor:
     return F.linear(x.mean((2, 3)), weights["head.weight"], weights["head.bias"])
 
 
-@pytest.mark.parametrize("depth", BLOCKS)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_at_placement_block_macs_and_weights_fall_with_the_ratio(depth):
     found = [counts(depth, ratio=ratio) for ratio in RATIOS]
     for (parameters, macs), (fewer_parameters, fewer_macs) in pairwise(found):
@@ -128,8 +129,9 @@ def test_a_narrow_layer_on_the_cut_reduces_what_passes_there_by_the_ratio():
     assert after_blocks == (ends + (within + between_stages) / 8) * 1024
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize(
+    ("depth", "place"), [*((18, place) for place in PLACES), (50, "cut after every block")]
+)
 def test_the_wires_are_what_the_graph_says_crosses(depth, place):
     options: dict[str, Any] = {"width": 16, "ratio": 8, **PLACES[place]}
     graph = capture(resnet(depth, **options), (torch.zeros(1, 3, 16, 16),))
@@ -194,7 +196,7 @@ def test_a_step_moves_every_weight_and_a_few_lower_the_loss(depth, place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("width", [16, 64])
-@pytest.mark.parametrize("depth", BLOCKS)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_every_ratio_builds_or_names_the_layer_without_a_channel(depth, width, place):
     for ratio in RATIOS:
         options = {"width": width, "ratio": ratio, **PLACES[place]}
