@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from isthmus.errors import InputError
 
 T = TypeVar("T")
+_ROOM = "make room for it or name another place"
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -56,10 +57,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def refusing(
-    path: object,
-    problem: str = "cannot be read",
-    *,
-    remedy: str = "make room for it or name another place",
+    path: object, problem: str = "cannot be read", *, remedy: str = _ROOM
 ) -> Iterator[None]:
     """Turn the system's refusal into an `InputError` of one line that names the user's path."""
     try:

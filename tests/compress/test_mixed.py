@@ -158,6 +158,27 @@ def test_what_crosses_a_link_is_within_its_limit_and_the_rest_keeps_its_bits(nam
         parse_chain([f"{name},cut=layer1"])
 
 
+class Skip(nn.Module):
+    """A skip around a layer, whose input is rounded for it and read by the sum as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 8, 1)
+        self.thin, self.head = nn.Conv2d(8, 4, 1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x).relu()
+        h = (h + self.wide(self.thin(h).relu())).relu()
+        return self.head(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["quantize:memory", "quantize:mixed"])
+def test_a_limit_holds_where_a_skip_reads_what_a_layer_rounds(name):
+    torch.manual_seed(0)
+    model = made(Skip(), f"{name},link=500byte,cut=thin")
+    assert find_cut(capture(model, (images(),)), "thin").num_bytes <= 500  # of 768 in 8 bits
+
+
 def test_a_limit_is_needed_and_has_to_be_possible():
     with pytest.raises(InputError, match="found no limit; give flash=64KiB or ram=16KiB"):
         parse_chain(["quantize:memory"])

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from isthmus.compress import Samples, Training, apply, parse_chain, settle
-from isthmus.compress.netadapt import resource
+from isthmus.compress.netadapt import resource, within
+from isthmus.compress.prune import with_channels
 from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
 from isthmus.plan import partition
-from isthmus.platform import load_platform
+from isthmus.plan.estimate import estimate, make_site, stage_loads
+from isthmus.platform import Device, load_platform
 from tests.nets import NETS
 
 pytest.importorskip("torch_pruning")
@@ -179,6 +181,25 @@ def test_netadapt_takes_from_the_layer_whose_loss_costs_least_until_the_budget_i
 def test_netadapt_halves_the_bytes_of_a_crossing_in_whole_groups_of_channels():
     made = pruned(two_layers(), "prune:netadapt,resource=crossing,cut=0,keep=0.5,round_to=3")
     assert [made[k].out_channels for k in (0, 2)] == [3, 8]
+
+
+def test_netadapt_takes_no_channel_more_than_it_has_to():
+    near = Device(name="a", macs_per_s={"fp32": 1e9}, efficiency=((1e3, 0.05), (2e4, 1.0)))
+
+    def seconds(model):
+        graph = capture(model, samples().example)
+        loads = stage_loads(graph, ())
+        return estimate(loads, (), (make_site(graph, near),), ()).prediction.latency_s
+
+    model = two_layers()
+    whole = seconds(model)
+    made = [with_channels("x", model, "0", kept, 8, samples()) for kept in range(1, 8)]
+    taken = [seconds(one) for one in made]
+    for limit in taken:
+        found = within(model, "0", 8, {"round_to": 1}, samples(), seconds, (whole, limit))
+        assert found is not None
+        assert found[1] == limit
+        assert found[0].get_submodule("0").out_channels == 1 + taken.index(limit)
 
 
 def test_netadapt_goes_on_from_the_choices_of_an_earlier_sitting():
@@ -358,6 +379,29 @@ def test_least_squares_makes_the_next_layer_do_what_it_did_where_that_can_be():
     assert not torch.allclose(plain(x), model(x), atol=1e-2)
     with pytest.raises(InputError, match="found no channels that only convolutions"):
         pruned(net(groups=2), "prune:least-squares,keep=0.5,only=0")
+
+
+class Around(nn.Module):
+    """A sum of what a layer reads and makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x).relu()
+        return self.head((h + self.second(h).relu()).mean((2, 3)))
+
+
+def test_least_squares_removes_channels_that_one_layer_reads_and_makes():
+    torch.manual_seed(0)
+    model = Around().eval()
+    least, by_size = (pruned(model, f"prune:{x},keep=0.5") for x in ("least-squares", "l2"))
+    assert least.second.weight.shape == (4, 4, 3, 3)
+    (x,) = samples().inputs
+    errors = [(made(x) - model(x)).square().mean().item() for made in (least, by_size)]
+    assert errors[0] < errors[1]
 
 
 def test_least_squares_loses_less_than_any_choice_by_size_also_through_sums():

@@ -289,6 +289,16 @@ def test_an_example_must_be_a_tuple_of_batches(example, message):
         capture(nn.Linear(4, 4), example)
 
 
+def test_a_write_to_what_the_caller_gave_is_refused():
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x[:, :2].mul_(2)
+            return x
+
+    with pytest.raises(CaptureError, match=r"'mul_' .*: writes to an input of the model in place"):
+        capture(Scaled(), (torch.zeros(1, 4),))
+
+
 def test_an_operation_in_place_gives_later_readers_its_result():
     class InPlace(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

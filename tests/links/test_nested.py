@@ -101,3 +101,10 @@ def test_widths_are_drawn_alike_often():
     torch.manual_seed(0)
     counts = torch.bincount(drawn_widths(SPEC, 4 * len(widths(SPEC))))
     assert counts.tolist() == [4] * len(widths(SPEC))
+
+
+def test_a_receiver_costs_what_its_layers_for_every_ratio_cost():
+    text = "bottleneck:ratio=8,bits=8,nested=1"
+    spec = parse_codec(text, shapes=[(128, 4, 4)], dtypes=["float32"])
+    inputs = (16 + 1) + (8 + 1) + (4 + 1)  # channels, and a constant, at ratio 8, 16 and 32
+    assert spec.decoder_macs == 16 * (16 + inputs * 128)

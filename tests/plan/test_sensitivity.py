@@ -15,7 +15,7 @@ from isthmus.plan.plan import NO_LIMITS, Asked
 from isthmus.plan.routes import Route
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem
-from isthmus.platform import Memory, load_platform
+from isthmus.platform import Link, Memory, Platform, load_platform
 from tests.plan.draw import draw_graph, draw_platform
 from tests.plan.nets import chain, pair
 
@@ -129,6 +129,25 @@ def test_the_rate_at_which_a_link_no_longer_pays_is_where_two_plans_cost_the_sam
     (entry,) = [entry for entry in slower if entry.figure == "link near-far rate"]
     assert entry.changes_at == pytest.approx(63 / 9, rel=1e-3)
     assert (entry.now, entry.unit, entry.then) == (1_000.0, "byte/s", "all on near")
+
+
+def test_a_slow_link_with_a_way_around_it_changes_nothing():
+    graph = chain((1_000_000, 400, (64,)), (1_000_000, 400, (10,)))
+    near, far = pair(first=1e5, second=1e9, rate=1e6).devices
+    names = (("near", "far"), ("near", "mid"), ("mid", "far"))
+    platform = Platform(
+        name="triangle",
+        devices=(near, replace(far, name="mid", macs_per_s={"fp32": 1e3}), far),
+        links=tuple(Link(between=ends, bytes_per_s=1e6) for ends in names),
+        input="near",
+        output="far",
+    )
+    plan = partition(graph, platform)
+    slowed = with_figure(platform, "link near-far rate", 1.0)
+    assert [s.device for s in partition(graph, slowed).stages if s.nodes] == ["far"]
+    assert [s.device for s in plan.stages if s.nodes] == ["far"]
+    figures = [x.figure for x in plan.sensitivity if x.changes_at < x.now]
+    assert "link near-far rate" not in figures
 
 
 def test_a_plan_that_costs_the_same_today_does_not_hide_where_the_answer_changes():

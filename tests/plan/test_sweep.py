@@ -130,6 +130,18 @@ def test_a_range_that_means_nothing_is_one_line(hub, text, says):
         parse_axis(text, hub, num_values=3)
 
 
+def test_the_longest_name_that_fits_is_meant(hub):
+    camera, other = hub.devices
+    named = replace(
+        hub,
+        devices=(camera, replace(other, name="camera.b")),
+        links=(replace(hub.links[0], between=("camera", "camera.b")),),
+        output="camera.b",
+    )
+    changed = with_figure(named, "camera.b.compute.fp32", 7.0)
+    assert [d.macs_per_s["fp32"] for d in changed.devices] == [camera.macs_per_s["fp32"], 7.0]
+
+
 def test_a_range_of_another_unit_is_refused(hub):
     with pytest.raises(UnitError, match="byte/s"):
         parse_axis("link.bandwidth=1 ms..2 ms", hub, num_values=3)

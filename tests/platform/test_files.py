@@ -461,3 +461,12 @@ def test_a_dumped_platform_loads_as_the_same(tmp_path_factory, platform):
     loaded = load_platform(file)
     assert loaded == platform
     assert path(loaded) == path(platform)
+
+
+def test_links_have_names_of_their_own():
+    links = [
+        Link(between=ends, bytes_per_s=1.0) for ends in (("a", "b-c"), ("a-b", "c"), ("c", "a"))
+    ]
+    devices = tuple(Device(name=x, macs_per_s={"fp32": 1.0}) for x in ("a", "a-b", "b-c", "c"))
+    with pytest.raises(InputError, match="links: found two of the name a-b-c; rename a device"):
+        Platform(name="x", devices=devices, links=tuple(links), input="a", output="c")

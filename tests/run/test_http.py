@@ -366,6 +366,16 @@ def test_a_place_that_makes_no_sense_is_one_line(tmp_path, device, where, said):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("site", [{"switch_at": 3}, {"target_s": 0.1}])
+def test_what_the_first_device_alone_chooses_is_refused_on_others(tmp_path, site):
+    write_chain(tmp_path / "bundle", FAST)
+    with (
+        pytest.raises(InputError, match="--adapt, --switch-at: give them to near alone"),
+        open_service(tmp_path / "bundle", "far", site=ServiceConfig(**site)),
+    ):
+        pass
+
+
 def test_a_port_that_is_taken_is_one_line(served, tmp_path):
     write_chain(tmp_path / "bundle", FAST)
     at = dict(zip(TWO, (f"127.0.0.1:{port}" for port in free_ports(2)), strict=True))

@@ -114,6 +114,41 @@ def test_constants_are_no_part_of_the_state():
         assert not net.state_dict()
 
 
+class InPlace(nn.Module):
+    """A sum in place behind a cut, or the same sum as a new tensor."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.third, self.in_place = nn.Conv2d(4, 2, 1), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        z = self.second(y)
+        if self.in_place:
+            z += y
+            z = F.relu(F.dropout(z, p=0.0, training=self.training), inplace=True)
+        else:
+            z = (z + y).relu()
+        return self.third(z).mean((2, 3))
+
+
+def test_a_stage_that_computes_in_place_leaves_what_arrives_as_it_is():
+    found = []
+    for in_place in (True, False):
+        model = InPlace(in_place=in_place)
+        graph = capture(model, (images(),))
+        parts = split(model, plan_at(graph, find_cut(graph, "second").index)).train()
+        arriving = tuple(x.clone() for x in parts.stages[0](images(4)))
+        kept = [x.clone() for x in arriving]
+        output = parts.stages[1](*arriving)[0]
+        assert all(torch.equal(x, k) for x, k in zip(arriving, kept, strict=True))
+        output.square().sum().backward()
+        found.append((output.detach(), model.third.weight.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_copy_shares_nothing_and_trains_like_the_original():
     model = Attention()
     divided = split_at(model, *usable_cuts(model, images())[4:-1:5])

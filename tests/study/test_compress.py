@@ -15,6 +15,7 @@ from isthmus.models import load_model, reference
 from isthmus.study import compress_model
 from isthmus.study.compress import _training, run_steps
 from isthmus.train import FitConfig, Progress, agreement, fit_base, tune
+from isthmus.train.losses import LOSSES
 
 NET = """
 from torch import nn
@@ -188,6 +189,28 @@ def test_in_mutual_learning_a_copy_of_the_teacher_learns_too(source):
     # of two peers without weights the cross entropies alone begin at 2 ln 3
     assert record.losses[-1] < 0.9 * record.losses[0]
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_a_loss_of_what_a_fixed_teacher_says_teaches_no_peer(monkeypatch):
+    peers = []
+    copied = copy.deepcopy
+
+    def noted(module):
+        peers.append(copied(module))
+        return peers[-1]
+
+    monkeypatch.setattr(copy, "deepcopy", noted)
+    monkeypatch.setitem(LOSSES, "mutual", lambda a: 0.0 * (a.teacher.sum() + a.logits.sum()))
+    model, teacher = (
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3)) for _ in "ab"
+    )
+    for network in (model, teacher):
+        network(torch.from_numpy(blobs().x_train[0][:2]))
+    config = FitConfig(epochs=1, losses=("mutual", "hinton"))
+    tune(model, teacher, blobs(), config)
+    peer = next(each for each in peers if isinstance(each, torch.nn.Module))
+    for learned, before in zip(peer.parameters(), teacher.parameters(), strict=True):
+        assert torch.allclose(learned, before, atol=1e-4)
 
 
 class Always(torch.nn.Module):

@@ -95,6 +95,19 @@ def test_both_results_are_judged_and_the_one_that_was_asked_for_is_kept():
         assert moved
 
 
+def test_the_teacher_answers_for_the_images_that_the_receiver_is_shown(monkeypatch):
+    monkeypatch.setattr("isthmus.train.crossings.make_views", lambda *args, **options: None)
+    losses: list[float] = []
+    for augmentation in (None, Augmentation(padding=2, flip=True)):
+        data, model = trained()
+        parts = split_with_codecs(model, plan_of(model, "uniform:bits=8"))
+        config = FitConfig(epochs=1, batch_size=16, augmentation=augmentation, losses=("hinton",))
+        receiver, _ = fit_crossings(parts, data, config)
+        losses += receiver.losses
+    # nothing is lost at 8 bits: of each image the student says what the teacher does
+    assert losses[1] == pytest.approx(losses[0], rel=1)
+
+
 def test_a_fit_with_entropy_code_repeats_to_the_bit():
     found = []
     for _ in range(2):

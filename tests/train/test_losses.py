@@ -208,3 +208,8 @@ def test_the_mutual_loss_matches_a_hand_worked_case_and_teaches_both():
     assert student.grad[0].tolist() == pytest.approx([0.5 - 0.75, 0.5 - 0.25])
     assert peer.grad is not None
     assert peer.grad[0, 0].item() == pytest.approx((0.75 - 0.5) + 0.75)
+
+
+def test_the_feature_loss_bears_half_precision():
+    target = torch.full((2, 3), 300.0, dtype=torch.float16)
+    assert feature_loss((target + 30,), (target,)) == pytest.approx(0.01, rel=1e-2)

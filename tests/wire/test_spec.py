@@ -225,6 +225,13 @@ def test_the_entropy_stage_goes_with_quantized_codecs_only(text, found):
         parse_codec(text, shapes=[(10,)], dtypes=["float32"])
 
 
+@pytest.mark.parametrize("text", ["uniform:bits=4", "bottleneck:ratio=1", "float", "png"])
+def test_a_tensor_without_values_is_refused(text):
+    with pytest.raises(InputError, match=r"found float32 \(3, 0, 2\), expected values in every"):
+        parse_codec(text, shapes=[(3, 0, 2)], dtypes=["float32"])
+    assert parse_codec("raw", shapes=[(3, 0, 2)], dtypes=["float32"]).payload_bytes == 0
+
+
 def test_the_entropy_stage_leaves_the_scales_of_vectors_and_blocks():
     for text in ("uniform:bits=4,per=vector+entropy", "float:format=mxfp4-e2m1+entropy"):
         assert bind(text, MAP, MASK, TOKENS).coded == (True, False, False, True, False)

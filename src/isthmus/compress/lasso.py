@@ -37,7 +37,7 @@ References:
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -196,11 +196,13 @@ def _select(
     count -= count % unit if count > unit else 0
     if not readers or count == channels:
         return 0
+    before = dict(rest)
     moments = [_moments(model, whole, reader, rest[reader.path], samples) for reader in readers]
     kept = _best(model, readers, moments, channels, count)
     _remove(model, group, sorted(set(range(channels)) - set(kept)), rest)
     for reader, each in zip(readers, moments, strict=True):
-        _refit(model.get_submodule(reader.path), reader, each, kept)
+        still = torch.isin(before[reader.path], rest[reader.path])  # it may make some of them too
+        _refit(model.get_submodule(reader.path), reader, replace(each, xy=each.xy[:, still]), kept)
     return channels - count
 
 

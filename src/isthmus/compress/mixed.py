@@ -240,16 +240,21 @@ def _groups(graph: Graph) -> tuple[dict[str, str], dict[Place, str]]:
 
 
 def _ties(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Yield pairs of tensors held on one grid."""
+    """Yield pairs of tensors held on one grid; one that is also read as it is keeps its own."""
     rounded: dict[str, str] = {}  # what is asked for, and a tensor that lies on that grid
+    plain = set(graph.outputs)  # what something reads as it is
     for node in reversed(graph.nodes):
-        made = node.outputs[0].name
-        if node.op == ROUND or (node.op.strip("_") in CHOOSING and made in rounded):
-            yield made, rounded.setdefault(node.inputs[0], made)
+        made, read = node.outputs[0].name, node.inputs
+        chooses = node.op.strip("_") in CHOOSING and made in rounded and made not in plain
+        if node.op == ROUND or chooses:
+            yield made, rounded.setdefault(read[0], made)
+            read = read[1:]
+        plain.update(read)
     for node in graph.nodes:
         for tensor in node.outputs if node.op != ROUND else ():
             if tensor.held:
-                yield tensor.name, rounded.get(tensor.name, node.inputs[0])
+                asked = None if tensor.name in plain else rounded.get(tensor.name)
+                yield tensor.name, asked or node.inputs[0]
 
 
 _OPTIONS: Mapping[str, Option] = {

@@ -137,7 +137,7 @@ def _smaller(
     best: Made | None = None
 
     def proposal(path: str, channels: int) -> Made | None:
-        made = _within(model, path, channels, options, samples, cost, ends)
+        made = within(model, path, channels, options, samples, cost, ends)
         if made and training and options["short"]:
             training.short(made[0], options["short"])
         return made
@@ -159,7 +159,7 @@ def _smaller(
     return best
 
 
-def _within(
+def within(
     model: nn.Module,
     path: str,
     channels: int,
@@ -188,8 +188,7 @@ def _within(
             low, best = guess, (made, taken)
         else:
             high, now = guess, taken
-        guess = min(high - 1, high - ceil((now - limit) / per_unit))
-        guess = max(guess, low + 1) if best is None else guess
+        guess = max(low + 1, min(high - 1, high - ceil((now - limit) / per_unit)))
     return best
 
 

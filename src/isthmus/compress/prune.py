@@ -177,10 +177,6 @@ def ratio_of(keep: float) -> float:
     return max(0.0, 1 - keep - _HAIR)
 
 
-def _channelled(model: nn.Module) -> set[nn.Module]:
-    return {module for module in model.modules() if type(module) in CHANNELLED}
-
-
 def ignored_layers(
     name: str, model: nn.Module, samples: Samples, options: Options, *, keep: float = 1
 ) -> set[nn.Module]:
@@ -197,7 +193,8 @@ def ignored_layers(
         InputError: No other is left, or one would go whole.
     """
     chosen = set(layers(model, CHANNELLED, options, technique=name).values())
-    ignored = _answering(model, samples) | (_channelled(model) - chosen)
+    channelled = {module for module in model.modules() if type(module) in CHANNELLED}
+    ignored = _answering(model, samples) | (channelled - chosen)
     if chosen <= ignored:
         raise InputError(
             f"technique {name}: every layer makes the model's outputs, whose sizes must stay; "
@@ -343,10 +340,7 @@ def _zeros(library: Any, model: nn.Module, samples: Samples) -> Any:
     needs_data(samples, technique="prune:apoz", least=LEAST_SAMPLES)
     active = _active(model, samples)
 
-    readers = (
-        library.function.prune_conv_in_channels,
-        library.function.prune_linear_in_channels,
-    )
+    readers = (library.function.prune_conv_in_channels, library.function.prune_linear_in_channels)
 
     def activity(group: Any) -> Tensor | None:
         share, count = torch.zeros(2, len(group[0].idxs))

@@ -12,7 +12,7 @@ from torch.fx.node import map_aggregate
 from isthmus.errors import CaptureError
 from isthmus.graph.integers import NAMESPACE, ROUND, Grid, grid_of, same_grid
 from isthmus.graph.modes import Flag, Modes
-from isthmus.graph.trace import Trace, arguments, module_path, op_name, where
+from isthmus.graph.trace import Trace, arguments, module_path, op_name, overwritten, where
 
 
 def write_stage(
@@ -47,6 +47,8 @@ def write_stage(
     graph = fx.Graph()
     copies = {node: graph.placeholder(modes.names[node]) for node in arriving}
     draft = _Draft(stage, graph, copies, arriving[0], model, modes)
+    for node in overwritten(operations, arriving):  # what arrived is its sender's
+        copies[node] = graph.call_function(torch.ops.aten.clone.default, (copies[node],))
     for node in arriving:
         if node in grids[0]:
             copies[node] = _between(draft, node, Restored(grids[0][node].bits), grids[0][node])

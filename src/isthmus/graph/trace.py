@@ -11,7 +11,7 @@ import re
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -325,7 +325,7 @@ def _needs(
         needs[node] = tuple(dict.fromkeys((*read, *wrote)))
         for target in written(node):
             sharing = members[memory[target]]
-            _check_no_weight(node, sharing, weights)
+            _check_is_its_own(node, sharing, weights)
             if node in dependent:
                 _check_no_view(node, target, sharing, order)
             else:
@@ -353,10 +353,28 @@ def written(node: fx.Node) -> list[fx.Node]:
     ]
 
 
-def _check_no_weight(
+def overwritten(operations: Iterable[fx.Node], arriving: Iterable[fx.Node]) -> frozenset[fx.Node]:
+    """Return those of some tensors that operations write to in place, by whatever name."""
+
+    def memory(node: fx.Node) -> int:
+        while op_name(node) in DROPOUTS:  # returns its input itself in evaluation
+            node = arguments(node)["input"]
+        return int(node.meta["val"].untyped_storage()._cdata)
+
+    touched = {memory(target) for node in operations for target in written(node)}
+    return frozenset(node for node in arriving if memory(node) in touched)
+
+
+def _check_is_its_own(
     node: fx.Node, sharing: list[fx.Node], weights: Mapping[fx.Node, str]
 ) -> None:
+    """Refuse a write to a weight, or to an input of the model, which is its caller's."""
     held = next((weights[n] for n in sharing if n in weights), None)
+    if held is None and any(n.op == "placeholder" for n in sharing if n not in weights):
+        raise CaptureError(
+            f"{where(node)}: writes to an input of the model in place, which its caller still "
+            "has; compute a new tensor instead (x = x - y in place of x -= y)"
+        )
     if held is not None and not is_counter(held):
         raise CaptureError(
             f"{where(node)}: writes to {held!r} in its forward; a stage keeps no state between "

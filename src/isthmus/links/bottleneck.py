@@ -299,7 +299,7 @@ def _separated(x_MD: Tensor, axes_ND: Tensor, num_channels: int) -> tuple[Tensor
         The weighting (C, S) that is common to a channel's axes, each as strong as it varies, and
         the mix (N, C) from whose result the patches can be restored best.
     """
-    strength_N1 = (x_MD @ axes_ND.T).std(dim=0)[:, None]
+    strength_N1 = (x_MD @ axes_ND.T).std(dim=0, correction=0)[:, None]
     axes_NCS = (strength_N1 * axes_ND).unflatten(1, (num_channels, -1))
     thin_CS = torch.linalg.svd(axes_NCS.transpose(0, 1), full_matrices=False).Vh[:, 0]
     z_MC = (x_MD.unflatten(1, (num_channels, -1)) * thin_CS).sum(dim=-1)

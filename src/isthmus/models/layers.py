@@ -142,15 +142,11 @@ def _convolved(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     return layer._conv_forward(x, weight, bias)
 
 
-def _multiplied(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias)
-
-
 WEIGHTED: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]] = {
     nn.Conv1d: _convolved,
     nn.Conv2d: _convolved,
     nn.Conv3d: _convolved,
-    nn.Linear: _multiplied,
+    nn.Linear: lambda _, x, weight, bias: F.linear(x, weight, bias),
 }
 """Layers with a weight (C, ...), and what they do to an input with another weight and bias."""
 

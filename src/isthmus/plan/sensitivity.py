@@ -260,11 +260,7 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     for room in _rooms(best, make):
         changes = [_larger(room, best), _smaller(room, best)]
         found += [_entry(room, best, *change) for change in changes if change]
-    return tuple(sorted(found, key=_distance))
-
-
-def _distance(entry: Sensitivity) -> float:
-    return abs(log(entry.changes_at / entry.now)) if entry.now else inf
+    return tuple(sorted(found, key=lambda x: abs(log(x.changes_at / x.now)) if x.now else inf))
 
 
 def _devices(best: Outcome) -> list[Device]:

@@ -228,7 +228,7 @@ def _figure(text: str, platform: Platform) -> tuple[Sequence[str], _Kind]:
         **{link.name: (link,) for link in platform.links},
         **{device.name: (device,) for device in platform.devices},
     }
-    for name, members in owners.items():
+    for name, members in sorted(owners.items(), key=lambda owner: -len(owner[0])):
         if text.startswith(f"{name}.") and members:
             figures = {
                 one.name: _device_figures(one) if isinstance(one, Device) else _link_figures(one)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from math import inf
+from operator import attrgetter
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Measure:
 
 def latency(scope: Scope) -> Measure:
     """Weigh seconds."""
-    return Measure(stages=Stages.seconds, leg=_seconds)
+    return Measure(stages=Stages.seconds, leg=attrgetter("seconds"))
 
 
 def interval(scope: Scope) -> Measure:
@@ -239,10 +240,6 @@ def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
 
 def _nothing(one: Stages, limited: bool) -> Table:
     return one.seconds(limited).each(lambda costs: np.where(costs < inf, 0.0, inf))
-
-
-def _seconds(leg: Leg) -> Array:
-    return leg.seconds
 
 
 def _busiest(leg: Leg) -> Array:

@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -349,6 +350,8 @@ def _check_ends(names: list[str], links: tuple[Link, ...]) -> None:
                 "devices; remove one"
             )
         seen[ends] = between
+    if twice := [name for name, count in Counter(x.name for x in links).items() if count > 1]:
+        raise InputError(f"links: found two of the name {twice[0]}; rename a device")
 
 
 def _reached(start: str, hops: Iterable[tuple[str, str]]) -> set[str]:

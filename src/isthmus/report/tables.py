@@ -125,7 +125,9 @@ def platforms_table(platforms: Sequence[Platform]) -> Table:
             add_row(table, name, f"{names}: {device.kind}", room or "no limit", speed, "")
             name = ""
         for names, link in _alike(
-            platform.links, _ends, lambda link: replace(link, between=("", ""))
+            platform.links,
+            lambda link: (" > " if link.duplex == "one-way" else " - ").join(link.between),
+            lambda link: replace(link, between=("", "")),
         ):
             add_row(table, name, names, "", _speed(link), seconds(link.latency_s))
         table.add_section()
@@ -148,10 +150,6 @@ def _alike(
         (", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more", part)
         for names, part in found
     ]
-
-
-def _ends(link: Link) -> str:
-    return (" > " if link.duplex == "one-way" else " - ").join(link.between)
 
 
 def fit_table(
@@ -275,8 +273,9 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
         ("link", "l"), ("asked", "r"), ("observed", "r"), ("round trip", "r"), ("99th", "r"),
         ("rate", "r"), ("sent again", "r"),
     )  # fmt: skip
+    most = "up to " if record.adapted else ""
     for crossing in record.crossings:
-        predicted = num_bytes(crossing.payload_bytes_predicted)
+        predicted = f"{most}{num_bytes(crossing.payload_bytes_predicted)}"
         if crossing.payload_spread_bytes is not None:
             predicted += f" +- {crossing.payload_spread_bytes:.1f}"
         counts = (crossing.payload_bytes_measured, crossing.wire_bytes)

@@ -19,7 +19,7 @@ def to_bytes(arrays: Sequence[Array], tensors: Sequence[TensorSpec]) -> bytes:
     Raises:
         RunError: Another number of arrays, another shape or dtype.
     """
-    found = [(array.shape, array.dtype.name) for array in arrays]
+    found = [(x.shape, x.dtype.name) if hasattr(x, "shape") else type(x).__name__ for x in arrays]
     expected = [(tensor.shape, tensor.dtype) for tensor in tensors]
     if found != expected:
         raise RunError(f"sample: found {found}, expected {expected}")

@@ -231,7 +231,7 @@ def open_service(
     check_service(site.service)
     index = names.index(device)
     stage = load_stage(path, bundle, index)
-    early_exit = _exit_of(path, bundle, site) if index == 0 else None
+    early_exit = _exit_of(path, bundle, index, site)
     run = run_of(site.service, identity)
     token = run.rpartition("/")[2]
     with ExitStack() as stack:
@@ -292,7 +292,11 @@ def open_service(
         yield service
 
 
-def _exit_of(path: Path, bundle: Bundle, site: ServiceConfig) -> EarlyExit | None:
+def _exit_of(path: Path, bundle: Bundle, index: int, site: ServiceConfig) -> EarlyExit | None:
+    if index:
+        if (site.target_s, site.switch_at) != (None, None):
+            raise InputError(f"--adapt, --switch-at: give them to {bundle.devices[0].name} alone")
+        return None
     found = load_exit(path, bundle)
     if site.switch_at is not None and found is None:
         raise InputError(

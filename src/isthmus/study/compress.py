@@ -119,7 +119,7 @@ def compress_model(
         samples = samples_of(model, example, data)
         compressed = run_steps(model, steps, samples, data, config, progress=progress)
         before, after = (
-            figures(m, example, accuracy=None if data is None else _accuracy(m, data))
+            figures(m, example, accuracy=accuracy(m, data.x_test, data.y_test) if data else None)
             for m in (model, compressed)
         )
         weights = pack_weights(compressed)
@@ -259,7 +259,3 @@ def samples_of(model: nn.Module, example: tuple[Tensor, ...], data: Dataset | No
 
 def _order(data: Dataset) -> np.ndarray:
     return np.random.default_rng(0).permutation(len(data.y_train))
-
-
-def _accuracy(model: nn.Module, data: Dataset) -> float:
-    return accuracy(model, data.x_test, data.y_test)

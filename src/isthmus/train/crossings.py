@@ -241,13 +241,7 @@ def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord |
     if fit.rate.densities:
         phase = replace(phase, note=lambda: f"{float(fit.rate.bits) / 8:.0f} bytes")
     with _laid_out(everything):
-        record = run_phase(
-            everything,
-            phase,
-            batches,
-            seed=fit.config.seed,
-            progress=fit.progress,
-        )
+        record = run_phase(everything, phase, batches, seed=fit.config.seed, progress=fit.progress)
     model.eval()
     return replace(record, rate_weight=float(fit.rate.weight)) if fit.rate.densities else record
 
@@ -284,7 +278,8 @@ def _receiver(fit: Fit) -> Phase:
 
     def loss(batch: Batch) -> Tensor:
         tensors = _crossing(fit, batch[0])
-        return _distance(fit, tensors, batch[1], batch[2], wanted=tensors)
+        targets = batch[2] if fit.views else _targets(fit, tensors, batch[2])
+        return _distance(fit, tensors, batch[1], targets, wanted=tensors)
 
     return Phase(
         name="receiver",
@@ -303,13 +298,11 @@ def _whole(fit: Fit) -> Phase:
 
     def loss(batch: Batch) -> Tensor:
         inputs, labels_B, targets = batch
-        teacher = fit.teacher.to(inputs[0].device)
         wanted: Inputs = ()
-        with torch.no_grad():
-            if fit.config.augmentation is not None or _matches(fit):
-                wanted = teacher[0](*inputs)
-            if fit.config.augmentation is not None:
-                targets = first(_behind(teacher[1:], wanted))
+        if fit.config.augmentation is not None or _matches(fit):
+            with torch.no_grad():
+                wanted = fit.teacher.to(inputs[0].device)[0](*inputs)
+            targets = _targets(fit, wanted, targets)
         return _distance(fit, fit.split_model.stages[0](*inputs), labels_B, targets, wanted=wanted)
 
     return Phase(
@@ -355,6 +348,15 @@ def _distance(
     )
     losses = [LOSSES[name](answers) for name in fit.config.losses]
     return sum(losses[1:], start=losses[0]) + fit.rate.price(bits)
+
+
+def _targets(fit: Fit, leaving: Inputs, kept: Tensor) -> Tensor:
+    """Return the teacher's outputs: those kept, or of a batch that was augmented, its own."""
+    if fit.config.augmentation is None:
+        return kept
+    with torch.no_grad():
+        outputs: Tensor = first(_behind(fit.teacher.to(leaving[0].device)[1:], leaving))
+    return outputs
 
 
 def _matches(fit: Fit) -> bool:

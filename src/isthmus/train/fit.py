@@ -256,10 +256,12 @@ def check_fits(model: nn.Module, data: Dataset) -> None:
             f"{data.name}: the model does not take its samples of {shapes} ({line}); "
             "bring data of the model's input shape and range"
         ) from error
-    if scores_NK.ndim != 2 or scores_NK.shape[1] < data.num_classes:
+    said, least = f"the model's output is {tuple(scores_NK.shape[1:])}", data.num_classes
+    if scores_NK.ndim != 2:
+        raise InputError(f"{said}, expected a score for each class, (K,), to fit or tune it")
+    if scores_NK.shape[1] < least:
         raise InputError(
-            f"{data.name}: labels up to {data.num_classes - 1}, but the model's output is "
-            f"{tuple(scores_NK.shape[1:])}; expected ({data.num_classes},) or more"
+            f"{data.name}: labels up to {least - 1}, but {said}; expected {least} or more"
         )
 
 

@@ -8,13 +8,14 @@ References:
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from isthmus.errors import InputError
 from isthmus.train.augment import Augmentation, Normalization, augment, to_float
@@ -34,25 +35,14 @@ from isthmus.train.loop import (
 )
 from isthmus.train.views import layout_of
 
-
-def _step(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    return MultiStepLR(optimizer, [num_steps * tenths // 10 for tenths in (3, 6, 8)], gamma=0.2)
-
-
-def _one_cycle(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    return one_cycle(optimizer, num_steps, anneal_strategy="linear", cycle_momentum=False)
-
-
-def _cosine(optimizer: Optimizer, num_steps: int) -> LRScheduler:
-    return CosineAnnealingLR(optimizer, num_steps)
-
-
 ScheduleName = Literal["step", "one-cycle", "cosine"]
 
 SCHEDULES: dict[ScheduleName, Schedule] = {
-    "step": _step,
-    "one-cycle": _one_cycle,
-    "cosine": _cosine,
+    "step": lambda optimizer, num_steps: MultiStepLR(
+        optimizer, [num_steps * tenths // 10 for tenths in (3, 6, 8)], gamma=0.2
+    ),
+    "one-cycle": partial(one_cycle, anneal_strategy="linear", cycle_momentum=False),
+    "cosine": CosineAnnealingLR,
 }
 
 

@@ -357,6 +357,7 @@ def _floats(features: Tensors, target: Tensors) -> list[tuple[Tensor, Tensor]]:
 
 
 def _relative(x: Tensor, t: Tensor) -> Tensor:
+    x, t = x.float(), t.float()
     return F.mse_loss(x, t) / t.pow(2).mean().clamp_min(_TINY)
 
 

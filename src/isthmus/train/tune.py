@@ -63,8 +63,7 @@ def tune(
     if reuse:
         groups.append({"params": _trainable(reuse.projector), "lr": config.learning_rate})
         trained = reuse
-    mutual = "mutual" in config.losses
-    if mutual:
+    if mutual := "mutual" in config.losses:
         teacher = copy.deepcopy(teacher).train()
         groups.append({"params": _trainable(teacher), "lr": config.finetune_rate})
         trained = nn.ModuleDict({"model": model, "peer": teacher})
@@ -73,16 +72,18 @@ def tune(
         with kept(network, blocks) as made:
             made_BK = joint.answers(*inputs) if joint else (first(model(*inputs)),)
         with torch.set_grad_enabled(mutual), kept(teacher, blocks) as there:
-            says = teacher.to(labels_B.device)(*inputs) if _taught(config) else made_BK[0]
+            taught = not {*config.losses} <= {"task", "teacher-free"}
+            says = teacher.to(labels_B.device)(*inputs) if taught else made_BK[0]
         answers = Answers(
             logits=made_BK[0],
             labels=labels_B,
-            teacher=first(says),
+            teacher=first(says).detach(),
             features=tuple(made[path] for path in blocks),
             teacher_features=tuple(there[path].detach() for path in blocks),
             temperature=config.temperature,
         )
-        return [LOSSES[name](answers) for name in config.losses] + [
+        learning = replace(answers, teacher=first(says))  # a peer does, by its own loss alone
+        return [LOSSES[x](learning if x == "mutual" else answers) for x in config.losses] + [
             joint.weight * _of_another(joint, replace(answers, logits=x_BK), made_BK[0], config)
             for x_BK in made_BK[1:]
             if joint
@@ -101,12 +102,12 @@ def tune(
             batch = augmented(batch, config.augmentation, generator)
         return tuple(laid_out(x, layout) for x in batch)
 
-    phase = Phase(name=name, epochs=config.epochs, loss=loss, groups=groups)
-    labels = torch.from_numpy(data.y_train)
+    phase = Phase(
+        name=name, epochs=config.epochs, loss=loss, groups=groups, precision=config.precision
+    )
     batches = Batches(
         tuple(torch.from_numpy(x) for x in data.x_train),
-        labels,
-        labels,
+        *[torch.from_numpy(data.y_train)] * 2,
         batch_size=config.batch_size,
         seed=config.seed,
         prepare=prepare,
@@ -164,10 +165,6 @@ def _start(model: nn.Module, *, keep_norms: bool) -> None:
     for module in model.modules() if keep_norms else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def _taught(config: FitConfig) -> bool:
-    return not {*config.losses} <= {"task", "teacher-free"}
 
 
 def _of_another(model: Joint, answers: Answers, best_BK: Tensor, config: FitConfig) -> Tensor:

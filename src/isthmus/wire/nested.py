@@ -33,7 +33,6 @@ from isthmus.errors import InputError
 from isthmus.wire.spec import CodecSpec, WireTensor, num_channels
 from isthmus.wire.tables import Tables
 
-MAX_RATIO = 32  # a widest one that is narrower still is the only one
 LEAST_BITS = 2
 
 _NUMBER = re.compile(r"(ratio|bits)=([0-9]{1,9})")
@@ -79,19 +78,14 @@ def parse_width(text: str) -> Width:
 def widths(spec: CodecSpec) -> tuple[Width, ...]:
     """Return all widths of a nested codec, the widest first; none of another codec.
 
-    The ratio doubles up to 32, or until the next one would leave some tensor without a channel.
-
     Args:
         spec: The codec.
     """
     if not spec.nested:
         return ()
-    fewest = min(channels for channels, _ in spec.narrowed)
-    ratios = [spec.ratio << halvings for halvings in range(MAX_RATIO.bit_length())]
     return tuple(
         Width(ratio=ratio, bits=bits)
-        for ratio in ratios
-        if ratio <= fewest and ratio <= max(spec.ratio, MAX_RATIO)
+        for ratio in spec.ratios
         for bits in range(spec.bits, LEAST_BITS - 1, -1)
     )
 

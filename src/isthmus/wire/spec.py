@@ -251,6 +251,13 @@ class CodecSpec:
         return tuple((channels, wire_channels) for _, channels, wire_channels in self._narrowings)
 
     @property
+    def ratios(self) -> tuple[int, ...]:
+        """Those of a nested codec: doubled up to 32, or as long as no tensor is left without."""
+        most = max(self.ratio, min(_MAX_RATIO, *(channels for channels, _ in self.narrowed)))
+        doubled = (self.ratio << doublings for doublings in range(_MAX_RATIO.bit_length()))
+        return tuple(ratio for ratio in doubled if ratio <= most)
+
+    @property
     def _scaled_elements(self) -> int:
         """Symbols that are floats until they are rounded, and again after they arrive."""
         if self.name in ("raw", "label"):
@@ -285,10 +292,7 @@ class CodecSpec:
         outputs = channels * (self.stride**2 if len(shape) == 3 else 1)
         inputs = wire_channels
         if self.nested:
-            fewest = min(n for _, n in self.narrowed)
-            inputs = sum(
-                channels // (self.ratio << halvings) + 1 for halvings in range(fewest.bit_length())
-            )
+            inputs = sum(channels // ratio + 1 for ratio in self.ratios)
         widen = (1, inputs, outputs)
         if not width:
             return (widen,)
@@ -370,6 +374,7 @@ def num_channels(shape: Sequence[int]) -> int:
 
 
 _NARROWED_DIMS = (1, 2, 3)
+_MAX_RATIO = 32  # of a nested codec; a widest one that is narrower still is the only one
 _MOST_CODED_BITS = 8
 
 
@@ -377,6 +382,8 @@ def _problem(spec: CodecSpec) -> str:
     """Return why the codec cannot carry the crossing and what can; empty where it can."""
     if len(spec.shapes) != len(spec.dtypes) or not spec.shapes:
         return f"{len(spec.shapes)} shapes and {len(spec.dtypes)} dtypes; give one of each"
+    if spec.name != "raw" and not all(map(prod, spec.shapes)):
+        return f"found {_found(spec)}, expected values in every tensor; choose another cut"
     unknown = set(spec.dtypes) - {*FLOATS, *_INTEGER_BITS}
     if unknown:
         known = ", ".join((*FLOATS, *_INTEGER_BITS))
