@@ -106,7 +106,10 @@ def predict(bundle: Bundle, links: Sequence[Link], free_s: float, free_per_s: fl
 
 @contextmanager
 def served(cables: Sequence[Cable], bundle: Path, keys: Path, *options: str) -> Iterator["Asker"]:
-    """Serve a device of a bundle in each namespace, and start who asks the first."""
+    """Serve a device of a bundle in each namespace, and start who asks the first.
+
+    The options are the first device's.
+    """
     hosts = (cables[0].hosts[0], *(cable.hosts[1] for cable in cables))
     insides = (cables[0].inside(0), *(cable.inside(1) for cable in cables))
     names = NAMES[: len(hosts)]
@@ -119,7 +122,8 @@ def served(cables: Sequence[Cable], bundle: Path, keys: Path, *options: str) -> 
         for name, inside in zip(names, insides, strict=True):
             log = stack.enter_context((keys / f"{name}.log").open("wb"))
             serve = [*inside, sys.executable, "-m", "isthmus", "serve", str(bundle),
-                     f"--device={name}", f"--keys={keys / name}", *at, *options]  # fmt: skip
+                     f"--device={name}", f"--keys={keys / name}", *at,
+                     *(options if name == names[0] else ())]  # fmt: skip
             _end(stack, subprocess.Popen(serve, stdout=log, stderr=log))
         ask = [*insides[0], sys.executable, "-m", "tests.run.shaped", hosts[0],
                str(keys / "laptop")]  # fmt: skip

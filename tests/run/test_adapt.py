@@ -142,9 +142,9 @@ def test_a_run_keeps_its_target_over_a_link_too_slow_for_the_widest(tmp_path):
 
 def test_a_service_says_what_width_it_used(tmp_path):
     write_nested(tmp_path / "bundle", replace(FAST, bytes_per_s=1e6))
-    with devices(tmp_path / "bundle", ("near", "far"), "--adapt=latency=10s") as hosts:
-        for name in ("near", "far"):
-            hosts.start(name)
+    with devices(tmp_path / "bundle", ("near", "far")) as hosts:
+        hosts.start("near", "--adapt=latency=10s")
+        hosts.start("far")
         with hosts.client() as client:
             for sample in samples(5):
                 found = client.ask(sample)
