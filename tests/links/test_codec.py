@@ -361,3 +361,10 @@ def test_a_scale_for_each_vector_pays_where_values_lie_far_apart(symmetric):
         codec.calibrate((x,))
         errors.append(relative_error(codec, x))
     assert errors[1] < errors[0] / 2
+
+
+def test_a_separable_sender_bears_a_single_patch():
+    text = "bottleneck:ratio=2,stride=2,sender=separable,bits=4"
+    codec = make_codec(parse_codec(text, shapes=[(4, 2, 2)], dtypes=["float32"]))
+    codec.calibrate((torch.rand(1, 4, 2, 2),))
+    assert all(p.isfinite().all() for p in codec.parameters())

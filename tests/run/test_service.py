@@ -60,6 +60,13 @@ def test_the_answers_are_those_of_the_whole_network_however_they_are_asked_for(s
     assert all(np.array_equal(outputs[0], y) for outputs, y in zip(found, Y, strict=False))
 
 
+def test_what_is_no_array_is_refused_in_one_line(served):
+    _, client = served
+    with pytest.raises(RequestError, match=r"sample: found \['list'\], expected") as error:
+        client.ask([X[0]])
+    assert error.value.reason == "refused"
+
+
 def test_many_samples_come_back_in_order(served):
     _, client = served
     found = list(client.ask_all([[x] for x in X]))
