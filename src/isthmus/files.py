@@ -36,7 +36,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     Raises:
         InputError: It cannot be written there; nothing has changed.
     """
-    with refusing(path, "cannot be written"):
+    with refusing(path, "cannot be written", _ROOM):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +56,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 @contextmanager
-def refusing(
-    path: object, problem: str = "cannot be read", *, remedy: str = _ROOM
-) -> Iterator[None]:
+def refusing(path: object, problem: str, remedy: str) -> Iterator[None]:
     """Turn the system's refusal into an `InputError` of one line that names the user's path."""
     try:
         yield
@@ -107,7 +105,7 @@ def from_json(text: str | bytes, kind: type[T], *, schema: str, where: str) -> T
 
 def read_json(path: Path, kind: type[T], *, schema: str) -> T:
     """Read and validate a file that `write_json` wrote."""
-    with refusing(path, remedy=f"expected a file of {schema}"):
+    with refusing(path, "cannot be read", f"expected a file of {schema}"):
         text = path.read_bytes()
     return from_json(text, kind, schema=schema, where=str(path))
 
@@ -156,7 +154,7 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
             there is as it was.
     """
     check_ours(path, files=files)
-    with refusing(path, "cannot be made"):
+    with refusing(path, "cannot be made", _ROOM):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     new, old = workspace / "new", workspace / "old"
@@ -164,7 +162,7 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
         new.mkdir()
         yield new
         check_ours(path, files=files)
-        with refusing(path, "cannot be made"):
+        with refusing(path, "cannot be made", _ROOM):
             if path.exists():
                 path.rename(old)
             new.rename(path)

@@ -150,6 +150,19 @@ def test_a_slow_link_with_a_way_around_it_changes_nothing():
     assert "link near-far rate" not in figures
 
 
+def test_platforms_with_two_ways_to_one_place_have_a_sensitivity_without_links():
+    for seed in range(60):
+        random = Random(seed)
+        graph = draw_graph(random)
+        try:
+            platform = draw_platform(random, graph)
+            plan = partition(graph, platform, objective=random.choice(["latency", "throughput"]))
+        except (InputError, InfeasibleError):
+            continue
+        if len(platform.links) >= len(platform.devices):
+            assert not any(x.figure.startswith("link") for x in plan.sensitivity)
+
+
 def test_a_plan_that_costs_the_same_today_does_not_hide_where_the_answer_changes():
     # On devices as fast as each other a cut after layer0 costs what one after layer1 does;
     # layer2, of 10 ms, moves over where that saves the 2.56 ms of 256 byte more.

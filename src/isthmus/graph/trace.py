@@ -353,7 +353,7 @@ def written(node: fx.Node) -> list[fx.Node]:
     ]
 
 
-def overwritten(operations: Iterable[fx.Node], arriving: Iterable[fx.Node]) -> frozenset[fx.Node]:
+def overwritten(operations: Iterable[fx.Node], arriving: Iterable[fx.Node]) -> list[fx.Node]:
     """Return those of some tensors that operations write to in place, by whatever name."""
 
     def memory(node: fx.Node) -> int:
@@ -362,7 +362,7 @@ def overwritten(operations: Iterable[fx.Node], arriving: Iterable[fx.Node]) -> f
         return int(node.meta["val"].untyped_storage()._cdata)
 
     touched = {memory(target) for node in operations for target in written(node)}
-    return frozenset(node for node in arriving if memory(node) in touched)
+    return [node for node in arriving if memory(node) in touched]
 
 
 def _check_is_its_own(

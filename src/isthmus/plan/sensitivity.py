@@ -238,9 +238,9 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
         best: What was chosen: a plan of least cost.
 
     Returns:
-        At most two entries for each rate and memory of a device, and each link's rate, on the
-        walk, nearest first. Another plan wins beyond the value; where a memory grows, from the
-        value on. Nothing for a platform of more than ten devices: it would take too long.
+        At most two entries for each rate and memory of a device, and each link's rate where no
+        two ways lead to one place, on the walk, nearest first. Another plan wins beyond the value;
+        where a memory grows, from the value on. Nothing for more than ten devices: too long.
     """
     if len(problem.stages) > _MOST_DEVICES:
         return ()
@@ -251,7 +251,8 @@ def find_sensitivity(problem: Problem, best: Outcome) -> tuple[Sensitivity, ...]
     above = stand  # where a rate grows, nothing that takes longer than today can win
     if stand.costs.most:
         above = _stand(replace(scope, most_s=best.cost * (1 + _SAME)), stand.states)
-    for figure in _rates(best, make):
+    tree = len(problem.platform.links) < len(problem.platform.devices)
+    for figure in _rates(best, make, tree=tree):
         changes = [
             _next_winner(replace(figure, stand=above), best.walk, figure.now * _REACH),
             _next_winner(figure, best.walk, figure.now / _REACH),
@@ -267,7 +268,7 @@ def _devices(best: Outcome) -> list[Device]:
     return list({site.device.name: site.device for site in best.walk.sites}.values())
 
 
-def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
+def _rates(best: Outcome, make: Callable[..., _Figure], *, tree: bool) -> Iterator[_Figure]:
     for device in _devices(best):
         for name in _formats(best, device) if device.node_s is None else ():
             yield make(
@@ -276,7 +277,7 @@ def _rates(best: Outcome, make: Callable[..., _Figure]) -> Iterator[_Figure]:
                 now=device.macs_per_s[name],
                 change=partial(_at_rate, device, name),
             )
-    for link in dict.fromkeys(best.walk.links):
+    for link in dict.fromkeys(best.walk.links if tree else ()):  # else frames go around one
         yield make(
             name=f"link {link.name} rate",
             unit="byte/s",

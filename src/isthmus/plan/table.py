@@ -288,14 +288,19 @@ def changed(problem: Problem, owner: Device | Link) -> Problem:
 
     Args:
         problem: As it stands.
-        owner: The device or the link.
+        owner: The device or the link; frames keep their ways.
     """
     platform, stages = problem.platform, list(problem.stages)
     ways = {ends: leg.links for ends, leg in problem.legs.items()}
     if isinstance(owner, Link):
-        links = tuple(owner if x.between == owner.between else x for x in platform.links)
+        swap = {link: owner for link in platform.links if link.between == owner.between}
+        links = tuple(swap.get(link, link) for link in platform.links)
         platform = replace(platform, links=links)
-        ways = {ends: way for ends, way in _ways(platform).items() if way != ways[ends]}
+        ways = {
+            ends: tuple(swap.get(link, link) for link in links)
+            for ends, links in ways.items()
+            if swap.keys() & set(links)
+        }
     else:
         index = problem.platform.index(owner.name)
         old = stages[index]
@@ -327,18 +332,14 @@ def _fill(hops: Array, legs: Mapping[tuple[int, int], Leg], asked: _Asked) -> Ar
 
 def make_legs(platform: Platform, choices: Sequence[Choice]) -> dict[tuple[int, int], Leg]:
     """Work out the costs of every way from one device to another, by their indices."""
-    return _legs(platform, _sizes(choices), _ways(platform))
-
-
-def _ways(platform: Platform) -> dict[tuple[int, int], tuple[Link, ...]]:
-    """Return the way from every device to every other, by their indices."""
-    index = {device.name: k for k, device in enumerate(platform.devices)}
-    return {
-        (k, index[target]): links
-        for source, k in index.items()
+    names = [device.name for device in platform.devices]
+    ways = {
+        (names.index(source), names.index(target)): links
+        for source in names
         for target, links in routes(platform, source).items()
         if links
     }
+    return _legs(platform, _sizes(choices), ways)
 
 
 def _sizes(choices: Sequence[Choice]) -> tuple[tuple[float, float], ...]:

@@ -110,7 +110,7 @@ def load_platform(source: str | Path) -> Platform:
         return _parse(preset_text(str(source)), where=str(source), folder=Path())
     path = Path(source)
     remedy = f"expected a platform file or a preset: {', '.join(PRESETS)}"
-    with refusing(source, remedy=remedy), path.open("rb") as file:
+    with refusing(source, "cannot be read", remedy), path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise InputError(f"{source}: found more than 1 MiB, expected a platform file")

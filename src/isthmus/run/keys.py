@@ -377,7 +377,7 @@ def _read_key(path: Path) -> PrivateKeyTypes:
 
 
 def _read(path: Path) -> bytes:
-    with refusing(path, remedy="expected a file of `isthmus keys`"):
+    with refusing(path, "cannot be read", "expected a file of `isthmus keys`"):
         return path.read_bytes()
 
 

@@ -81,7 +81,7 @@ def read_records(path: Path) -> tuple[StudyRecord, ...]:
     Raises:
         InputError: The file is missing, damaged, or holds a key twice.
     """
-    with refusing(path, remedy="expected records of `isthmus study`"):
+    with refusing(path, "cannot be read", "expected records of `isthmus study`"):
         lines = path.read_text(encoding="utf-8").splitlines()
     records = tuple(
         from_line(line, where=f"{path}: line {number}") for number, line in enumerate(lines, 1)
