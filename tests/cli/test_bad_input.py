@@ -336,7 +336,7 @@ def test_bundles(isthmus, bundle):
         taken.listen()
         port = str(taken.getsockname()[1])
         one_line(isthmus(*base, "--port", port), port)
-    one_line(isthmus(*base[:2], "--data", "digits"), "1, 8, 8", "2, 9, 7")
+    one_line(isthmus(*base[:2], "--data", "digits"), "--data digits: input", "1, 8, 8", "2, 9, 7")
     assert isthmus(*base).code == 0
 
 

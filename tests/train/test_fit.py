@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -192,10 +194,11 @@ def test_an_interrupted_fit_goes_on_and_ends_with_the_same_bits(tmp_path):
 
 def test_data_of_another_shape_or_with_more_classes_is_refused():
     data = blobs()
-    with pytest.raises(
-        InputError, match=r"output is \(2, 4, 4\), expected a score for each class"
-    ):
+    with pytest.raises(InputError, match=r"output is \(2, 4, 4\), expected a score for each of"):
         check_fits(nn.Conv2d(8, 2, 1), data)
+    one = replace(data, y_train=0 * data.y_train, y_test=0 * data.y_test)
+    with pytest.raises(InputError, match=r"output is \(1,\), expected .*two classes"):
+        check_fits(nn.Sequential(nn.Flatten(), nn.Linear(128, 1)), one)
     with pytest.raises(InputError, match="labels up to 2"):
         check_fits(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), data)
     with pytest.raises(InputError, match="does not take its samples of 8x4x4"):

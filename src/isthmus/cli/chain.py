@@ -26,7 +26,7 @@ from isthmus.cli.options import (
     print_result,
     read_model,
 )
-from isthmus.errors import InputError
+from isthmus.errors import InputError, naming
 
 
 def demo(
@@ -436,6 +436,7 @@ def run(
 
     Example: `isthmus run bundle --data npz:data.npz --adapt latency=50ms`
     """
+    from isthmus.bundle import count_samples, read_bundle
     from isthmus.data import load_data
     from isthmus.files import check_ours, new_folder, to_json, write_bytes, write_json
     from isthmus.progress import shown
@@ -454,6 +455,8 @@ def run(
     traces: list[dict[str, Any]] = []
     with shown() as progress:
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+        with naming(f"--data {data}"):
+            count_samples(read_bundle(bundle), samples.x_test)
         record = run_bundle(
             bundle,
             samples.x_test,

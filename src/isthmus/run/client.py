@@ -182,8 +182,8 @@ class Client:
                         raise RequestError(no.message, reason=no.reason, device=no.device)
             time.sleep(_PAUSE_S)
         raise RequestError(
-            f"{self.host}: nobody answers within {limit_s:.3g} s; is `isthmus serve` running "
-            "there?",
+            f"{self.host}: nobody answers for service {self._service!r} within {limit_s:.3g} s; "
+            "is `isthmus serve` running there, with that --service?",
             reason="deadline",
         )
 

@@ -257,8 +257,10 @@ def check_fits(model: nn.Module, data: Dataset) -> None:
             "bring data of the model's input shape and range"
         ) from error
     said, least = f"the model's output is {tuple(scores_NK.shape[1:])}", data.num_classes
-    if scores_NK.ndim != 2:
-        raise InputError(f"{said}, expected a score for each class, (K,), to fit or tune it")
+    if scores_NK.ndim != 2 or scores_NK.shape[1] < 2:
+        raise InputError(
+            f"{said}, expected a score for each of two classes or more, (K,), to fit or tune it"
+        )
     if scores_NK.shape[1] < least:
         raise InputError(
             f"{data.name}: labels up to {least - 1}, but {said}; expected {least} or more"
