@@ -2,13 +2,15 @@
 
     python benchmarks/techniques.py rates --model FILE.py:FUNCTION --weights FILE --data-dir DIR
     python benchmarks/techniques.py rows [alone chain longer narrow stronger seed] ...
+    python benchmarks/techniques.py integers ...
     python benchmarks/techniques.py page
 
 ResNet-20 on CIFAR-100. ``rows`` measures every technique alone, at two or three strengths, and
 chains of several, each as applied and after one equal budget of tuning: the same images, seen
 once, whatever the number of trainings in a chain. Techniques look at 512 training images. A few
 are tuned longer and stand apart. ``rates`` is how the learning rate, the loss and the batch of
-that budget were chosen, by training images that were not tuned on. Accuracy is that of the
+that budget were chosen, by training images that were not tuned on. ``integers`` judges and times
+int8 as applied, once on a processor with VNNI and once on one without. Accuracy is that of the
 exported program in ONNX Runtime on all test images. A finished row is a line of
 ``techniques_*.jsonl``; rows that are there are not made again. What others offer is measured by
 ``techniques_rivals.py``; the page is written by ``techniques_page.py``.
@@ -118,6 +120,7 @@ NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
     ((STEM, "quantize:int8"), 400),
 )
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
+INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
 GROUPS = ("chain", "alone", "longer", "narrow", "whole", "stronger", "seed")
 BUDGET, LONG_BUDGET, ALL = 3200, 12_800, 50_000  # training images seen
 SEEN = 10_000  # training images that an exit is fitted to and calibrated on
@@ -157,7 +160,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("rates", "rows", "page"))
+    parser.add_argument("what", choices=("rates", "rows", "integers", "page"))
     parser.add_argument("groups", nargs="*", default=GROUPS, help=f"of {', '.join(GROUPS)}")
     parser.add_argument("--only", nargs="*", default=(), help="chains, as their rows name them")
     arguments = parse(parser)
@@ -173,6 +176,12 @@ def main() -> None:
             keep(key, measure)
         return
     base = session_of(model)
+    if arguments.what == "integers":
+        vnni = "vnni" in Path("/proc/cpuinfo").read_text()
+        for row in (Row(group="integers", chain=(chain,)) for chain in INTEGERS):
+            keep(row.key | {"vnni": vnni}, lambda row=row: measured(model, row, data, base))
+        page(arguments.rows)
+        return
     groups = (rows_of(group, arguments.rows) for group in arguments.groups)
     for row in wanted(itertools.chain.from_iterable(groups), arguments.only):
         keep(row.key, lambda row=row: measured(model, row, data, base))

@@ -24,7 +24,7 @@ ENERGY = {
 FIELDS = (
     "group", "chain", "tuned", "seed", "accuracy", "parameters", "macs", "weight_bytes",
     "stored_bytes", "peak_bytes", "moved_bytes", "crossing_bytes", "image_ms", "base_ms",
-    *ENERGY, "apply_s", "batch", "loss", "rate", "held_out", "refused",
+    *ENERGY, "apply_s", "batch", "loss", "rate", "held_out", "refused", "vnni",
 )  # fmt: skip
 _POINT = 0.01
 _SAME = 0.02  # a figure that moves by less counts as the same
@@ -313,6 +313,16 @@ def _integers(rows: Sequence[Row]) -> Iterator[str]:
             f"program, timed twice), fp32 with folded norms {fp32[0]:.2f} (wanted: "
             "int8 no slower)."
         )
+    for vnni in (True, False):
+        found = [row for row in of(rows, "integers") if row["vnni"] == vnni]
+        shares = [f"{row['chain']} {row['image_ms'] / row['base_ms']:.2f}" for row in found]
+        right = [f"({100 * row['accuracy']:.1f} %)" for row in found]
+        told = ", ".join(map(" ".join, zip(shares, right, strict=True)))
+        if found:
+            yield (
+                f"* Of that time, on a processor {'with' if vnni else 'without'} VNNI "
+                f"({found[0]['machine']}), as applied: {told}."
+            )
 
 
 def _chain(rows: Sequence[Row], base: Row) -> Iterator[str]:
