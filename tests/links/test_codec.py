@@ -262,13 +262,15 @@ def test_a_stride_sends_principal_axes_of_patches_and_restores_what_they_span():
 
 def test_a_refinement_is_faint_until_it_is_trained():
     x = feature_map()
-    plain, refined = (
+    plain, *refined = (
         make(f"bottleneck:ratio=4,stride=2,{hidden}bits=8", (16, 9, 9))
-        for hidden in ("", "hidden=8,")
+        for hidden in ("", "hidden=8,", "sender_hidden=8,")
     )
-    for codec in (plain, refined):
+    for codec in (plain, *refined):
         codec.calibrate((x,))
-    assert relative_error(refined, x) < 1.05 * relative_error(plain, x) + 0.01
+    for codec in refined:
+        assert 0 < abs(relative_error(codec, x) - relative_error(plain, x))
+        assert relative_error(codec, x) < 1.05 * relative_error(plain, x) + 0.01
 
 
 def test_a_strided_bottleneck_costs_what_its_convolutions_cost():
@@ -292,6 +294,38 @@ def test_a_separable_sender_costs_what_its_convolutions_cost():
     assert spec.decoder_macs == dense.decoder_macs
     assert spec.encoder_macs == 4 * 25 + 25 * (9 * 16 + 16 * 4)  # scaling, 3x3 alone, 1x1
     assert spec.encoder_buffer_bytes == dense.encoder_buffer_bytes + 4 * 25 * 16
+
+
+@pytest.mark.parametrize("sender", ["dense", "separable"])
+@pytest.mark.parametrize(("shape", "window", "places"), [((16, 9, 9), 9, 25), ((6, 16), 1, 6)])
+def test_a_refined_sender_costs_what_its_layers_cost(sender, shape, window, places):
+    how = f"stride=2,sender={sender}," if len(shape) == 3 else ""
+    plain, refined = (
+        parse_codec(f"bottleneck:ratio=4,{how}{hidden}bits=4", shapes=[shape], dtypes=["float32"])
+        for hidden in ("", "sender_hidden=8,")
+    )
+    layers = window * 16 * 8 + window * 8 * 8 + 8 * 4
+    assert refined.encoder_macs == plain.encoder_macs + places * layers
+    weights = sum(p.numel() for p in make_codec(refined).sender.parameters())
+    assert refined.encoder_weight_bytes == 4 * weights
+    assert refined.encoder_buffer_bytes == plain.encoder_buffer_bytes + 4 * places * 2 * 8
+    assert refined.decoder_macs == plain.decoder_macs
+
+
+def test_a_refined_sender_learns_what_no_linear_one_can():
+    angle = torch.linspace(-3, 3, 256)[:, None] * torch.arange(1, 4)
+    x = torch.cat([angle.cos(), angle.sin()], dim=1)  # one number says all six
+    errors = []
+    for hidden in ("", "sender_hidden=32,"):
+        codec = make(f"bottleneck:ratio=6,{hidden}hidden=32,bits=8", (6,))
+        codec.calibrate((x,))
+        optimizer = torch.optim.Adam(codec.parameters(), 5e-3)
+        for _ in range(400):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(codec((x,))[0], x).backward()
+            optimizer.step()
+        errors.append(relative_error(codec.eval(), x))
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_a_separable_sender_restores_what_each_channel_weighs_alike_in_every_patch():

@@ -72,6 +72,7 @@ def test_defaults_are_a_ratio_of_8_and_8_bits():
         ("uniform:bits=4,per=vector,range=octav,symmetric=1+entropy", [MAP]),
         ("bottleneck:ratio=1,bits=4", [MAP]),
         ("bottleneck:ratio=4,stride=2,hidden=8,sender=separable,bits=4", [MAP]),
+        ("bottleneck:ratio=4,sender_hidden=8,bits=4", [MAP]),
         ("pixels", [IMAGE]),
         ("png", [IMAGE]),
         ("label", [SCORES]),

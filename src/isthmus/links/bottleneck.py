@@ -2,15 +2,16 @@
 
 .. code-block:: none
 
-    x (B, C, H, W) --> narrow --> y (B, N, H/s, W/s) --> round --> [link] --> widen ---(+)--> x_hat
-                                        +--- learned step per channel ---+ |            |
-                                                                           +-> refine --+
+    x (B, C, H, W) --> narrow -(+)-> y (B, N, H/s, W/s) --> round -> [link] --> widen --(+)-> x_hat
+                 |              |         +--- learned step per channel ---+ |           |
+                 +-> refine ----+                                            +-> refine -+
 
 ``narrow`` is a convolution of 1x1, or of (2s - 1) x (2s - 1) at stride s, as the weak side has
 little to spend. It costs less as a separable one: (2s - 1) x (2s - 1) on each channel by itself,
 then 1x1. ``widen`` is a 1x1 convolution to C s^2 channels, of which each s^2 become a patch
-of s x s positions. ``refine``, where it is asked for, stands on the strong side: two 3x3
-convolutions of ``hidden`` channels and one of 1x1, with leaky ReLU between.
+of s x s positions. ``refine``, where it is asked for, is two 3x3 convolutions of ``hidden``
+channels and one of 1x1, with leaky ReLU between; on the weak side, where that can spend more, it
+has ``sender_hidden`` channels, and the first convolution has the window and stride of ``narrow``.
 
 Shapes: B batch, C channels of the network, N = C // ratio channels on the wire, H height,
 W width, s stride, D = C s^2 values of a patch, M rows: one for every value that a channel takes.
@@ -67,7 +68,9 @@ def bottleneck_halves(
     """
     grid = LearnedGrid(tensor.shape, bits=tensor.bits, even=spec.entropy, nested=spec.nested)
     separable = spec.sender == "separable"
-    sender = BottleneckSender(shape, grid, stride=spec.stride, separable=separable)
+    sender = BottleneckSender(
+        shape, grid, stride=spec.stride, separable=separable, hidden=spec.sender_hidden
+    )
     kept = tuple(dict.fromkeys(num_channels(shape) // width.ratio for width in widths(spec)))
     receiver = BottleneckReceiver(
         shape, grid, stride=spec.stride, hidden=spec.hidden, dtype=dtype, kept=kept
@@ -141,27 +144,37 @@ class BottleneckSender(nn.Module):
         grid: Shared with the receiver.
         stride: s; 1 for what has no rows and columns.
         separable: Whether each channel is thinned out by itself before channels are mixed.
+        hidden: Channels of the refinement; 0 leaves it out.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], grid: LearnedGrid, *, stride: int, separable: bool = False
+        self,
+        shape: tuple[int, ...],
+        grid: LearnedGrid,
+        *,
+        stride: int,
+        separable: bool = False,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.stride = stride
         inputs, outputs = num_channels(shape), num_channels(grid.shape)
         strided = partial(nn.Conv2d, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
+        dense = strided if len(shape) == 3 else nn.Linear
         self.thin = strided(inputs, inputs, groups=inputs, bias=False) if separable else None
-        self.narrow: nn.Conv2d | nn.Linear
-        if len(shape) != 3:
-            self.narrow = nn.Linear(inputs, outputs)
-        else:
-            self.narrow = nn.Conv2d(inputs, outputs, 1) if separable else strided(inputs, outputs)
+        self.narrow = nn.Conv2d(inputs, outputs, 1) if separable else dense(inputs, outputs)
+        self.refine = (
+            _refinement(dense(inputs, hidden), hidden, outputs, dims=len(shape))
+            if hidden
+            else None
+        )
         self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the symbols (B, N, H/s, W/s) of a tensor (B, C, H, W)."""
-        x = x.float() if self.thin is None else self.thin(x.float())
-        y = self.narrow(x).float()  # for autocast
+        x = x.float()
+        y = self.narrow(x if self.thin is None else self.thin(x)).float()  # for autocast
+        y = y if self.refine is None else y + self.refine(x).float()
         scaled = y / self.grid.log_step.exp() + self.grid.middle
         return round_to_symbols(scaled, 2**self.grid.bits - 1, training=self.training)
 
@@ -197,7 +210,8 @@ class BottleneckReceiver(nn.Module):
         inputs = sum(kept) + len(kept) if kept else num_channels(grid.shape)
         outputs = num_channels(shape) * stride**2
         self.widen = _mix(inputs, outputs, dims=len(shape))
-        self.refine = _refinement(inputs, hidden, outputs, dims=len(shape)) if hidden else None
+        first = _mix(inputs, hidden, dims=len(shape), window=3) if hidden else None
+        self.refine = _refinement(first, hidden, outputs, dims=len(shape)) if first else None
         self.dtype: torch.dtype = getattr(torch, dtype)
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -220,13 +234,13 @@ def _mix(num_inputs: int, num_outputs: int, *, dims: int, window: int = 1) -> nn
     return nn.Linear(num_inputs, num_outputs)
 
 
-def _refinement(num_inputs: int, hidden: int, num_outputs: int, *, dims: int) -> nn.Module:
+def _refinement(first: nn.Module, hidden: int, num_outputs: int, *, dims: int) -> nn.Module:
     last = _mix(hidden, num_outputs, dims=dims)
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.mul_(_FAINT)
     return nn.Sequential(
-        _mix(num_inputs, hidden, dims=dims, window=3),
+        first,
         nn.LeakyReLU(_LEAK),
         _mix(hidden, hidden, dims=dims, window=3),
         nn.LeakyReLU(_LEAK),

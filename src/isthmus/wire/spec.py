@@ -93,6 +93,7 @@ class CodecSpec:
         hidden: Channels inside the receiver of a bottleneck; 0 makes it linear.
         sender: How a bottleneck narrows maps at a stride: by one ``dense`` convolution, or by a
             ``separable`` one: depthwise, then 1x1.
+        sender_hidden: Channels inside the sender's refinement; 0 leaves it out.
         bits: Bits per symbol on the wire; a float that is narrower already, and a label, take
             fewer.
         per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one;
@@ -118,6 +119,7 @@ class CodecSpec:
     stride: int = 1
     hidden: int = 0
     sender: str = "dense"
+    sender_hidden: int = 0
     bits: int = 32
     per: str = "channel"
     range: str = "minmax"
@@ -209,9 +211,12 @@ class CodecSpec:
         """Bytes of the sender half's weights, scales and offsets."""
         if self.name in ("uniform", "pixels", "png"):
             return sum(8 * (1 if self.per == "tensor" else c) for c, _ in self.narrowed)
-        if self.name == "bottleneck":  # narrow with its bias, step
+        if self.name == "bottleneck":  # narrow and refine with their biases, step
             layers = (self._sender_layers(*narrowing) for narrowing in self._narrowings)
-            biases_and_steps = sum(8 * n for _, _, n in self._narrowings)
+            width = self.sender_hidden
+            biases_and_steps = sum(
+                8 * n + (8 * width + 4 * n if width else 0) for _, _, n in self._narrowings
+            )
             return biases_and_steps + sum(4 * k * a * b for each in layers for k, a, b in each)
         return 0
 
@@ -227,11 +232,13 @@ class CodecSpec:
     @property
     def encoder_buffer_bytes(self) -> int:
         """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
-        between = 0  # the two convolutions of a separable sender
-        if self.sender == "separable":
-            between = sum(
-                4 * c * prod(_wire_shape(self, shape)) // n for shape, c, n in self._narrowings
-            )
+        between = sum(  # the two convolutions of a separable sender, and those of its refinement
+            4
+            * prod(_wire_shape(self, shape))
+            // n
+            * (2 * self.sender_hidden + c * (self.sender == "separable"))
+            for shape, c, n in self._narrowings
+        )
         return self.decoder_buffer_bytes + between
 
     @property
@@ -277,9 +284,13 @@ class CodecSpec:
     ) -> tuple[tuple[int, int, int], ...]:
         """Return the window, inputs and outputs of each layer; a depthwise one has 1 output."""
         window = (2 * self.stride - 1) ** 2 if len(shape) == 3 else 1
+        found = [(window, channels, wire_channels)]
         if self.sender == "separable":
-            return ((window, channels, 1), (1, channels, wire_channels))
-        return ((window, channels, wire_channels),)
+            found = [(window, channels, 1), (1, channels, wire_channels)]
+        if width := self.sender_hidden:
+            between = (9 if len(shape) == 3 else 1, width, width)
+            found += [(window, channels, width), between, (1, width, wire_channels)]
+        return tuple(found)
 
     def _receiver_layers(
         self, shape: tuple[int, ...], channels: int, wire_channels: int
