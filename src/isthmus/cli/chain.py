@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.cli.options import (
+    Adapt,
     Data,
     DataDir,
     Download,
@@ -17,6 +18,7 @@ from isthmus.cli.options import (
     Json,
     Keys,
     Model,
+    Requests,
     Signed,
     SignedSince,
     Weights,
@@ -389,9 +391,7 @@ def run(
     data: Data,
     data_dir: DataDir = None,
     download: Download = False,
-    requests: Annotated[
-        int | None, typer.Option(min=1, help="How many test samples to send; all if left out.")
-    ] = None,
+    requests: Requests = None,
     throttle: Annotated[
         bool, typer.Option(help="Make each link as slow as the platform's.")
     ] = True,
@@ -409,14 +409,7 @@ def run(
             "The widest if left out.",
         ),
     ] = None,
-    adapt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="latency=TIME",
-            help="Choose the width of nested crossings for each request, so that its answer is in "
-            "time while the links are as slow as they are.",
-        ),
-    ] = None,
+    adapt: Adapt = None,
     keys: Keys = None,
     signed: Signed = False,
     signed_since: SignedSince = None,

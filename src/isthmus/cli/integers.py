@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli.options import Data, DataDir, Download, Json, print_result
+from isthmus.cli.options import Data, DataDir, Download, Json, Requests, print_result
 
 
 def integers(
@@ -14,9 +14,7 @@ def integers(
     data: Data,
     data_dir: DataDir = None,
     download: Download = False,
-    requests: Annotated[
-        int | None, typer.Option(min=1, help="How many test samples to compare; all if left out.")
-    ] = None,
+    requests: Requests = None,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("integers"),
     json_: Json = False,
 ) -> None:

@@ -43,8 +43,18 @@ DataDir = Annotated[
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a missing data set from its publisher.")
 ]
+Requests = Annotated[
+    int | None, typer.Option(min=1, help="How many test samples to send; all if left out.")
+]
+Adapt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="latency=TIME",
+        help="Let the first device choose the width of nested crossings for each request, so that "
+        "its answer is in time while the links are as slow as they are.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
 Keys = Annotated[
     Path | None,
     typer.Option(help="Folder of one's own certificate and key, as `isthmus keys issue` made it."),
@@ -55,8 +65,6 @@ Signed = Annotated[
         "--signed", help="Take only a bundle that the authority of --keys signed (`keys sign`)."
     ),
 ]
-
-
 SignedSince = Annotated[
     datetime | None,
     typer.Option(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli.options import Json, Keys, Signed, SignedSince, check_signed, print_parts
+from isthmus.cli.options import Adapt, Json, Keys, Signed, SignedSince, check_signed, print_parts
 from isthmus.errors import InputError, RequestError, RunError, naming
 from isthmus.machine import keep_freed_memory
 
@@ -40,14 +40,7 @@ def serve(
         Path | None,
         typer.Option(help="zenoh's own settings (json5), in place of --at; taken as they are."),
     ] = None,
-    adapt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="latency=TIME",
-            help="Let the first device choose the width of nested crossings for each request, so "
-            "that its answer is in time while the links are as slow as they are.",
-        ),
-    ] = None,
+    adapt: Adapt = None,
     switch_at: Annotated[
         int | None,
         typer.Option(

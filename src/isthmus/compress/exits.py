@@ -122,7 +122,6 @@ EXITING = Technique(
     name=EXITS,
     does="trains early exits behind several modules together with the network",
     paper="Teerapittayanon, McDanel, Kung, ICPR 2016, https://arxiv.org/abs/1709.01686",
-    level="model",
     needs="training",
     improves=("time", "energy"),
     stage="structure",

@@ -217,8 +217,6 @@ def _technique(kind: str, does: str, paper: str, apply: Any) -> Technique:
         name=f"lowrank:{kind}",
         does=does,
         paper=paper,
-        level="model",
-        needs="nothing",
         improves=("parameters", "macs", "weight bytes", "stored bytes"),
         stage="structure",
         apply=apply,

@@ -71,7 +71,6 @@ FORMATTING = (
         paper="Rouhani et al., 2023, https://arxiv.org/abs/2310.10537 (MX); Micikevicius et al., "
         "2022, https://arxiv.org/abs/2209.05433 (fp8); more in isthmus.wire.formats",
         level="arithmetic",
-        needs="nothing",
         improves=("stored bytes", "energy"),
         stage="values",
         apply=formatted,

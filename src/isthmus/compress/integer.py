@@ -408,7 +408,6 @@ INTEGERS = (
         does="lets convolutions do what the batch norms behind them do",
         paper="Jacob et al., CVPR 2018, https://arxiv.org/abs/1712.05877",
         level="implementation",
-        needs="nothing",
         improves=("parameters", "time"),
         stage="structure",
         apply=fold,
@@ -431,7 +430,6 @@ INTEGERS = (
         paper="Nagel et al., 2021, https://arxiv.org/abs/2106.08295; "
         "Esser et al., ICLR 2020, https://arxiv.org/abs/1902.08153 (while training)",
         level="arithmetic",
-        needs="nothing",
         improves=SMALLER,
         stage="values",
         apply=weights,

@@ -202,7 +202,6 @@ NETADAPT = Technique(
     name=_NAME,
     does="removes channels step by step, where it costs least, until a resource is in its budget",
     paper="Yang et al., ECCV 2018, https://arxiv.org/abs/1804.03230",
-    level="model",
     needs="data",
     improves=("parameters", "macs", "weight bytes", "stored bytes", "time", "energy"),
     stage="structure",

@@ -389,7 +389,6 @@ def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool)
         name=name,
         does=f"removes channels {does}",
         paper=paper,
-        level="model",
         needs="data" if data else "nothing",
         improves=SMALLER,
         stage="structure",

@@ -58,7 +58,6 @@ def _technique(kind: str, does: str, paper: str, improves: tuple[str, ...]) -> T
         name=f"replace:{kind}",
         does=f"puts {does} in place of 3x3 convolutions",
         paper=paper,
-        level="model",
         needs="training",
         improves=improves,
         stage="structure",

@@ -148,7 +148,6 @@ SHARING = (
         does="lets the weights of a layer share few values",
         paper="Han, Mao, Dally, ICLR 2016, https://arxiv.org/abs/1510.00149",
         level="arithmetic",
-        needs="nothing",
         improves=("stored bytes",),
         stage="values",
         apply=kmeans,

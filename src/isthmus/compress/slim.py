@@ -262,7 +262,6 @@ SLIMMING = (
         does="trains one set of weights for several widths; prune:width cuts one of them out",
         paper="Yu, Yang, Xu, Yang, Huang, ICLR 2019, https://arxiv.org/abs/1812.08928; "
         "Yu, Huang, ICCV 2019, https://arxiv.org/abs/1903.05134",
-        level="model",
         needs="training",
         improves=("time", "energy"),
         stage="structure",
@@ -273,8 +272,6 @@ SLIMMING = (
         name=WIDTH,
         does="cuts the network of one width out of one of prune:slimmable",
         paper="Yu, Yang, Xu, Yang, Huang, ICLR 2019, https://arxiv.org/abs/1812.08928",
-        level="model",
-        needs="nothing",
         improves=SMALLER,
         stage="structure",
         apply=width,

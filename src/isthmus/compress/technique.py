@@ -157,8 +157,8 @@ class Technique:
     name: str
     does: str
     paper: str
-    level: Level
-    needs: Need
+    level: Level = "model"
+    needs: Need = "nothing"
     improves: tuple[str, ...]
     stage: Stage
     apply: Callable[[nn.Module, Options, Samples], nn.Module]

@@ -59,7 +59,7 @@ def _widths(record: FitRecord) -> Table:
 def _results(record: FitRecord) -> Table:
     table = new_table(
         f"Both ways to tune, on the test set of {record.data}",
-        ("what was tuned", "l"), (judged(record), "r"), ("drop, points", "r"),
+        ("what was tuned", "l"), (judged(record).split()[0], "r"), ("drop, points", "r"),
         ("mean payload", "r"), ("", "l"),
     )  # fmt: skip
     for result in record.results:

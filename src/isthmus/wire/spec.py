@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from operator import mul
 
 import numpy as np
 
@@ -214,10 +215,8 @@ class CodecSpec:
         if self.name == "bottleneck":  # narrow and refine with their biases, step
             layers = (self._sender_layers(*narrowing) for narrowing in self._narrowings)
             width = self.sender_hidden
-            biases_and_steps = sum(
-                8 * n + (8 * width + 4 * n if width else 0) for _, _, n in self._narrowings
-            )
-            return biases_and_steps + sum(4 * k * a * b for each in layers for k, a, b in each)
+            others = sum(2 * (n + width) + n * (width > 0) for *_, n in self._narrowings)
+            return 4 * (others + sum(k * a * b for each in layers for k, a, b in each))
         return 0
 
     @property
@@ -232,14 +231,10 @@ class CodecSpec:
     @property
     def encoder_buffer_bytes(self) -> int:
         """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
-        between = sum(  # the two convolutions of a separable sender, and those of its refinement
-            4
-            * prod(_wire_shape(self, shape))
-            // n
-            * (2 * self.sender_hidden + c * (self.sender == "separable"))
-            for shape, c, n in self._narrowings
-        )
-        return self.decoder_buffer_bytes + between
+        thin, width = self.sender == "separable", self.sender_hidden
+        places = (prod(_wire_shape(self, shape)) // n for shape, _, n in self._narrowings)
+        channels = (c * thin + 2 * width for _, c, _ in self._narrowings)  # between layers
+        return self.decoder_buffer_bytes + 4 * sum(map(mul, places, channels))
 
     @property
     def decoder_buffer_bytes(self) -> int:
