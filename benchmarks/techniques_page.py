@@ -73,7 +73,7 @@ COLUMNS = (
 
 OLDER = (
     "Of before a change that may move them a little: rows of quantize:int8 (biases are rounded to "
-    "steps of the sums since), of mxfp6 of both and of mxfp4 with other seeds (blocks end with "
+    "steps of the sums since; made anew as applied, see above), of mxfp6 of both and of mxfp4 with other seeds (blocks end with "
     "the weights of an output channel since, as in the other rows of mxfp4).",
 )
 
@@ -322,6 +322,7 @@ def _integers(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"* Of that time, on a processor {'with' if vnni else 'without'} VNNI "
                 f"({found[0]['machine']}), as applied: {told}."
+                + ("" if vnni else " Without VNNI a product of integers takes three instructions.")
             )
 
 
