@@ -17,6 +17,7 @@ Nothing here is code that loading would run, and no other file is taken into a b
 written to after export; `isthmus keys sign` adds a file.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,12 +195,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is of another version, damaged, or names what is not its own.
     """
-    index = path / INDEX_FILE
-    if not index.is_file():
-        raise BundleError(f"{path}: found no {INDEX_FILE}, expected a bundle; export one")
-    if index.stat().st_size > _MAX_INDEX_BYTES:
-        raise BundleError(f"{index}: over {_MAX_INDEX_BYTES} bytes; export the bundle anew")
-    text = index.read_bytes()
+    index, text = path / INDEX_FILE, read_index(path)
     _check_version(text, index)
     try:
         bundle = from_json(text, Bundle, schema=SCHEMA, where=str(index))
@@ -207,6 +203,16 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(f"{error}; export the bundle anew") from error
     _check(bundle, path)
     return bundle
+
+
+def read_index(path: Path) -> bytes:
+    """Return what ``bundle.json`` holds; raises a `BundleError` where it is none."""
+    index = path / INDEX_FILE
+    if not index.is_file():
+        raise BundleError(f"{path}: found no {INDEX_FILE}, expected a bundle; export one")
+    if index.stat().st_size > _MAX_INDEX_BYTES:
+        raise BundleError(f"{index}: over {_MAX_INDEX_BYTES} bytes; export the bundle anew")
+    return index.read_bytes()
 
 
 def count_samples(bundle: Bundle, inputs: Sequence[np.ndarray]) -> int:
@@ -231,7 +237,7 @@ def count_samples(bundle: Bundle, inputs: Sequence[np.ndarray]) -> int:
 
 def bundle_id(path: Path) -> str:
     """Return what tells two bundles apart: the SHA-256 of ``bundle.json``."""
-    return sha256(path / INDEX_FILE)
+    return hashlib.sha256(read_index(path)).hexdigest()
 
 
 def _check_version(text: bytes, index: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -258,3 +259,14 @@ def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
     assert "host on the way more than once: a plan that no bundle can hold" in plan.notes
     with pytest.raises(InputError, match="host stands on the way 2 times"):
         check_devices(plan)
+
+
+def test_a_payload_longer_than_a_frame_is_planned_but_has_no_bundle():
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
+    plan = partition(
+        capture(net, (torch.zeros(1, 8),)), load_platform("two-mcu-spi"), codec="raw", cut=1
+    )
+    check_devices(plan)
+    wide = replace(plan.crossings[0], payload_bytes=float(1 << 27))
+    with pytest.raises(InputError, match="payload of 134217728 bytes, expected at most 67108864"):
+        check_devices(replace(plan, crossings=(wide,)))

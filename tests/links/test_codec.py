@@ -269,7 +269,7 @@ def test_a_refinement_is_faint_until_it_is_trained():
     for codec in (plain, *refined):
         codec.calibrate((x,))
     for codec in refined:
-        assert 0 < abs(relative_error(codec, x) - relative_error(plain, x))
+        assert abs(relative_error(codec, x) - relative_error(plain, x)) > 0
         assert relative_error(codec, x) < 1.05 * relative_error(plain, x) + 0.01
 
 

@@ -32,13 +32,13 @@ class Devices:
     options: tuple[str, ...] = ()
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, *more: str, bundle: Path | None = None) -> None:
+    def start(self, name: str, *more: str, bundle: Path | None = None, log: str = "") -> None:
         at = [f"--at={each}=127.0.0.1:{port}" for each, port in self.ports.items()]
-        with (self.bundle.parent / f"{name}.log").open("ab") as log:
+        with (self.bundle.parent / (log or f"{name}.log")).open("ab") as file:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "isthmus", "serve", bundle or self.bundle,
                  f"--device={name}", *at, *self.options, *more],
-                stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
     def kill(self, name: str) -> None:

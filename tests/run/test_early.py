@@ -142,3 +142,36 @@ def test_an_exit_that_is_not_there_or_does_not_fit_is_refused(folder):
     write_bundle(folder, bundle)
     with pytest.raises(RunError, match=r"sample: found .*'uint8'.*, expected .*'float32'"):
         load_exit(folder, read_bundle(folder))
+
+
+def expire(client, times):
+    """Fill the hop with requests whose deadline passes while the next device is away."""
+    for _ in range(times):
+        list(client.ask_all([[x] for x in X], deadline_s=0.3))
+
+
+def test_a_crowd_is_answered_by_the_exit_though_the_hop_has_long_been_full(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near", "--switch-at", "1")
+        client.about()
+        expire(client, 12)
+        futures = [client.submit(x) for x in X]
+        end_s = time.monotonic() + LONG_S / 3  # half a deadline before the exit answers them all
+        while sum(each.done() for each in futures) < len(X) - 1:
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+
+
+def test_what_the_exit_is_sure_of_waits_for_nobody(tmp_path):
+    x = samples(200)
+    sure = np.array([confidence(scores) for scores in early_logits(x)]) >= 0.9
+    write_chain(tmp_path / "bundle", FAST, early_exit=True, exit_confidence=0.9)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        for times in (0, 12):  # with room in the hop, and without
+            expire(client, times)
+            unsure = [client.submit(each) for each in x[~sure][:6]]
+            answer = client.submit(x[sure][0]).result(LONG_S / 3)
+            assert answer.early_exit == "near"
+            assert not any(each.done() for each in unsure)

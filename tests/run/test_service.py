@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -13,13 +14,14 @@ import pytest
 
 from isthmus.bundle import read_bundle
 from isthmus.errors import InputError, RequestError
-from isthmus.run.client import PARALLEL, Client
+from isthmus.run.client import PARALLEL, Client, open_client
+from isthmus.run.hop import Arrival
 from isthmus.run.ingress import Ingress
 from isthmus.run.messages import Ask, about_key, infer_key, read_message, write_message
 from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
-from tests.run.bundles import FAST, logits, samples, write_chain
-from tests.run.services import LONG_S, devices
+from tests.run.bundles import FAST, busy_program, far_program, logits, samples, write_chain
+from tests.run.services import LONG_S, devices, free_ports
 
 X = samples(64)
 Y = logits(X)
@@ -415,3 +417,68 @@ def test_a_request_that_cannot_be_sent_fails_and_those_after_it_are_taken(folder
             with pytest.raises(RequestError, match="found a payload of 71303168 bytes") as failed:
                 future.result(LONG_S)
             assert failed.value.reason == "failed"
+
+
+def test_of_queries_with_one_id_only_the_last_is_kept(tmp_path):
+    write_chain(tmp_path / "bundle", FAST)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        with closing(open_client(client.host, None)) as session:
+            ask = write_message(Ask(id="same", deadline_s=LONG_S))
+            first, last = (
+                session.get(infer_key(SERVICE), payload=X[0].tobytes(), attachment=ask,
+                            timeout=LONG_S)
+                for _ in range(2)
+            )  # fmt: skip
+            assert list(first) == []  # long before its time, as nobody waits for it
+            hosts.start("far")
+            (reply,) = last
+            assert reply.ok.payload.to_bytes() == Y[0].tobytes()
+            (reply,) = session.get(infer_key(SERVICE), payload=X[0].tobytes(),
+                                   attachment=ask + 5000 * " ")  # fmt: skip
+            assert b"over 4096 bytes beside the input" in reply.err.payload.to_bytes()
+
+
+def test_a_client_looks_again_where_another_bundle_is_served(tmp_path):
+    write_chain(tmp_path / "bundle")
+    write_chain(tmp_path / "other", input_dtype="int32")
+    with devices(tmp_path / "bundle", ("only",)) as hosts, hosts.client() as client:
+        hosts.start("only")
+        assert np.array_equal(client.ask(X[0])[0], Y[0])
+        hosts.kill("only")
+        hosts.start("only", bundle=tmp_path / "other")  # as many bytes, which mean another input
+        with pytest.raises(RequestError, match=r"found .*float32.*, expected .*int32") as refused:
+            client.ask(X[0])
+        assert refused.value.reason == "refused"
+        hosts.kill("only")
+        hosts.start("only")
+        assert np.array_equal(client.ask(X[1])[0], Y[1])
+
+
+def test_what_is_under_way_is_sent_again_though_the_log_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.run.bundles.far_program", lambda: busy_program(far_program()))
+    write_chain(tmp_path / "bundle", FAST)
+    with devices(tmp_path / "bundle", TWO) as hosts, hosts.client() as client:
+        hosts.start("near", log="/dev/full")
+        hosts.start("far")
+        client.ask(X[0])
+        answer = client.submit(X[1])
+        time.sleep(0.5)  # it takes 2 s
+        hosts.kill("far")
+        time.sleep(0.5)
+        hosts.start("far")
+        assert np.array_equal(answer.result(LONG_S)[0], Y[1])
+
+
+def test_a_payload_longer_than_a_frame_fails_and_the_device_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("isthmus.wire.frames.MAX_PAYLOAD_BYTES", 2)
+    write_chain(tmp_path / "bundle", FAST)
+    places = (f"127.0.0.1:{port}" for port in free_ports(2))
+    site = ServiceConfig(addresses=dict(zip(TWO, places, strict=True)))
+    with open_service(tmp_path / "bundle", "far", site=site) as far:
+        told = []
+        far.on_frame = told.append
+        frame = Arrival(request=7, payload=bytes(3), width=0, arrived_s=time.monotonic())
+        far._compute([frame], threading.Event())
+        assert told[-1] is None

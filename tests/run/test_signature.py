@@ -1,6 +1,7 @@
 """Bundles that an authority signed, and those that it did not."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from isthmus.bundle import bundle_id, read_bundle
+from isthmus.cli.options import as_signed
 from isthmus.errors import BundleError, InputError, IsthmusError
 from isthmus.run.keys import check_signature, init_keys, issue_key, sign_bundle
 from tests.run.bundles import FAST, samples, write_chain
@@ -148,3 +150,23 @@ def test_the_commands_sign_and_refuse_before_anything_is_loaded(keys, tmp_path):
         done = isthmus(*command, near, "--signed-since", "2999-01-01")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert "expected 2999-01-01T00:00:00+00:00 or later" in done.stderr
+
+
+def test_what_was_checked_is_a_copy_that_nobody_else_can_change(keys, signed, tmp_path):
+    own = keys / "ours" / "near"
+    with as_signed(signed, own, True, None) as checked:
+        assert checked != signed
+        (signed / "bundle.json").write_text("{}")
+        (signed / "near" / "program.onnx").write_bytes(b"evil")
+        read_bundle(checked)
+        check_signature(checked, own)
+        assert not (checked.parent.stat().st_mode & 0o077)
+    assert not checked.exists()
+    with pytest.raises(BundleError), as_signed(signed, own, True, None):
+        pytest.fail("it is not what was signed")
+    with as_signed(signed, None, False, None) as checked:
+        assert checked == signed
+    (signed / "bundle.json").unlink()
+    os.mkfifo(signed / "bundle.json")  # reading it would take until somebody writes
+    with pytest.raises(BundleError, match=r"found no bundle\.json"):
+        check_signature(signed, own)

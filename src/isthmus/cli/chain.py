@@ -22,7 +22,7 @@ from isthmus.cli.options import (
     Signed,
     SignedSince,
     Weights,
-    check_signed,
+    as_signed,
     print_json,
     print_parts,
     print_result,
@@ -441,17 +441,16 @@ def run(
     from isthmus.wire.nested import parse_width
 
     files = (RUN_FILE, TIMELINE_FILE)
-    check_signed(bundle, keys, signed, signed_since)
     if out is not None:
         check_ours(out, files=files)
     target_s = None if adapt is None else parse_target(adapt)
     traces: list[dict[str, Any]] = []
-    with shown() as progress:
+    with as_signed(bundle, keys, signed, signed_since) as checked, shown() as progress:
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         with naming(f"--data {data}"):
-            count_samples(read_bundle(bundle), samples.x_test)
+            count_samples(read_bundle(checked), samples.x_test)
         record = run_bundle(
-            bundle,
+            checked,
             samples.x_test,
             samples.y_test,
             requests=requests,

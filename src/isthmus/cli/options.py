@@ -1,14 +1,18 @@
 """What several commands take, and how they print."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from isthmus.errors import InputError
+from isthmus.files import refusing
 
 Model = Annotated[
     str,
@@ -74,15 +78,30 @@ SignedSince = Annotated[
 ]
 
 
-def check_signed(bundle: Path, keys: Path | None, signed: bool, since: datetime | None) -> None:
-    """Raise unless the authority of a folder of keys signed a bundle, where that is asked for."""
+@contextmanager
+def as_signed(
+    bundle: Path, keys: Path | None, signed: bool, since: datetime | None
+) -> Iterator[Path]:
+    """Yield a bundle; where its authority must have signed it, a copy that nobody else can change.
+
+    Raises:
+        BundleError: It is not what the authority of ``keys`` signed.
+        InputError: There are no keys.
+    """
     if not signed and since is None:
+        yield bundle
         return
     from isthmus.run.keys import check_signature  # needs the extra `serve`
 
     if keys is None:
         raise InputError("--signed: needs --keys, the folder that holds the authority's ca.pem")
     check_signature(bundle, keys, since=since)
+    with TemporaryDirectory(prefix="isthmus-signed-") as folder:
+        copy = Path(folder, bundle.name)
+        with refusing(bundle, "cannot be copied to check it", "make room, or export it anew"):
+            copytree(bundle, copy, symlinks=True)
+        check_signature(copy, keys, since=since)
+        yield copy
 
 
 def check_used(used: bool, needs: str, **options: Any) -> None:

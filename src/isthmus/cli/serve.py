@@ -4,14 +4,14 @@ import json
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli.options import Adapt, Json, Keys, Signed, SignedSince, check_signed, print_parts
+from isthmus.cli.options import Adapt, Json, Keys, Signed, SignedSince, as_signed, print_parts
 from isthmus.errors import InputError, RequestError, RunError, naming
 from isthmus.machine import keep_freed_memory
 
@@ -78,7 +78,6 @@ def serve(
     if http is not None or metrics is not None:
         from isthmus.run.http import open_http  # needs the extra `serve`
 
-    check_signed(bundle, keys, signed, signed_since)
     addresses = {}
     for each in at or ():
         name, equals, place = each.partition("=")
@@ -91,7 +90,8 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
 
     def say(words: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
+        with suppress(OSError):  # a log that is full, or that nobody reads, stops no service
+            print(f"{time.strftime('%H:%M:%S')} {device}: {words}", flush=True)
 
     site = ServiceConfig(
         addresses=addresses,
@@ -105,7 +105,8 @@ def serve(
     with ExitStack() as stack:
         if keys is not None:
             stack.enter_context(telling_refusals(say))
-        served = stack.enter_context(open_service(bundle, device, site=site, say=say))
+        checked = stack.enter_context(as_signed(bundle, keys, signed, signed_since))
+        served = stack.enter_context(open_service(checked, device, site=site, say=say))
         places = [served.place]
         if http is not None or metrics is not None:
             places += stack.enter_context(open_http(served, http=http, metrics=metrics))
@@ -131,10 +132,12 @@ def ask(
 ) -> None:
     """Send inputs to a service and print the results; without inputs, print how it is.
 
+    With --json an object a line, as answers come; what is no finite number is null.
+
     Example: `isthmus ask 10.0.0.5 images/ --deadline 2s`
     """
     from isthmus.data.inputs import read_inputs
-    from isthmus.report.ask_table import Answer, about_table, answers_table
+    from isthmus.report.ask_table import Answer, about_table, answers_table, finite
     from isthmus.run.client import Client
     from isthmus.run.messages import write_message
     from isthmus.units import parse_quantity
@@ -155,22 +158,25 @@ def ask(
                 "isthmus.run.Client"
             )
         tensor = about.inputs[0]
-        answers = []
-        for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
-            start_s = time.perf_counter()
-            facts: dict[str, Any] = {}
-            try:
-                facts["outputs"] = got = client.ask(sample, priority=priority)
-                facts |= {"width": got.width, "early_exit": got.early_exit}
-            except RequestError as error:
-                facts |= {"error": str(error), "reason": error.reason}
-            answer = Answer(name=name, **facts, seconds=time.perf_counter() - start_s)
-            answers.append(answer)
-            if json_:
-                values = [each.tolist() for each in answer.outputs]
-                print(json.dumps({**asdict(answer), "outputs": values}), flush=True)
-    if not json_:
-        print_parts(answers_table(answers, about))
+        answers: list[Answer] = []
+        with ExitStack() as stack:
+            if not json_:  # what came before a file that cannot be read, too
+                stack.callback(
+                    lambda: print_parts(*([answers_table(answers, about)] if answers else []))
+                )
+            for name, sample in read_inputs(inputs, tensor.shape, tensor.dtype):
+                start_s = time.perf_counter()
+                facts: dict[str, Any] = {}
+                try:
+                    facts["outputs"] = got = client.ask(sample, priority=priority)
+                    facts |= {"width": got.width, "early_exit": got.early_exit}
+                except RequestError as error:
+                    facts |= {"error": str(error), "reason": error.reason}
+                answer = Answer(name=name, **facts, seconds=time.perf_counter() - start_s)
+                answers.append(answer)
+                if json_:
+                    values = [finite(x) for x in answer.outputs]
+                    print(json.dumps({**asdict(answer), "outputs": values}), flush=True)
     num_failed = sum(bool(answer.error) for answer in answers)
     if num_failed:
         raise RunError(f"{num_failed} of {len(answers)} inputs have no result; see above")

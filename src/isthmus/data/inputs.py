@@ -50,6 +50,7 @@ def _arrays(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[tuple[st
             raise ValueError("it holds several; save the one to send by itself")
     except (ValueError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
+        reason = "it holds objects, or something else" if "pickle" in reason else reason
         raise InputError(f"{path}: is no array as numpy.save writes it ({reason})") from error
     if array.dtype.name != dtype or array.shape[-len(shape) :] != shape:
         raise InputError(

@@ -40,6 +40,7 @@ from isthmus.plan.plan import as_walk
 from isthmus.platform import dump_platform
 from isthmus.progress import quiet
 from isthmus.split import SplitModel, zeros
+from isthmus.wire.frames import MAX_PAYLOAD_BYTES
 from isthmus.wire.tables import join_tables
 
 
@@ -127,7 +128,7 @@ def export(
 
 
 def check_devices(plan: Plan) -> None:
-    """Raise where the way visits a device twice: a bundle has one folder and process for each."""
+    """Raise where a device stands on the way twice, or a payload is longer than frames carry."""
     names = [stage.device for stage in as_walk(plan).stages]
     for name in names:
         if names.count(name) > 1:
@@ -136,6 +137,12 @@ def check_devices(plan: Plan) -> None:
                 "expected each device once in what can be run; let the output be elsewhere, or "
                 "choose another --cut"
             )
+    longest = max((crossing.payload_bytes for crossing in plan.crossings), default=0)
+    if longest > MAX_PAYLOAD_BYTES:
+        raise InputError(
+            f"plan: found a payload of {longest:.0f} bytes, expected at most {MAX_PAYLOAD_BYTES} "
+            "in what can be run; choose another cut or a narrower codec"
+        )
 
 
 class Program(nn.Module):

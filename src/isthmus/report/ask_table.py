@@ -37,6 +37,12 @@ class Answer:
     seconds: float
 
 
+def finite(values: npt.NDArray[Any]) -> list[Any]:
+    """Return an array as JSON can hold it: None where it is no finite number."""
+    nothing: Any = None
+    return np.where(np.isfinite(values), values, nothing).tolist()
+
+
 def answers_table(answers: Sequence[Answer], about: About) -> Table:
     """Return a row for each input: where the first output is largest, or why there is none."""
     title = f"{' -> '.join(about.devices)}, bundle {about.bundle[:12]}"

@@ -108,7 +108,15 @@ class Client:
             raise RequestError(str(error), reason="refused") from error
         left_s = deadline_s - (time.monotonic() - start_s)
         key = infer_key(self._service)
-        data, how = self._ask(key, payload, uuid.uuid4().hex, left_s, priority)
+        try:
+            data, how = self._ask(key, payload, uuid.uuid4().hex, left_s, priority, about.bundle)
+        except RequestError as error:
+            left_s = deadline_s - (time.monotonic() - start_s)
+            if error.reason != "refused" or left_s <= 0:
+                raise
+            if self.about(deadline_s=left_s).bundle == about.bundle:
+                raise
+            return self.ask(*sample, deadline_s=left_s, priority=priority)
         try:
             outputs = Outputs(border.from_bytes(data, about.outputs))
         except RunError as error:
@@ -151,7 +159,13 @@ class Client:
             yield _result(waiting.popleft())
 
     def _ask(
-        self, key: str, payload: bytes | None, id_: str | None, limit_s: float, priority: int = 0
+        self,
+        key: str,
+        payload: bytes | None,
+        id_: str | None,
+        limit_s: float,
+        priority: int = 0,
+        bundle: str = "",
     ) -> tuple[bytes, How]:
         """Put a question, again and again if need be: who answers may be starting, or again.
 
@@ -163,7 +177,7 @@ class Client:
         """
         end_s = time.monotonic() + limit_s
         while (left_s := end_s - time.monotonic()) > 0:
-            ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority)
+            ask = Ask(id=id_ or "", deadline_s=left_s, priority=priority, bundle=bundle)
             patience_s = max(_ASK_AGAIN_S, limit_s - left_s)
             for reply in self._session.get(
                 key,
@@ -182,8 +196,9 @@ class Client:
                         raise RequestError(no.message, reason=no.reason, device=no.device)
             time.sleep(_PAUSE_S)
         raise RequestError(
-            f"{self.host}: nobody answers for service {self._service!r} within {limit_s:.3g} s; "
-            "is `isthmus serve` running there, with that --service?",
+            f"{self.host}: nobody answers for service {self._service!r} within "
+            f"{max(limit_s, 0):.3g} s; is `isthmus serve` running there, with that --service, and "
+            "does it accept these --keys?",
             reason="deadline",
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from isthmus.backends import Array, Program, load_program
 from isthmus.bundle import Bundle, confidence
+from isthmus.errors import RunError
 from isthmus.run import border
 
 _LEAST_S = 0.02
@@ -69,9 +70,10 @@ class EarlyExit:
         """
         inputs = border.from_bytes(payload, self.bundle.inputs)
         outputs = self.program([array[np.newaxis] for array in inputs])
-        samples = [np.squeeze(array, 0) for array in outputs]
+        if any(array.shape[:1] != (1,) for array in outputs):
+            raise RunError("the early exit makes no batch of 1")
         return Result(
-            payload=border.to_bytes(samples, self.bundle.outputs),
+            payload=border.to_bytes([array[0] for array in outputs], self.bundle.outputs),
             early_exit=self.bundle.devices[0].name,
         )
 

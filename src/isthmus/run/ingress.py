@@ -54,6 +54,7 @@ class _Request:
         future: What its result is told to.
         numbers: Under which it was sent.
         waits: Whether it is to be sent.
+        tried: Whether the early exit is known not to be sure of it.
         sent_s: When it was last sent, as ``deadline_s``.
     """
 
@@ -65,6 +66,7 @@ class _Request:
     future: Future[Result]
     numbers: list[int] = field(default_factory=list)
     waits: bool = False
+    tried: bool = False
     sent_s: float = 0.0
 
 
@@ -106,6 +108,7 @@ class Ingress:
         self._in_flight: dict[int, _Request] = {}
         self._known: dict[bytes, _Request] = {}
         self._turn = 0
+        self._has_room = True  # the hop, when it was last looked at
         self._number = random.randrange(_NUMBERS)  # so that none is known from an earlier life
         self.is_open = True  # whether requests are taken
         self._closed = False
@@ -262,29 +265,51 @@ class Ingress:
         self._changed.notify_all()
 
     def _feed(self) -> None:
-        """Send what waits, as long as there is room, and end what is late."""
+        """Send what waits, as long as there is room, and end what is late, or sure."""
         while not self._closed:
             self._end_late()
             self._end_crowding()
             with self._changed:
-                found = self._take()
-                if found is None:
+                request = self._next()
+                if request is None and (self._full() or not self._waiting):
                     self._changed.wait(0.0 if self._crowded() else self._left_s())
                     continue
-            number, request = found
-            if self._leaves_early(request):
+            if request is not None and self._leaves_early(request):
                 continue
-            while not self._sender.wait_for_room(_ROOM_S):
-                self._end_late()
-                if request.future.done() or self._closed:
-                    break
-            else:
-                request.sent_s = time.monotonic()
-                width = 0 if self.adapter is None else self.adapter.choose().byte
-                try:
-                    self._sender.send(number, request.payload, width)
-                except IsthmusError as error:
-                    self._end(request, RequestError(str(error), reason="failed"))
+            if not self._full():
+                self._has_room = bool(self._sender.wait_for_room(_ROOM_S))
+                if request is not None and self._has_room:
+                    self._send(request)
+
+    def _next(self) -> _Request | None:
+        """Return which request to send; where none may go, one that the exit may be sure of."""
+        if self._waiting and self._has_room and not self._full():
+            return self._waiting[0][2]
+        if self.early_exit is None or self.bundle.exit_confidence is None:
+            return None
+        return next((each for *_, each in self._waiting if not each.tried), None)
+
+    def _send(self, request: _Request) -> None:
+        """Send the first of those that wait, if this is it still."""
+        with self._changed:
+            if not self._waiting or self._waiting[0][2] is not request:
+                return
+            heapq.heappop(self._waiting)
+            request.waits = False
+            number = self._number
+            self._number = (number + 1) % _NUMBERS
+            self._in_flight[number] = request
+            request.numbers.append(number)
+        request.sent_s = time.monotonic()
+        width = 0 if self.adapter is None else self.adapter.choose().byte
+        try:
+            self._sender.send(number, request.payload, width)
+        except IsthmusError as error:
+            self._end(request, RequestError(str(error), reason="failed"))
+
+    def _full(self) -> bool:
+        """Whether as many requests are in flight as may."""
+        return len(self._known) - len(self._waiting) >= self._depth
 
     def _crowded(self) -> bool:
         """Whether so many wait, and none may go, that the early exit is to answer one."""
@@ -292,7 +317,7 @@ class Ingress:
             self.early_exit is not None
             and self.switch_at is not None
             and len(self._waiting) > self.switch_at
-            and len(self._known) - len(self._waiting) >= self._depth
+            and (self._full() or not self._has_room)
         )
 
     def _end_crowding(self) -> None:
@@ -309,8 +334,9 @@ class Ingress:
 
     def _leaves_early(self, request: _Request) -> bool:
         """End a request that the early exit is sure of; one that was sent before goes on."""
-        if self.early_exit is None or len(request.numbers) > 1:
+        if self.early_exit is None or request.tried or request.numbers:
             return False
+        request.tried = True
         try:
             result = self.early_exit.answer_if_sure(request.payload)
         except RunError:  # the whole network may do better
@@ -318,18 +344,6 @@ class Ingress:
         if result is not None:
             self._end(request, result)
         return result is not None
-
-    def _take(self) -> tuple[int, _Request] | None:
-        """Give the next request a number; None if none waits, or none may go."""
-        if not self._waiting or len(self._known) - len(self._waiting) >= self._depth:
-            return None
-        request = heapq.heappop(self._waiting)[2]
-        request.waits = False
-        number = self._number
-        self._number = (number + 1) % _NUMBERS
-        self._in_flight[number] = request
-        request.numbers.append(number)
-        return number, request
 
     def _left_s(self) -> float | None:
         """Return how long it is to the next deadline; None without one."""

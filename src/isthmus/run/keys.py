@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from isthmus.bundle import INDEX_FILE, SIGNATURE_FILE, read_bundle
+from isthmus.bundle import INDEX_FILE, SIGNATURE_FILE, read_bundle, read_index
 from isthmus.errors import BundleError, InputError
 from isthmus.files import read_json, refusing, write_bytes, write_json
 from isthmus.platform.platform import NAME
@@ -220,7 +220,7 @@ def check_signature(path: Path, folder: Path, *, since: datetime | None = None) 
 
 def _signed(path: Path, signed_at: str) -> bytes:
     """Return what a signature is of."""
-    return _SIGNED + f"{signed_at}\n".encode() + (path / INDEX_FILE).read_bytes()
+    return _SIGNED + f"{signed_at}\n".encode() + read_index(path)
 
 
 def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:

@@ -179,11 +179,13 @@ class Ask:
         id: What the client calls it; asked again, it is the same request.
         deadline_s: How long it may take, in seconds.
         priority: Higher goes first.
+        bundle: Id of the bundle that the input was made for; empty: of any.
     """
 
     id: str
     deadline_s: float
     priority: int = 0
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

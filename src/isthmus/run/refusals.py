@@ -75,7 +75,8 @@ def _read(read_end: int, kept: int, say: Callable[[str], None]) -> None:
         for line in lines:
             why, now_s = refusal(line), time.monotonic()
             if why is None:
-                os.write(kept, line)
+                with suppress(OSError):  # a full disk stops nobody
+                    os.write(kept, line)
                 continue
             if now_s - begun_s >= _AGAIN_S:
                 told, begun_s = {}, now_s

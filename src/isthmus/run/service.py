@@ -63,9 +63,13 @@ SERVICE = "main"
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _ROOM_BYTES = 16 << 20
+_ASK_BYTES = 4096
 _IDLE_S = 0.1
 _GRACE_S = 5.0  # of what is under way when the service is asked to stop
 _RECONNECT_MS = {"period_init_ms": 50, "period_max_ms": 1000, "period_increase_factor": 2}
+
+
+_Asked = dict[Future[Result], zenoh.Query]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,10 @@ class Service:
             while not self.sender.wait_for_room(_IDLE_S):
                 if stop.is_set() and not self.sender.wait_for_room(_GRACE_S):
                     return  # nobody takes it; the ingress asks for it again
-            self.sender.send(frame.request, payload, frame.width)
+            try:
+                self.sender.send(frame.request, payload, frame.width)
+            except InputError as error:  # longer than a frame may be
+                self._fail(frame, error)
 
     def _fail(self, frame: Arrival, error: IsthmusError) -> None:
         """Tell the first device that a request cannot be computed."""
@@ -285,7 +292,7 @@ def open_service(
         if ingress is not None:
             infer, about = infer_key(site.service), about_key(site.service)
             for key, answer in (
-                (infer, partial(_infer, ingress, infer)),
+                (infer, partial(_infer, ingress, infer, {})),
                 (about, partial(_tell, service, about)),
             ):
                 stack.callback(session.declare_queryable(key, answer).undeclare)
@@ -415,10 +422,14 @@ def _message_limit(bundle: Bundle) -> int:
     return 2 * longest + _ROOM_BYTES
 
 
-def _infer(ingress: Ingress, key: str, query: zenoh.Query) -> None:
-    """Take a client's request, and answer it when it has ended."""
+def _infer(ingress: Ingress, key: str, asked: _Asked, query: zenoh.Query) -> None:
+    """Take a client's request, and answer it when it has ended.
+
+    Of queries with one id the last is answered: the client has given up the others.
+    """
 
     def reply(future: Future[Result]) -> None:
+        query = asked.pop(future)
         error = future.exception()
         if isinstance(error, RequestError):
             refuse(query, error)
@@ -431,7 +442,11 @@ def _infer(ingress: Ingress, key: str, query: zenoh.Query) -> None:
 
     try:
         attachment = query.attachment.to_bytes() if query.attachment else b""
+        if len(attachment) > _ASK_BYTES:
+            raise InputError(f"request: found over {_ASK_BYTES} bytes beside the input")
         ask = read_message(attachment, Ask, where="request")
+        if ask.bundle not in ("", ingress.identity):
+            raise InputError(f"request: is for bundle {ask.bundle[:12]}, another is served now")
         future = ingress.submit(
             query.payload.to_bytes() if query.payload else b"",
             deadline_s=ask.deadline_s,
@@ -441,7 +456,12 @@ def _infer(ingress: Ingress, key: str, query: zenoh.Query) -> None:
     except IsthmusError as error:
         refuse(query, error)
     else:
-        future.add_done_callback(reply)
+        older = asked.pop(future, None)
+        asked[future] = query
+        if older is None:
+            future.add_done_callback(reply)
+        else:
+            older.drop()
 
 
 def refuse(query: zenoh.Query, error: IsthmusError) -> None:

@@ -90,7 +90,7 @@ def apply_stage(
         decoded_s = time.perf_counter()
         outputs = stage.program(inputs)
         computed_s = time.perf_counter()
-        if any(len(array) != len(frames) for array in outputs):
+        if any(array.shape[:1] != (len(frames),) for array in outputs):
             raise RunError(f"the program makes no batch of {len(frames)}")
         payloads = [
             _pack(stage, [array[index] for array in outputs], width, frame.width)

@@ -71,7 +71,7 @@ class Watch:
             before = bool(there)
             (there.add if put else there.discard)(zid)
             after = bool(there)
-        if before != after:
-            self.say(f"device {name} is {'here' if after else 'away'}")
         if put:
             self.came(index)
+        if before != after:
+            self.say(f"device {name} is {'here' if after else 'away'}")
