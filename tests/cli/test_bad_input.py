@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from isthmus.cli.options import resumable
 from isthmus.data.inputs import read_inputs
 from isthmus.errors import InputError
 
@@ -208,6 +209,10 @@ def test_the_good_platform_file_is_good(isthmus, mine):
             ["raw has no entropy stage; leave '+entropy' out"],
         ),
         (("plan", "digits-resnet", "two-mcu-spi", "--cut", "layer9"), ["layer9"]),
+        (
+            ("plan", "digits-resnet", "two-mcu-spi", "--cut", "stem", "--cut", "layer1"),
+            ["--cut: found stem and layer1, expected one"],
+        ),
         (("plan", "digits-resnet", "two-mcu-spi", "--objective", "speed"), ["speed", "latency"]),
         (("profile", "digits-resnet", "--out", "x.pdf"), ["x.pdf", ".html"]),
         (("fit", "net.py:make", "absent.json", "--data", "digits"), ["absent.json"]),
@@ -220,6 +225,13 @@ def test_arguments(isthmus, mine, arguments, words):
     before = sorted(mine.iterdir())
     one_line(isthmus(*arguments), *words)
     assert sorted(mine.iterdir()) == before
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_an_interrupted_command_says_whether_it_goes_on(capsys, goes_on):
+    with pytest.raises(KeyboardInterrupt), resumable(goes_on):
+        raise KeyboardInterrupt
+    assert ("the same command goes on" in capsys.readouterr().err) == goes_on
 
 
 def test_limits_that_cannot_be_kept_together_are_a_line_each_with_a_remedy(isthmus, mine):

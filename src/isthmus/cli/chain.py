@@ -1,7 +1,6 @@
 """The commands of the chain, from a model to measured figures."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from isthmus.cli.options import (
     print_parts,
     print_result,
     read_model,
+    resumable,
 )
 from isthmus.errors import InputError, naming
 
@@ -264,37 +264,33 @@ def fit(
 
     if drop is not None and bytes_ is not None:
         raise InputError("--drop and --bytes: found both, expected one of them")
-    try:
-        with shown() as progress:
-            record = fit_plan(
-                model,
-                read_json(plan, Plan, schema=plans.SCHEMA),
-                load_data(
-                    data,
-                    data_dir=data_dir,
-                    download=download,
-                    unlabelled=unlabelled,
-                    progress=progress,
-                ),
-                out,
-                weights=weights,
-                config=FitConfig(
-                    epochs=epochs,
-                    base_epochs=0 if weights or carries_weights(model) else epochs,
-                    seed=seed,
-                    losses=tuple((loss or ("hinton" if unlabelled else "task,hinton")).split(",")),
-                    eval_form=eval_form,
-                    drop=drop,
-                    wanted_bytes=bytes_,
-                    sender="frozen" if freeze_sender else "tuned",
-                    precision="bf16-mixed" if bf16 else "32-true",
-                    augmentation=augmentation_for(data),
-                ),
-                report=progress,
-            )
-    except KeyboardInterrupt:
-        print("isthmus: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        raise
+    with resumable(), shown() as progress:
+        record = fit_plan(
+            model,
+            read_json(plan, Plan, schema=plans.SCHEMA),
+            load_data(
+                data,
+                data_dir=data_dir,
+                download=download,
+                unlabelled=unlabelled,
+                progress=progress,
+            ),
+            out,
+            weights=weights,
+            config=FitConfig(
+                epochs=epochs,
+                base_epochs=0 if weights or carries_weights(model) else epochs,
+                seed=seed,
+                losses=tuple((loss or ("hinton" if unlabelled else "task,hinton")).split(",")),
+                eval_form=eval_form,
+                drop=drop,
+                wanted_bytes=bytes_,
+                sender="frozen" if freeze_sender else "tuned",
+                precision="bf16-mixed" if bf16 else "32-true",
+                augmentation=augmentation_for(data),
+            ),
+            report=progress,
+        )
     tables = fit_table(record, out), *fit_result_tables(record)
     print_result(to_json(record, schema=SCHEMA), *tables, json_=json_)
 

@@ -1,6 +1,5 @@
 """The commands that make a model smaller."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from isthmus.cli.options import (
     print_parts,
     print_result,
     read_model,
+    resumable,
 )
 from isthmus.errors import InputError
 
@@ -118,25 +118,19 @@ def compress(
             seed=seed,
             augmentation=augmentation_for(data or ""),
         )
-    try:
-        with shown() as progress:
-            samples = None
-            if data is not None:
-                samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
-            facts = compress_model(
-                loaded,
-                reference(model),
-                steps,
-                example,
-                out,
-                inputs=input_texts(model, input_),
-                data=samples,
-                config=config,
-                report=progress,
-            )
-    except KeyboardInterrupt:
-        if epochs:
-            line = "isthmus: interrupted; the same command goes on where it stopped"
-            print(line, file=sys.stderr)
-        raise
+    with resumable(bool(epochs)), shown() as progress:
+        samples = None
+        if data is not None:
+            samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
+        facts = compress_model(
+            loaded,
+            reference(model),
+            steps,
+            example,
+            out,
+            inputs=input_texts(model, input_),
+            data=samples,
+            config=config,
+            report=progress,
+        )
     print_result(to_json(facts, schema=SCHEMA), *compressed_tables(facts, out), json_=json_)

@@ -1,6 +1,7 @@
 """What several commands take, and how they print."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -102,6 +103,18 @@ def as_signed(
             copytree(bundle, copy, symlinks=True)
         check_signature(copy, keys, since=since)
         yield copy
+
+
+@contextmanager
+def resumable(goes_on: bool = True) -> Iterator[None]:
+    """Say of a command that is interrupted that it goes on where it stopped, where it does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if goes_on:
+            line = "isthmus: interrupted; the same command goes on where it stopped"
+            print(line, file=sys.stderr)
+        raise
 
 
 def check_used(used: bool, needs: str, **options: Any) -> None:

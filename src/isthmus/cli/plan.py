@@ -54,7 +54,7 @@ def plan(
         ),
     ] = None,
     cut: Annotated[
-        str | None, typer.Option(help="Force the cut after this module, e.g. layer2.")
+        list[str] | None, typer.Option(help="Force the cut after this module, e.g. layer2.")
     ] = None,
     data: Annotated[
         str | None,
@@ -114,7 +114,7 @@ def plan(
     target = load_platform(platform)
     loaded, example = read_model(model, weights, input_)
     graph = capture(loaded, example)
-    index = None if cut is None else find_cut(graph, cut).index
+    index = find_cut(graph, _only(cut)).index if cut else None
     title = f"{model} on {target.name}"
     options: dict[str, Any] = {
         "objective": objective,
@@ -194,6 +194,12 @@ def _check_trained(model: str, weights: Path | None) -> None:
 
     if weights is None and model in MODELS:
         raise InputError(f"--data, --fits: {model} has random weights here; add --weights")
+
+
+def _only(cuts: Sequence[str]) -> str:
+    if len(cuts) > 1:
+        raise InputError(f"--cut: found {' and '.join(cuts)}, expected one; the others follow")
+    return cuts[0]
 
 
 def _known(

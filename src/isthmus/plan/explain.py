@@ -31,6 +31,7 @@ from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
 
 _MOST_RUNNER_UPS = 8
 _MOST_LOOKED_AT = 50
+_LEAST = 1e-9  # of a sum: what is less is rounding
 _UNITS = {objective: WHOLE[figure][1] for objective, figure in OBJECTIVES.items()}
 
 
@@ -309,7 +310,7 @@ def _cause(problem: Problem, other: Outcome, best: Outcome) -> str:
     changes = [
         f"{name} {'+' if amount > 0 else '-'}{format_quantity(abs(amount), unit)}"
         for name, amount in stages.items()
-        if amount
+        if abs(amount) > _LEAST * abs(computing)
     ]
     return f"computing takes {format_quantity(computing, unit)} more ({', '.join(changes)})"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, naming
 from isthmus.graph import Graph
 from isthmus.plan.estimate import OBJECTIVES
 from isthmus.plan.limits import with_rate
@@ -83,7 +83,8 @@ def parse_axis(text: str, platform: Platform, *, num_values: int) -> Axis:
     if not dots:
         raise InputError(f"--sweep {text!r}: expected FIGURE=LOW..HIGH, with units")
     _, (unit, _) = _figure(figure, platform)
-    low, high = (_parse(part, unit) for part in (low_text, high_text))
+    with naming(f"--sweep {text!r}"):
+        low, high = (_parse(part, unit) for part in (low_text, high_text))
     if not 0 < low < high:
         raise InputError(f"--sweep {text!r}: expected a rising range over zero")
     with_figure(platform, figure, high)

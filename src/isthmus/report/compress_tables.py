@@ -79,7 +79,8 @@ def compressed_tables(facts: Compressed, out: Path) -> tuple[Table | Text, ...]:
     )  # fmt: skip
     before, after = facts.before, facts.after
     if before.accuracy is not None and after.accuracy is not None:
-        drop = f"{100 * (before.accuracy - after.accuracy):.2f} points less"
+        lost = 100 * (before.accuracy - after.accuracy)
+        drop = f"{abs(lost):.2f} points {'less' if lost >= 0 else 'more'}"
         name = f"accuracy on the test set of {facts.data}"
         add_row(table, name, percent(before.accuracy), percent(after.accuracy), drop)
     for field, name in _FIGURES.items():

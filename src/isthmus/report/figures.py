@@ -17,7 +17,6 @@ from isthmus.plan import Crossing, Plan
 from isthmus.report.labels import Spot, heights
 from isthmus.report.words import (
     Room,
-    accuracy_across,
     num_bytes,
     percent,
     quantity,
@@ -124,8 +123,8 @@ def bytes_figure(graph: Graph, plan: Plan | None = None) -> Figure:
     chart.update_xaxes(ticktext=names, title="cut after", row=2, col=1)
     sizes = [cut.num_bytes for cut in places[1:-1] if not cut.obstacle]
     span = f": from {num_bytes(min(sizes))} to {num_bytes(max(sizes))} bytes" if sizes else ""
-    planned = widest(plan) if plan else None
-    chosen = f"; the plan sends {num_bytes(planned.payload_bytes)}" if planned is not None else ""
+    sent = [crossing.payload_bytes for crossing in plan.crossings] if plan else []
+    chosen = f"; the plan sends {num_bytes(sum(sent))}" if sent else ""
     return Figure(
         name="bytes",
         title=f"How much is alive at each cut{span}{chosen}",
@@ -146,7 +145,7 @@ def accuracy_figure(
     before, after = raw_bytes(crossing), crossing.payload_bytes
     if run is not None:
         after = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
-    across = accuracy_across(fit, run)
+    across = fit.accuracy_split  # of all test samples, as of the others
     points = [
         _Point(name="uncut, fp32", payload_bytes=before, accuracy=fit.accuracy_whole, color=INK),
         _Point(

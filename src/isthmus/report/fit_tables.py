@@ -6,6 +6,7 @@ from isthmus.report.tables import add_row, new_table
 from isthmus.report.words import judged, num_bytes, percent
 from isthmus.train import FitRecord
 
+_FAR = 0.15  # a payload from the size that was wanted
 _SENDERS = {
     "frozen": "the first device's network as it came",
     "tuned": "everything tuned",
@@ -66,6 +67,8 @@ def _results(record: FitRecord) -> Table:
         payloads = ", ".join(num_bytes(size) for size in result.payload_bytes)
         drop = 100 * (record.accuracy_whole - result.accuracy)
         kept = "kept" if result.sender == record.config.sender else ""
-        what = _SENDERS[result.sender]
+        what, wanted = _SENDERS[result.sender], record.config.wanted_bytes
         add_row(table, what, percent(result.accuracy), f"{drop:.2f}", payloads, kept)
+        if kept and wanted and abs(sum(result.payload_bytes) / wanted - 1) > _FAR:
+            table.caption = f"{num_bytes(wanted)} bytes were wanted: more --epochs come nearer."
     return table

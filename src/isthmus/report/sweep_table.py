@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from isthmus.report.tables import add_row, new_table
+from isthmus.report.tables import add_row, new_table, spaced
 from isthmus.report.words import num_bytes, quantity
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def sweep_table(sweep: Sweep) -> Table:
     groups = stretches(sweep) if alone else list(winners(sweep).values())
     table = new_table(
         "From where to where each plan wins",
-        *((axis.figure, "l") for axis in sweep.axes),
+        *((axis.figure.replace(".", ".\n"), "l") for axis in sweep.axes),
         ("plan", "l"),
         ("payload,\nbytes", "r"),
         (cost_name(sweep).replace(" ", "\n"), "r"),
@@ -96,7 +96,7 @@ def sweep_table(sweep: Sweep) -> Table:
         add_row(
             table,
             *spans,
-            cells[0].what,
+            spaced(cells[0].what),
             _span(*(num_bytes(f({cell.payload_bytes for cell in cells})) for f in (min, max))),
             _span(*(cost_words(sweep, cost) for cost in ends)),
             style="" if cells[0].fits else "dim",

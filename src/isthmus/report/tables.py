@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from isthmus.report.words import (
-    accuracy_across,
     assumed,
     headline,
     judged,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_UNBROKEN = 24  # characters of a name
 _RUNNER_UPS = 5
 _LOSSY_IMAGES = ("input jpeg", "input webp")
 _GUESSING = 1.2  # times chance: up to here luck explains a score on a small test set
@@ -252,9 +252,9 @@ def integers_table(record: IntegersRecord, out: Path) -> Table:
 def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     """Return what a run measured, beside what was predicted."""
     stages = new_table(
-        "Stages: measured here, medians; compute as 99th percentile too",
-        ("device", "l"), ("decode", "r"), ("compute", "r"), ("99th", "r"), ("encode", "r"),
-        ("frame waits,\npipeline full", "r"), ("device idle,\npipeline full", "r"),
+        "Stages: measured here, medians; how long frames and devices wait, with the pipeline full",
+        ("device", "l"), ("decode", "r"), ("compute", "r"), ("compute\n99th", "r"),
+        ("encode", "r"), ("frame\nwaits", "r"), ("device\nidle", "r"),
     )  # fmt: skip
     for stage in record.stages:
         alone, busy = stage.times_s, stage.busy_s
@@ -270,8 +270,8 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
     )  # fmt: skip
     links = new_table(
         "Links, medians: emulated time, and the round trip of the transport besides",
-        ("link", "l"), ("asked", "r"), ("observed", "r"), ("round trip", "r"), ("99th", "r"),
-        ("rate", "r"), ("sent again", "r"),
+        ("link", "l"), ("asked", "r"), ("observed", "r"), ("round\ntrip", "r"), ("99th", "r"),
+        ("rate", "r"), ("sent\nagain", "r"),
     )  # fmt: skip
     most = "up to " if record.adapted else ""
     for crossing in record.crossings:
@@ -293,12 +293,15 @@ def run_tables(record: RunRecord) -> tuple[Table | Text, ...]:
             quantity(crossing.rate_bytes_per_s, "B/s"),
             f"{crossing.retries}",
         )
+    for table in (stages, crossings, links):
+        longest = max(map(len, map(str, table.columns[0].cells)), default=0)
+        table.columns[0].min_width = min(longest, _UNBROKEN)
     score = "" if record.accuracy is None else f"accuracy {percent(record.accuracy)}; "
     width = "" if record.width is None else f"Nested crossings at {record.width}. "
     totals = (
         f"{width}{record.requests} requests answered, {record.lost} lost, {record.retries} frames "
         f"sent again; {score}{record.throughput_per_s:,.1f} samples per second with the pipeline "
-        "full."
+        f"full{', at the widest' if record.adapted else ''}."
     )
     latency = new_table(
         "Latency, one request in flight",
@@ -343,7 +346,7 @@ def rivals_table(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Table:
     """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
-    samples = "" if run is None else f" (Isthmus: {run.requests} test samples, bytes are means)"
+    samples = "" if run is None else f" (Isthmus: mean of {run.requests} test samples)"
     table = new_table(
         f"What crosses for one sample{samples}",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),
@@ -354,7 +357,7 @@ def rivals_table(
         words = f"all that is needed after {crossing.after}" if inner else "not narrowed"
         whole = percent(fit.accuracy_whole)
         add_row(table, "uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
-        sent, score = crossing.payload_bytes, accuracy_across(fit, run)
+        sent, score = crossing.payload_bytes, fit.accuracy_split
         if run is not None:
             sent = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
         name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"

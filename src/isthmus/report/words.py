@@ -81,13 +81,6 @@ def widest(plan: Plan) -> Crossing | None:
     return max(plan.crossings, key=raw_bytes, default=None)
 
 
-def accuracy_across(fit: FitRecord, run: RunRecord | None) -> float:
-    """Return the accuracy over the crossings, 0..1: measured by the run, else the fit's."""
-    if run is None or run.accuracy is None:
-        return fit.accuracy_split
-    return run.accuracy
-
-
 def judged(fit: FitRecord) -> str:
     """Return what the accuracies of a fit are."""
     return "accuracy" if fit.judge == "labels" else "agreement with the whole model"
