@@ -668,3 +668,14 @@ def test_a_method_of_ones_own_is_checked_as_ours():
 def test_a_payload_too_large_names_a_bottleneck_whatever_the_grid_was_told(codec):
     with pytest.raises(InfeasibleError, match="a narrower codec such as bottleneck:ratio="):
         partition(DIGITS, pair(), codec=codec, cut=1, limits=Limits(link_bytes=100))
+
+
+def test_an_operation_that_there_is_not_is_named_in_a_note():
+    graph = chain((1_000, 400, (8,)), (1_000, 400, (4,)))
+    platform = load_platform("two-mcu-spi")
+    lacks = replace(platform.devices[0], unsupported=("gelu", "gleu", graph.nodes[0].op))
+    devices = (lacks, *platform.devices[1:])
+    notes = partition(graph, replace(platform, devices=devices)).notes
+    assert [note for note in notes if "lacks" in note] == [
+        "mcu-a lacks 'gleu', which is no operation: see `isthmus profile`"
+    ]

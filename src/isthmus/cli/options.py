@@ -83,12 +83,7 @@ SignedSince = Annotated[
 def as_signed(
     bundle: Path, keys: Path | None, signed: bool, since: datetime | None
 ) -> Iterator[Path]:
-    """Yield a bundle; where its authority must have signed it, a copy that nobody else can change.
-
-    Raises:
-        BundleError: It is not what the authority of ``keys`` signed.
-        InputError: There are no keys.
-    """
+    """Yield a bundle; where it must be signed, a checked copy that nobody else can change."""
     if not signed and since is None:
         yield bundle
         return

@@ -224,6 +224,11 @@ def _made(ops: int, args: Args, shape: ShapeOf, made: Shape) -> Counts:
     return 0, ops * prod(made)
 
 
+def has_rule(op: str) -> bool:
+    """Return whether it is known what an operation costs."""
+    return op in _RULES
+
+
 def _read(ops: int, name: str, args: Args, shape: ShapeOf, made: Shape) -> Counts:
     """Count so many operations for each element of the argument of that name, or ``input``."""
     return 0, ops * prod(shape(args[name] if name in args else args["input"]))

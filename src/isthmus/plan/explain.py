@@ -7,6 +7,7 @@ from math import inf, isinf
 
 import numpy as np
 
+from isthmus.graph.cost import has_rule
 from isthmus.plan.choices import Choice
 from isthmus.plan.estimate import (
     FORMAT,
@@ -339,6 +340,7 @@ def make_notes(
         *dict.fromkeys(note for choice in best.walk.route for note in _narrowing(choice.spec)),
         *_accuracy_notes(best),
         *dict.fromkeys(_gaps(problem, best)),
+        *_odd_ops(problem),
         *dict.fromkeys(_break_even(link, device) for link, device in hops),
     )
 
@@ -379,6 +381,14 @@ def _accuracy_notes(best: Outcome) -> Iterator[str]:
     drop = best.estimate.prediction.drop
     if drop is not None and len(lossy) > 1:
         yield f"accuracy drop of {drop:.2%} assumed: the sum of what {len(lossy)} crossings lose"
+
+
+def _odd_ops(problem: Problem) -> Iterator[str]:
+    ops = {node.op for node in problem.graph.nodes}
+    for device in problem.platform.devices:
+        for op in device.unsupported:
+            if op not in ops and not has_rule(op):
+                yield f"{device.name} lacks {op!r}, which is no operation: see `isthmus profile`"
 
 
 def _gaps(problem: Problem, best: Outcome) -> Iterator[str]:
