@@ -17,7 +17,14 @@ from isthmus.errors import InputError, RequestError
 from isthmus.run.client import PARALLEL, Client, open_client
 from isthmus.run.hop import Arrival
 from isthmus.run.ingress import Ingress
-from isthmus.run.messages import Ask, about_key, infer_key, read_message, write_message
+from isthmus.run.messages import (
+    Ask,
+    Work,
+    about_key,
+    infer_key,
+    read_message,
+    write_message,
+)
 from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, busy_program, far_program, logits, samples, write_chain
@@ -434,9 +441,11 @@ def test_of_queries_with_one_id_only_the_last_is_kept(tmp_path):
             assert list(first) == []  # long before its time, as nobody waits for it
             hosts.start("far")
             (reply,) = last
+            assert reply.ok is not None
             assert reply.ok.payload.to_bytes() == Y[0].tobytes()
             (reply,) = session.get(infer_key(SERVICE), payload=X[0].tobytes(),
                                    attachment=ask + 5000 * " ")  # fmt: skip
+            assert reply.err is not None
             assert b"over 4096 bytes beside the input" in reply.err.payload.to_bytes()
 
 
@@ -477,7 +486,7 @@ def test_a_payload_longer_than_a_frame_fails_and_the_device_stays(tmp_path, monk
     places = (f"127.0.0.1:{port}" for port in free_ports(2))
     site = ServiceConfig(addresses=dict(zip(TWO, places, strict=True)))
     with open_service(tmp_path / "bundle", "far", site=site) as far:
-        told = []
+        told: list[Work | None] = []
         far.on_frame = told.append
         frame = Arrival(request=7, payload=bytes(3), width=0, arrived_s=time.monotonic())
         far._compute([frame], threading.Event())
