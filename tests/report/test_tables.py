@@ -269,7 +269,9 @@ def test_a_way_is_compared_on_all_test_samples_however_few_a_run_sent():
 def test_a_fit_that_is_far_from_the_size_that_was_wanted_says_so(wanted, said):
     config = replace(FIT.config, wanted_bytes=wanted, sender="tuned")
     result = FitResult(sender="tuned", accuracy=0.9, payload_bytes=(32.0,))
-    text = words(fit_result_tables(replace(FIT, config=config, results=(result,))))
+    coded = replace(PLAN.crossings[0], codec=f"{PLAN.crossings[0].codec}+entropy")
+    plan = replace(PLAN, crossings=(coded,))
+    text = words(fit_result_tables(replace(FIT, plan=plan, config=config, results=(result,))))
     assert ("20 bytes were wanted: more --epochs come nearer" in text) == said
 
 
