@@ -423,14 +423,12 @@ def _message_limit(bundle: Bundle) -> int:
 
 
 def _infer(ingress: Ingress, key: str, asked: _Asked, query: zenoh.Query) -> None:
-    """Take a client's request, and answer it when it has ended.
-
-    Of queries with one id the last is answered: the client has given up the others.
-    """
+    """Answer a client's request when it has ended: the last query, if several have its id."""
 
     def reply(future: Future[Result]) -> None:
-        query = asked.pop(future)
-        error = future.exception()
+        query, error = asked.pop(future, None), future.exception()
+        if query is None:
+            return
         if isinstance(error, RequestError):
             refuse(query, error)
             return
