@@ -5,6 +5,7 @@ import torch
 
 from isthmus.errors import InputError
 from isthmus.links import make_codec
+from isthmus.links.density import Density
 from isthmus.wire import parse_codec
 
 
@@ -402,3 +403,10 @@ def test_a_separable_sender_bears_a_single_patch():
     codec = make_codec(parse_codec(text, shapes=[(4, 2, 2)], dtypes=["float32"]))
     codec.calibrate((torch.rand(1, 4, 2, 2),))
     assert all(p.isfinite().all() for p in codec.parameters())
+
+
+def test_a_density_of_one_sample_is_finite():
+    density = Density((4,), bits=8)
+    symbols = torch.tensor([[0.0, 17.0, 128.0, 255.0]])
+    density.calibrate(symbols)
+    assert 0 < density(symbols).item() < 4 * 8
