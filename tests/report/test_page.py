@@ -151,6 +151,7 @@ def test_the_report_of_the_separate_chain_has_the_rivals_and_the_verification(
     assert "int8 + zlib 287.3 98.1 % the same crossing in 8 bits, not trained" in text
     assert "uncut, fp32 2,048 98.1 %" in text
     assert "Isthmus, measured 32 97.5 %" in text
+    assert "97.2 % accuracy of 360 samples, measured of all 97.5 %, and 98.1 % without a" in text
     assert "smaller network 1 95.1 %" in text
     assert "samples compared 360" in text
 

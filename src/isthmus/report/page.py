@@ -260,7 +260,9 @@ def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> l
     if plan and plan.crossings:
         tiles.append(bytes_across(plan))
     if run and run.accuracy is not None:
-        tiles.append(Tile(percent(run.accuracy), "accuracy of the run, measured", whole))
+        label = f"accuracy of {run.requests:,} samples, measured"
+        note = f"of all {percent(fit.accuracy_split)}, and {whole}" if fit else ""
+        tiles.append(Tile(percent(run.accuracy), label, note))
     elif fit:
         label = f"{judged(fit)} through the codecs"
         tiles.append(Tile(percent(fit.accuracy_split), label, whole))
