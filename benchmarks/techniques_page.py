@@ -323,7 +323,7 @@ def _integers(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"* Of that time, on a processor {'with' if vnni else 'without'} VNNI "
                 f"({found[0]['machine']}), as applied: {told}."
-                + ("" if vnni else " Without VNNI a product of integers takes three instructions.")
+                + ("" if vnni else " Without VNNI integers take three instructions for its one.")
             )
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,17 @@ def test_what_was_checked_is_a_copy_that_nobody_else_can_change(keys, signed, tm
         pytest.fail("it is not what was signed")
     with as_signed(signed, None, False, None) as checked:
         assert checked == signed
+
+
+def test_a_signed_bundle_is_served_from_inside_its_folder(keys, signed, monkeypatch):
+    monkeypatch.chdir(signed)
+    for place in (Path(), Path("near", "..")):
+        with as_signed(place, keys / "ours" / "near", True, None) as checked:
+            assert read_bundle(checked) == read_bundle(signed)
+
+
+def test_an_index_that_is_no_file_is_not_waited_for(keys, signed):
+    own = keys / "ours" / "near"
     (signed / "bundle.json").unlink()
     os.mkfifo(signed / "bundle.json")  # reading it would take until somebody writes
     with pytest.raises(BundleError, match=r"found no bundle\.json"):

@@ -49,7 +49,7 @@ Download = Annotated[
     bool, typer.Option("--download", help="Fetch a missing data set from its publisher.")
 ]
 Requests = Annotated[
-    int | None, typer.Option(min=1, help="How many test samples to send; all if left out.")
+    int | None, typer.Option(min=1, help="How many test samples to take; all if left out.")
 ]
 Adapt = Annotated[
     str | None,
@@ -93,7 +93,7 @@ def as_signed(
         raise InputError("--signed: needs --keys, the folder that holds the authority's ca.pem")
     check_signature(bundle, keys, since=since)
     with TemporaryDirectory(prefix="isthmus-signed-") as folder:
-        copy = Path(folder, bundle.name)
+        copy = Path(folder, "bundle")
         with refusing(bundle, "cannot be copied to check it", "make room, or export it anew"):
             copytree(bundle, copy, symlinks=True)
         check_signature(copy, keys, since=since)

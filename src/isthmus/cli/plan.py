@@ -198,7 +198,7 @@ def _check_trained(model: str, weights: Path | None) -> None:
 
 def _only(cuts: Sequence[str]) -> str:
     if len(cuts) > 1:
-        raise InputError(f"--cut: found {' and '.join(cuts)}, expected one; the others follow")
+        raise InputError(f"--cut: found {' and '.join(cuts)}, expected one; leave out the rest")
     return cuts[0]
 
 

@@ -105,8 +105,8 @@ def serve(
     with ExitStack() as stack:
         if keys is not None:
             stack.enter_context(telling_refusals(say))
-        checked = stack.enter_context(as_signed(bundle, keys, signed, signed_since))
-        served = stack.enter_context(open_service(checked, device, site=site, say=say))
+        with as_signed(bundle, keys, signed, signed_since) as checked:  # all is loaded at once
+            served = stack.enter_context(open_service(checked, device, site=site, say=say))
         places = [served.place]
         if http is not None or metrics is not None:
             places += stack.enter_context(open_http(served, http=http, metrics=metrics))

@@ -75,7 +75,7 @@ def study(
     training: dict[str, Any] = {"search": search, "so_far": so_far, "storage": storage}
     training |= {"workers": workers > 1, "join": join, "data_dir": data_dir, "download": download}
     check_used(name != "transfer", "a study that trains", **training)
-    with resumable(), shown() as progress:
+    with resumable(name != "transfer"), shown() as progress:
         if name == "transfer":
             found = run_transfer(folder, meter, report=progress)
             page = write_study(folder, title="Transfer", records=(), choice=None, transfer=found)

@@ -261,7 +261,8 @@ def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> l
         tiles.append(bytes_across(plan))
     if run and run.accuracy is not None:
         label = f"accuracy of {run.requests:,} samples, measured"
-        note = f"of all {percent(fit.accuracy_split)}, and {whole}" if fit else ""
+        same = fit is not None and fit.judge == "labels"  # else another figure
+        note = f"of all {percent(fit.accuracy_split)}, and {whole}" if fit and same else ""
         tiles.append(Tile(percent(run.accuracy), label, note))
     elif fit:
         label = f"{judged(fit)} through the codecs"

@@ -346,7 +346,7 @@ def rivals_table(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Table:
     """Return a row for each way of getting the answer across: uncut, Isthmus, the rivals."""
-    samples = "" if run is None else f" (Isthmus: mean of {run.requests} test samples)"
+    samples = "" if run is None else f" (Isthmus: mean bytes of {run.requests} test samples)"
     table = new_table(
         f"What crosses for one sample{samples}",
         ("way across", "l"), ("bytes", "r"), ("accuracy", "r"), ("what crosses", "l"),

@@ -108,7 +108,7 @@ class Ingress:
         self._in_flight: dict[int, _Request] = {}
         self._known: dict[bytes, _Request] = {}
         self._turn = 0
-        self._has_room = True  # the hop, when it was last looked at
+        self._has_room = True  # the hop, at this turn
         self._number = random.randrange(_NUMBERS)  # so that none is known from an earlier life
         self.is_open = True  # whether requests are taken
         self._closed = False
@@ -267,6 +267,7 @@ class Ingress:
     def _feed(self) -> None:
         """Send what waits, as long as there is room, and end what is late, or sure."""
         while not self._closed:
+            self._has_room = bool(self._sender.wait_for_room(0.0))
             self._end_late()
             self._end_crowding()
             with self._changed:
@@ -274,12 +275,10 @@ class Ingress:
                 if request is None and (self._full() or not self._waiting):
                     self._changed.wait(0.0 if self._crowded() else self._left_s())
                     continue
-            if request is not None and self._leaves_early(request):
-                continue
-            if not self._full():
-                self._has_room = bool(self._sender.wait_for_room(_ROOM_S))
-                if request is not None and self._has_room:
-                    self._send(request)
+            if request is None:
+                self._sender.wait_for_room(_ROOM_S)
+            elif not self._leaves_early(request) and self._has_room and not self._full():
+                self._send(request)
 
     def _next(self) -> _Request | None:
         """Return which request to send; where none may go, one that the exit may be sure of."""
