@@ -47,11 +47,11 @@ _MAX_FILE_BYTES = 2 << 30  # an ONNX program is one protobuf message, which ends
 _MAX_FILES = 1000
 _MAX_ELEMENTS = 1 << 31
 _ODD_CHARACTERS = set("\\:\0")  # they lead elsewhere on some systems
-_DTYPES = (
+DTYPES = (
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool",
 )  # fmt: skip
 
-_PACKED = ("uint4", "uint2")  # which cross, but no program takes them
+PACKED = ("uint4", "uint2")  # which cross, but no program takes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +273,7 @@ def _shape_problems(bundle: Bundle) -> Iterator[str]:
     for where, shape, dtype in border + crossings:
         if any(size < 1 for size in shape) or math.prod(shape) > _MAX_ELEMENTS:
             yield f"{where}: found shape {shape}, expected sizes over 0 and at most 2**31 elements"
-        known = (*_DTYPES, *_PACKED) if where.startswith("crossing") else _DTYPES
+        known = (*DTYPES, *PACKED) if where.startswith("crossing") else DTYPES
         if dtype not in known:
             yield f"{where}: found dtype {dtype!r}, expected one of {', '.join(known)}"
     for entry in bundle.crossings:

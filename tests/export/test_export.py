@@ -261,6 +261,14 @@ def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
         check_devices(plan)
 
 
+def test_a_type_that_bundles_do_not_name_is_planned_but_has_no_bundle():
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).bfloat16()
+    x = torch.zeros(1, 8, dtype=torch.bfloat16)
+    plan = partition(capture(net, (x,)), load_platform("two-mcu-spi"), codec="raw", cut=1)
+    with pytest.raises(InputError, match=r"bfloat16 tensors on the way.*model\.float"):
+        check_devices(plan)
+
+
 def test_a_payload_longer_than_a_frame_is_planned_but_has_no_bundle():
     net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
     plan = partition(

@@ -99,6 +99,37 @@ def test_half_precision_survives_large_values():
     assert make("raw:bits=16", (3,)).eval()((x,))[0].isfinite().all()
 
 
+def test_one_bit_gives_a_channel_that_is_always_0_back():
+    codec = make("uniform:bits=1,symmetric=1", (2, 3, 3))
+    x = torch.randn(4, 2, 3, 3) * torch.tensor([0.0, 1.0])[:, None, None]
+    codec.calibrate((x,))
+    assert codec.eval()((x,))[0][:, 0].abs().max() < 1e-6
+
+
+def test_raw_carries_a_mask_of_infinities_and_refuses_what_is_no_number():
+    codec, mask = make("raw", (3,)).eval(), torch.tensor([[0.0, -torch.inf, 1.0]])
+    codec.calibrate((mask,))
+    assert torch.equal(codec.decompress(codec.compress((mask,)))[0], mask)
+    with pytest.raises(InputError, match="NaN"):
+        codec.calibrate((mask * 0,))
+
+
+def test_before_an_entropy_code_a_faint_channel_is_one_symbol():
+    codec = make("bottleneck:ratio=1,bits=8+entropy", (16, 9, 9))
+    x = feature_map(rank=4, batch=16)
+    codec.calibrate((x + 0.01 * torch.randn(x.shape),))
+    with torch.no_grad():
+        (symbols,) = codec.eval().sender((x,))
+    assert sum(len(symbol_BHW.unique()) == 1 for symbol_BHW in symbols.unbind(1)) == 12
+
+
+def test_calibration_bears_outliers_on_both_sides():
+    codec, x = make("bottleneck:ratio=1,bits=4+entropy", (4, 3, 3)), torch.randn(512, 4, 3, 3)
+    x[0, 0, 0, :2] = torch.tensor([1e12, -1e12])
+    codec.calibrate((x,))
+    assert codec.eval()((x,))[0].isfinite().all()
+
+
 def test_all_channels_at_8_bits_lose_next_to_nothing():
     codec, x = make("bottleneck:ratio=1,bits=8", (16, 9, 9)), feature_map()
     codec.calibrate((x,))

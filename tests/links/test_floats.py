@@ -87,12 +87,19 @@ def test_what_is_too_large_becomes_the_largest_value(name):
     assert restored.tolist() == [[CROSSING[name].largest, -CROSSING[name].largest]]
 
 
-@pytest.mark.parametrize("name", ["fp8-e4m3", "fp8-e5m2", "fp16"])
+@pytest.mark.parametrize("name", ["fp8-e4m3", "fp8-e5m2", "fp16", "bf16"])
 def test_a_gradient_passes_as_1_but_for_what_is_clipped(name):
-    x = torch.tensor([[1.3, -1.999, 0.0, 1e-6, -100.0, 1e9]], requires_grad=True)
+    x = torch.tensor([[1.3, -1.999, 0.0, 1e-6, -100.0, torch.inf]], requires_grad=True)
     make(name, 6).train()((x,))[0].sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [[1, 1, 1, 1, 1, 0]]
+
+
+def test_a_gradient_passes_as_1_at_every_size_that_a_format_has():
+    x = torch.tensor([[5.0, -1e5, 1e17, -1e38, 1e-30, -1e-38, 1e-44]], requires_grad=True)
+    (1e3 * make("bf16", 7).train()((x,))[0]).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1e3] * 7]
 
 
 def test_16_bits_go_as_numpy_writes_them():

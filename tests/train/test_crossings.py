@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isthmus.errors import InputError
-from isthmus.graph import capture
+from isthmus.graph import capture, cuts
 from isthmus.links import Codec
 from isthmus.links.density import Density
 from isthmus.plan import partition
@@ -29,7 +29,7 @@ from isthmus.train import (
     split_with_codecs,
 )
 from isthmus.train.crossings import begin, tune_receiver
-from isthmus.train.ladder import Rung
+from isthmus.train.ladder import Rung, check_sizes
 from isthmus.train.loop import Batches, Progress
 from isthmus.train.views import make_views
 from tests.train.test_fit import blobs, net, weights_of
@@ -323,6 +323,44 @@ def test_the_fewest_bytes_within_the_drop_are_enough():
     )
     assert enough(rungs, drop=0.5) == 45
     assert enough(rungs, drop=0.01) == 64
+
+
+def test_sizes_that_training_does_not_change_are_refused():
+    _, model = trained(64)
+    sent = split_with_codecs(model, plan_of(model, "uniform:bits=4+entropy"))
+    check_sizes(sent, frozen=False)
+    check_sizes(split_with_codecs(model, plan_of(model, "bottleneck:bits=4+entropy")))
+    with pytest.raises(InputError, match="what uniform sends of an untrained network stays"):
+        check_sizes(sent)
+
+
+def test_weights_too_short_to_train_are_refused_and_cross_as_they_are():
+    data, model = trained(64)
+    halves = replace(data, x_train=(data.x_train[0].astype(np.float16),))
+    plain, learned = (plan_of(model.half(), codec) for codec in ("raw", "bottleneck"))
+    assert fit_crossings(split_with_codecs(model, plain), halves, FitConfig()) == ()
+    with pytest.raises(InputError, match=r"weights are float16.*float32"):
+        fit_crossings(split_with_codecs(model, learned), halves, FitConfig())
+
+
+class Halved(nn.Module):
+    """Goes through 16 bits in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.back = nn.Conv2d(8, 8, 1), nn.Linear(128, 3)
+
+    def forward(self, x):
+        return self.back(self.front(x).half().flatten(1).float())
+
+
+def test_what_crosses_in_half_precision_is_learned_from_as_it_is():
+    data = blobs(64)
+    model = Halved().eval()
+    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    cut = next(c.index for c in cuts(graph) if c.tensors[0].dtype == "float16")
+    plan = partition(graph, load_platform("two-pi-ethernet"), codec="bottleneck", cut=cut)
+    assert fit_crossings(split_with_codecs(model, plan), data, FitConfig(epochs=1))
 
 
 def test_a_ladder_without_entropy_code_is_refused():

@@ -55,7 +55,7 @@ def net():
 
 
 def plan_of(model, codec="bottleneck:ratio=8,bits=4", *, platform="two-mcu-spi"):
-    graph = capture(model, (torch.zeros(2, 8, 4, 4),))
+    graph = capture(model, (torch.zeros(2, 8, 4, 4, dtype=next(model.parameters()).dtype),))
     cut = next(i + 1 for i, node in enumerate(graph.nodes) if node.op == "relu")
     return partition(graph, load_platform(platform), codec=codec, cut=cut)
 

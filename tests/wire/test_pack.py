@@ -192,8 +192,6 @@ def test_numbers_are_little_endian_on_the_wire():
 
 
 def test_a_png_without_pillow_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "isthmus.wire.images", raising=False)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.delattr("isthmus.wire.images", raising=False)
     with pytest.raises(InputError, match=r'pip install "isthmus\[fit\]"'):
         pack(PNG, [IMAGE])

@@ -252,3 +252,16 @@ def test_the_bits_of_a_float_are_those_of_its_format():
     assert [bind(f"float:format={f}", MAP).bits for f in ("mxfp4-e2m1", "bf16")] == [4, 16]
     with pytest.raises(InputError, match="found bits=8, expected 16"):
         replace(bind("float:format=bf16", MAP), bits=8)
+
+
+@pytest.mark.parametrize("text", ["raw", "uniform:bits=8", "uniform:bits=4+entropy", "float"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_one_number_for_each_sample_has_its_cost(text, shape):
+    spec = parse_codec(text, shapes=[shape], dtypes=["float32"])
+    assert spec.encoder_buffer_bytes == spec.decoder_buffer_bytes > 0
+
+
+def test_more_channels_than_tables_have_are_refused():
+    parse_codec("uniform:bits=4", shapes=[(70_000,)], dtypes=["float32"])
+    with pytest.raises(InputError, match=r"70000 channels .* at most 65535; leave \+entropy"):
+        parse_codec("uniform:bits=4+entropy", shapes=[(70_000,)], dtypes=["float32"])

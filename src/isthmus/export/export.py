@@ -19,7 +19,9 @@ from torch import Tensor, nn
 import isthmus
 from isthmus.backends import TensorSpec, program_file
 from isthmus.bundle import (
+    DTYPES,
     FILES,
+    PACKED,
     PLATFORM_FILE,
     Bundle,
     CrossingEntry,
@@ -128,7 +130,11 @@ def export(
 
 
 def check_devices(plan: Plan) -> None:
-    """Raise where a device stands on the way twice, or a payload is longer than frames carry."""
+    """Raise where no bundle can hold a plan.
+
+    A device stands on the way twice, a payload is longer than frames carry, or a tensor is of a
+    type that no bundle names.
+    """
     names = [stage.device for stage in as_walk(plan).stages]
     for name in names:
         if names.count(name) > 1:
@@ -137,6 +143,13 @@ def check_devices(plan: Plan) -> None:
                 "expected each device once in what can be run; let the output be elsewhere, or "
                 "choose another --cut"
             )
+    crossing_dtypes = {dtype for crossing in plan.crossings for dtype in crossing.dtypes}
+    strange = (crossing_dtypes | {spec.dtype for spec in plan.inputs}) - {*DTYPES, *PACKED}
+    if strange:
+        raise InputError(
+            f"plan: found {min(strange)} tensors on the way, expected {', '.join(DTYPES)} in what "
+            "can be run; cast the model, e.g. model.float(), and plan it anew"
+        )
     longest = max((crossing.payload_bytes for crossing in plan.crossings), default=0)
     if longest > MAX_PAYLOAD_BYTES:
         raise InputError(

@@ -51,6 +51,7 @@ from isthmus.wire.spec import channel_dim, num_channels
 _MAX_ROWS = 1 << 17  # of activations that calibration looks at
 _MIN_STEP = 1e-6
 _EVEN_BITS = 3.0  # for each value, from where a rate term goes on
+_FAR = 1 << 16  # steps, beyond which values count as one
 _FAINT = 0.01  # of a usual start: how loud the refinement is before it is trained
 _LEAK = 0.1  # of the rectifiers, so that a narrow refinement cannot die
 
@@ -83,13 +84,16 @@ def bottleneck_halves(
 class LearnedGrid(nn.Module):
     """What both halves agree on: a step per wire channel; zero lies in the middle of the range.
 
+    Where an entropy code follows, or a width is chosen later, one symbol stands for zero, so that
+    a channel may cost almost nothing; else the range is as wide above zero as below.
+
     Args:
         shape: Of one sample on the wire.
         bits: 2 to 8.
         even: Calibrate one step for all channels, as is best before an entropy code: each then
             takes the bits that it is worth (reverse water-filling: Cover, Thomas, "Elements of
             Information Theory", 2006, section 10.3.3).
-        nested: Let one symbol stand for zero, as `isthmus.wire.nested` has it.
+        nested: Its symbol for zero is that of `isthmus.wire.nested`.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class LearnedGrid(nn.Module):
         self.shape = shape
         self.bits = bits
         self.even = even
-        self.middle = 2.0 ** (bits - 1) if nested else (2**bits - 1) / 2
+        self.middle = 2.0 ** (bits - 1) if nested or even else (2**bits - 1) / 2
         log_step_N = torch.full((num_channels(shape),), 8 / 2**bits).log()
         self.log_step = nn.Parameter(per_channel(log_step_N, shape))
 
@@ -130,7 +134,7 @@ def _entropy_bits(y_MN: Tensor) -> float:
     """Return the mean entropy of each channel's values when rounded."""
     total = 0.0
     for y_M in y_MN.unbind(1):
-        whole_M = y_M.round().long()
+        whole_M = y_M.round().clamp(-_FAR, _FAR).long()
         p = torch.bincount(whole_M - whole_M.min()) / len(y_M)
         total -= float(torch.xlogy(p, p).sum()) / log(2)
     return total / y_MN.shape[1]

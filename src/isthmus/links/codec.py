@@ -118,7 +118,7 @@ class Codec(nn.Module):
         """
         carried = tensors if self._join is None else self._join(tensors)
         for calibrate, x in zip(self._calibrate, carried, strict=True):
-            if not x.isfinite().all():
+            if (x.isnan() if self.spec.name == "raw" else ~x.isfinite()).any():
                 raise InputError(
                     f"codec {self.spec.name}: the calibration data makes activations that are not "
                     "finite; look for NaN in the data or the weights"

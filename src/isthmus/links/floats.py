@@ -7,7 +7,7 @@
 
 A symbol is the format's bit pattern. It is found by comparing and by scaling with powers of two
 alone, which is exact, so that an exported program finds the same. What is too large becomes the
-largest finite value; -0 becomes 0. Binades are constants to the gradient: it passes as 1.
+largest finite value; -0 becomes 0. The gradient passes as 1.
 
 The 32 values of a block lie side by side in memory: neighbours in a row of a map (C, H, W),
 channels of one token in (T, C). The last block of a sample may be shorter.
@@ -30,6 +30,7 @@ from isthmus.wire.formats import BLOCK, CROSSING, Format
 
 _LEAST, _MOST = -126, 127  # exponents of normal float32 numbers
 _SCALE_BIAS = 127
+_STEEPEST = 60
 _FINITE = torch.finfo(torch.float32).max
 
 
@@ -74,7 +75,7 @@ class FloatSender(nn.Module):
         x = x.float()
         negative = x < 0
         size = torch.where(negative, -x, x).clamp(max=form.largest)
-        ulps, binade = _split(size, least=1 - form.bias, largest=form.largest)
+        ulps, binade = _split(size.detach(), least=1 - form.bias, largest=form.largest)
         ulps = ulps * per_binade
         code = binade * per_binade + ulps.round()
         if form.complement:
@@ -83,9 +84,9 @@ class FloatSender(nn.Module):
             symbols = torch.where(negative, code + sign, code)
         if not self.training:
             return symbols.to(self.symbol_dtype)
-        slope = torch.where(ulps.round() < 2 * per_binade, ulps, ulps / 2)  # else a binade higher
+        slope = size / _step(code, form)
         slope = torch.where(negative, -slope, slope) if form.complement else slope
-        return symbols.detach() + (slope - slope.detach())
+        return symbols + (slope - slope.detach())
 
 
 class FloatReceiver(nn.Module):
@@ -108,11 +109,11 @@ class FloatReceiver(nn.Module):
         negative = symbols >= sign
         rest = 2 * sign - symbols if form.complement else symbols - sign
         code = torch.where(negative, rest, symbols)
-        per_binade = 2.0**form.mantissa
-        binade = ((code.detach() / per_binade).floor() - 1).clamp(min=0)
-        ulps = code - binade * per_binade
-        size = _times_power(ulps / per_binade * 2.0 ** (1 - form.bias), binade)
-        size = size.clamp(max=form.largest)
+        binade = _binade(code, form)
+        ulps = code.detach() / 2.0**form.mantissa - binade
+        size = _times_power(ulps * 2.0 ** (1 - form.bias), binade).clamp(max=form.largest)
+        if self.training:
+            size = size + (code - code.detach()) * _step(code, form)
         return torch.where(negative, -size, size).to(self.dtype)
 
 
@@ -163,6 +164,17 @@ class BlockReceiver(nn.Module):
         scale_BK1 = _times_power(torch.full_like(power_BK1, 2.0**_LEAST), power_BK1)
         x_BKV = self.receiver(in_groups(symbols.float(), BLOCK)).float() * scale_BK1
         return out_of_groups(x_BKV, self.shape).to(self.dtype)
+
+
+def _binade(code: Tensor, form: Format) -> Tensor:
+    """Return how many binades above the least one a value's bit pattern lies, without its sign."""
+    return ((code.detach() / 2.0**form.mantissa).floor() - 1).clamp(min=0)
+
+
+def _step(code: Tensor, form: Format) -> Tensor:
+    """Return what the next bit pattern adds to a value: within what gradients can be scaled by."""
+    exponent = _binade(code, form) + (1 - form.bias - form.mantissa)
+    return exponent.clamp(-_STEEPEST, _STEEPEST).exp2()
 
 
 def _split(size: Tensor, *, least: int, largest: float) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from isthmus.wire import CodecSpec, WireTensor
 from isthmus.wire.formats import VECTOR, VECTOR_SCALE_BITS
 from isthmus.wire.spec import num_channels
 
+_MIN_STEP = 1e-6
 _MOST_SCALE = 2**VECTOR_SCALE_BITS - 1
 
 
@@ -88,7 +89,8 @@ class AffineGrid(nn.Module):
 
     def _set(self, low_C: Tensor, high_C: Tensor) -> None:
         step_C = (high_C - low_C) / (self.num_steps * (_MOST_SCALE if self.vector else 1))
-        step_C = torch.where(step_C > 0, step_C, 1.0)  # a channel that never changes
+        odd = self.spec.symmetric and self.num_steps % 2  # no level at 0, which alone is left
+        step_C = torch.where(step_C > 0, step_C, _MIN_STEP if odd else 1.0)  # it never changes
         if self.spec.symmetric:
             # rounded as the receiver does: 0 comes back
             low_C = -step_C * (0 if self.vector else self.num_steps / 2)

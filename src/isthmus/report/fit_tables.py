@@ -30,15 +30,15 @@ def _ladder(record: FitRecord) -> Table:
         ("wanted bytes", "r"), ("mean payload", "r"), ("accuracy", "r"), ("drop, points", "r"),
         ("", "l"),
     )  # fmt: skip
+    taken = [r for r in record.ladder if r.payload_bytes == record.config.wanted_bytes][:1]
     for rung in record.ladder:
-        taken = rung.payload_bytes == record.config.wanted_bytes
         add_row(
             table,
             num_bytes(rung.wanted_bytes),
             num_bytes(rung.payload_bytes),
             percent(rung.accuracy),
             f"{rung.drop:.2f}",
-            "taken" if taken else "",
+            "taken" if rung in taken else "",
         )
     return table
 

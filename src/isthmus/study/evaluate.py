@@ -60,7 +60,7 @@ from isthmus.train import (
     with_answers,
     write_fitted,
 )
-from isthmus.train.crossings import check_crossing_losses
+from isthmus.train.crossings import check_training
 from isthmus.train.exits import parted, smaller_exit
 from isthmus.train.fit import Sender
 from isthmus.train.fitted import FILES, Judge
@@ -187,8 +187,8 @@ def fit_plan(
     check_labels(data, config)
     pieces = split_with_codecs(model, plan, eval_form=config.eval_form)  # before long training
     if config.drop is not None or config.wanted_bytes is not None:
-        check_sizes(pieces)
-    check_crossing_losses(pieces, config)
+        check_sizes(pieces, frozen=config.drop is not None or config.sender == "frozen")
+    check_training(pieces, config)
     asked = (source, plan, data_fingerprint(data), weights and sha256(weights), config)
     with kept_state(out, asked, report) as progress:
         phases = fit_base(model, data, config, progress=progress)

@@ -131,7 +131,7 @@ def begin(
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
-    check_crossing_losses(split_model, config)
+    check_training(split_model, config)
     rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
     _calibrate_rate(rate, split_model, start)
     return Fit(
@@ -151,8 +151,15 @@ def begin(
     )
 
 
-def check_crossing_losses(split_model: SplitModel, config: FitConfig) -> None:
-    """Raise where a loss is none for crossings, or compares positions that they lack."""
+def check_training(split_model: SplitModel, config: FitConfig) -> None:
+    """Raise where weights are too short to train, or a loss is none for these crossings."""
+    short = {p.dtype for p in split_model.stages.parameters()} & {torch.float16, torch.bfloat16}
+    if short and any(map(_learns, split_model.codecs)):
+        raise InputError(
+            f"the model's weights are {str(min(short, key=str))[6:]}, in which the steps of "
+            "training are lost; expected float32: cast the model (model.float()), plan it anew, "
+            "and train with --bf16 if it is for speed"
+        )
     shapes = [s for c in split_model.codecs if isinstance(c, Codec) for s in c.spec.shapes]
     for name in ("mutual", "simkd"):
         if name in config.losses:
@@ -422,8 +429,9 @@ def _batches(fit: Fit, *, live: bool) -> Batches:
     def prepare(batch: Inputs, generator: torch.Generator) -> Inputs:
         if augmentation is not None:
             batch = augmented(batch, augmentation, generator)
-        wide = (x.float() if x.dtype == torch.float16 else x for x in batch)
-        return tuple(laid_out(x, layout) for x in wide)
+        if views is not None:
+            batch = tuple(map(Tensor.to, batch, views.dtypes))
+        return tuple(laid_out(x, layout) for x in batch)
 
     return Batches(
         inputs,

@@ -99,12 +99,32 @@ def climb_down(
     return tuple(rungs)
 
 
-def check_sizes(split_model: SplitModel) -> None:
-    """Raise where nothing is entropy-coded, so that no size can be chosen."""
-    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
+def check_sizes(split_model: SplitModel, *, frozen: bool = True) -> None:
+    """Raise where no size can be chosen.
+
+    Args:
+        split_model: Says what is entropy-coded.
+        frozen: Whether the first device's network stays as it came: unless it sends through a
+            learned layer, what it sends does too.
+
+    Raises:
+        InputError: Nothing is entropy-coded, or nothing that training changes.
+    """
+    coded = [
+        (index, codec.spec.name)
+        for index, codec in enumerate(split_model.codecs)
+        if isinstance(codec, Codec) and codec.spec.entropy
+    ]
+    if not coded:
         raise InputError(
             "--drop, --bytes: the plan's codecs have fixed sizes; plan with a codec that ends in "
             "+entropy, e.g. --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
+        )
+    index, name = coded[-1]
+    if frozen and index == 0 and name != "bottleneck":
+        raise InputError(
+            f"--drop, --bytes with --freeze-sender: what {name} sends of an untrained network "
+            "stays as it is; plan with --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
         )
 
 

@@ -30,11 +30,13 @@ class Views:
     Attributes:
         tensors: What crosses first, each (V * N, ...), view by view; floats in 16 bits where they
             fit, which is far below a codec's own steps.
+        dtypes: What each was before, and is to be again.
         targets: What the teacher says of each view, (V * N, K).
         num_views: V. The first view is the samples as they are.
     """
 
     tensors: Inputs
+    dtypes: tuple[torch.dtype, ...]
     targets: Tensor
     num_views: int
 
@@ -87,7 +89,8 @@ def make_views(
                 kept_x[rows] = x
                 if not kept_x[rows].isfinite().all():  # beyond what 16 bits hold
                     return None
-    return Views(tensors=tensors, targets=targets, num_views=num_views)
+    dtypes = tuple(x.dtype for x in tried)
+    return Views(tensors=tensors, dtypes=dtypes, targets=targets, num_views=num_views)
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from isthmus.errors import InputError
 from isthmus.wire import stream
 from isthmus.wire.bits import pack_bits, unpack_bits
+from isthmus.wire.images import decode_png, encode_png
 from isthmus.wire.nested import (
     Width,
     at_width,
@@ -56,7 +56,7 @@ def pack(
     if found != expected:
         raise InputError(f"codec {spec.name}: found symbols {found}, expected {expected}")
     if spec.name == "png":
-        return _images().encode_png(arrays[0])
+        return encode_png(arrays[0])
     if width is not None or spec.nested:
         return _pack_nested(spec, arrays, tables, width or widths(spec)[0])
     if tables:
@@ -92,7 +92,7 @@ def unpack(
             f"{'' if spec.fixed_rate else 'at most '}{spec.max_payload_bytes}"
         )
     if spec.name == "png":
-        return (_images().decode_png(payload, spec.shapes[0]),)
+        return (decode_png(payload, spec.shapes[0]),)
     if spec.entropy and len(payload) < spec.max_payload_bytes:
         return _decode(spec, payload, tables)
     arrays = []
@@ -217,11 +217,3 @@ def _unpack_tensor(tensor: WireTensor, data: bytes | memoryview) -> npt.NDArray[
 
 def _little_endian(tensor: WireTensor) -> np.dtype[np.generic]:
     return np.dtype(tensor.dtype).newbyteorder("<")
-
-
-def _images() -> ModuleType:
-    try:
-        from isthmus.wire import images  # noqa: PLC0415  Pillow is optional
-    except ImportError as error:
-        raise InputError('codec png needs Pillow: pip install "isthmus[fit]"') from error
-    return images

@@ -15,6 +15,7 @@ import numpy as np
 
 from isthmus.errors import InputError
 from isthmus.wire.formats import BLOCK, BLOCK_SCALE_BITS, CROSSING, VECTOR, VECTOR_SCALE_BITS
+from isthmus.wire.images import max_png_bytes
 from isthmus.wire.options import (
     ALL_OPTIONS,
     check_options,
@@ -22,6 +23,7 @@ from isthmus.wire.options import (
     parse_options,
     write_options,
 )
+from isthmus.wire.tables import MAX_CHANNELS, MAX_ROWS
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 _INTEGER_BITS = {
@@ -42,8 +44,6 @@ _DECODE_MACS_PER_SYMBOL = 190
 
 # A float is written and read by a binary search for its exponent: operations of either half.
 _FLOAT_MACS_PER_SYMBOL = 45
-
-_MAX_ROWS = 32  # of a table; 4 bytes for each symbol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,8 @@ class CodecSpec:
         per: Whether each ``channel`` of a uniform grid has a range, or the ``tensor`` has one;
             per ``vector`` a channel's range is shared out: 16 values take as much as they need.
         range: How calibration chooses it, a name in `isthmus.links.ranges.RANGES`.
-        symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels.
+        symmetric: Whether a uniform grid reaches as far down as up, with 0 among its levels,
+            from 2 bits on.
         format: Of the codec ``float``, a name in `isthmus.wire.formats.CROSSING`.
         nested: Whether a bottleneck may cross at narrower widths too, see `isthmus.wire.nested`.
         joint: Whether a bottleneck narrows all float tensors together, as one of all channels, so
@@ -179,7 +180,7 @@ class CodecSpec:
     def max_payload_bytes(self) -> int:
         """Bytes that no payload exceeds; what the entropy stage does not shorten goes packed."""
         if self.name == "png":
-            return _max_png_bytes(self.shapes[0])
+            return max_png_bytes(self.shapes[0])
         return self.nested + sum(tensor.payload_bytes for tensor in self.wire_tensors)
 
     @property
@@ -231,6 +232,8 @@ class CodecSpec:
     @property
     def encoder_buffer_bytes(self) -> int:
         """Memory that encoding one sample takes beside the crossing: values, symbols, payload."""
+        if self.name != "bottleneck":
+            return self.decoder_buffer_bytes
         thin, width = self.sender == "separable", self.sender_hidden
         places = (prod(_wire_shape(self, shape)) // n for shape, _, n in self._narrowings)
         channels = (c * thin + 2 * width for _, c, _ in self._narrowings)  # between layers
@@ -240,11 +243,12 @@ class CodecSpec:
     def decoder_buffer_bytes(self) -> int:
         """Memory that decoding one sample takes beside the crossing: payload, symbols, values.
 
-        The entropy stage also takes its tables and each symbol's place and rank.
+        The entropy stage also takes its tables, 4 bytes for each symbol of a row, and each
+        symbol's place and rank.
         """
         symbols = sum(t.num_elements * np.dtype(t.dtype).itemsize for t in self.wire_tensors)
         for tensor in self.coded_tensors:
-            symbols += 4 * _MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
+            symbols += 4 * MAX_ROWS * ((1 << tensor.bits) + 1) + 12 * tensor.num_elements
         return symbols + 4 * self._scaled_elements + self.max_payload_bytes
 
     @property
@@ -403,9 +407,20 @@ def _problem(spec: CodecSpec) -> str:
         return f"found {_found(spec)}, expected one vector of class scores; use raw or uniform"
     if spec.name != "raw" and not any(dtype in FLOATS for dtype in spec.dtypes):
         return f"found {_found(spec)}, expected floats; use raw"
-    if spec.entropy and spec.bits > _MOST_CODED_BITS:
+    problem = _narrow_problem(spec) if spec.name == "bottleneck" else ""
+    return problem or (_entropy_problem(spec) if spec.entropy else "")
+
+
+def _entropy_problem(spec: CodecSpec) -> str:
+    if spec.bits > _MOST_CODED_BITS:
         return f"found {spec.bits} bits and +entropy, expected at most {_MOST_CODED_BITS} bits"
-    return _narrow_problem(spec) if spec.name == "bottleneck" else ""
+    most = max(num_channels(tensor.shape) for tensor in spec.coded_tensors)
+    if most > MAX_CHANNELS:
+        return (
+            f"found {most} channels and +entropy, which counts the symbols of each, expected at "
+            f"most {MAX_CHANNELS}; leave +entropy out, or cut before the values are flattened"
+        )
+    return ""
 
 
 def _image_problem(spec: CodecSpec) -> str:
@@ -483,15 +498,3 @@ def _wire_shape(spec: CodecSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         height, width = (-(-size // spec.stride) for size in shape[1:])
         return (shape[0] // spec.ratio, height, width)
     return (*shape[:-1], shape[-1] // spec.ratio)
-
-
-def _max_png_bytes(shape: tuple[int, ...]) -> int:
-    """Bound a PNG: its fixed chunks, and every row with its filter byte, deflated at worst.
-
-    The bound of deflate is the larger of zlib's and zlib-ng's for any parameters; the stream is
-    cut into chunks of 32 KiB or more, 12 bytes around each.
-    """
-    channels, height, width = shape
-    raw = height * (1 + channels * width)
-    deflated = raw + (raw + 7) // 8 + (raw + 63) // 64 + 11
-    return 8 + 25 + 12 + deflated + 12 * (1 + deflated // (1 << 15))

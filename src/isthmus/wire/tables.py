@@ -38,6 +38,7 @@ _VERSION = 1
 _HEAD = struct.Struct("<BBHBB")  # version, bits, channels, levels, rows
 _LENGTH = struct.Struct("<I")
 _MAX_LEVELS = 8
+MAX_CHANNELS = (1 << 16) - 1
 _LEVELS = 4
 _WORTH = 0.98  # contexts must save this much, for they cost two more passes
 _ROUNDS = 12
@@ -357,7 +358,7 @@ def _problem(tables: Tables) -> str:
     ]
     if found != expected or not 0 < rows < 256:
         return f"found shapes {found}, expected {expected} and at most 255 rows"
-    if not 0 < channels < 1 << 16 or levels > _MAX_LEVELS:
+    if not 0 < channels <= MAX_CHANNELS or levels > _MAX_LEVELS:
         return f"found {channels} channels and {levels} levels"
     if (tables.frequencies.astype(np.int64).sum(axis=1) != TOTAL).any():
         return f"a row does not sum to {TOTAL}"
