@@ -100,6 +100,16 @@ def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
     assert torch.equal(made(x), load_model(str(mine / "shared"))(x))
 
 
+def test_a_step_that_undoes_one_of_the_folder_is_refused(isthmus, mine):
+    for out, source, text in (
+        ("shared", OURS, "share:kmeans,bits=3"), ("again", ("shared",), "quantize:int8,skip=up"),
+    ):  # fmt: skip
+        result = isthmus("compress", *source, "--with", text, "--out", out)
+    assert result.code == 1
+    assert f"{mine / 'shared'}: quantize:int8 after share:kmeans: both choose" in result.err
+    assert not (mine / "again").exists()
+
+
 def test_a_width_of_a_slimmable_model_is_cut_out_planned_and_compared(isthmus, mine):
     pytest.importorskip("torch_pruning")
     made = loads(

@@ -70,6 +70,37 @@ def test_fpgm_removes_the_channel_that_lies_amid_the_others():
     assert torch.equal(made[0].weight, model[0].weight[[0, 1, 3]])
 
 
+def test_fpgm_tells_a_channel_from_its_negative():
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1)).eval()
+    with torch.no_grad():  # distances to the others add up to 2.9, 3.1 and 2
+        model[0].weight.copy_(torch.tensor([1.0, -1.0, 0.1]).reshape(3, 1, 1, 1))
+    (step,) = parse_chain(["prune:fpgm,keep=0.7,only=0"])
+    made = apply(model, step, Samples(example=(torch.rand(2, 1, 4, 4),)))
+    assert made[0].weight.flatten().tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [nn.Conv2d(4, 8, 3, groups=2), nn.ConvTranspose2d(4, 8, 3), nn.Conv2d(4, 8, 3)],
+    ids=["grouped", "transposed", "plain"],
+)
+def test_fpgm_follows_groups_and_transposed_convolutions(convolution):
+    model = nn.Sequential(convolution, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():  # the second channel of each half makes the mean of the others
+        rows = torch.randn(8, 18 * (2 // convolution.groups), generator=torch.Generator())
+        rows[[1, 5]] = rows[[0, 2, 3, 4, 6, 7]].mean(0)
+        weight = convolution.weight
+        if isinstance(convolution, nn.ConvTranspose2d):
+            made = rows.reshape(8, 4, 3, 3).transpose(0, 1)
+        else:
+            made = rows.reshape(weight.shape)
+        weight.copy_(made)
+    (step,) = parse_chain(["prune:fpgm,keep=0.75,only=0"])
+    pruned = apply(copy.deepcopy(model), step, Samples(example=(torch.rand(2, 4, 8, 8),)))
+    bias = convolution.bias[[0, 2, 3, 4, 6, 7]]
+    assert torch.equal(pruned[0].bias, bias)
+
+
 def test_apoz_removes_the_channels_that_are_zero_most_often():
     model = net()
     with torch.no_grad():  # inputs are positive: channels 1 and 3 are never active
@@ -377,7 +408,7 @@ def test_least_squares_makes_the_next_layer_do_what_it_did_where_that_can_be():
     assert torch.allclose(made(x), model(x), atol=1e-3)
     plain = pruned(model, "prune:l1,keep=0.5,only=0")
     assert not torch.allclose(plain(x), model(x), atol=1e-2)
-    with pytest.raises(InputError, match="found no channels that only convolutions"):
+    with pytest.raises(InputError, match="found no channels that only linear layers and 2d conv"):
         pruned(net(groups=2), "prune:least-squares,keep=0.5,only=0")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from isthmus.compress import Samples, apply, parse_chain, settle
 from isthmus.compress.savings import (
     Accesses,
     Shape,
@@ -106,6 +107,14 @@ def test_zeros_and_repeated_weights_of_a_layer_by_hand():
     assert found.nonzero == ((2 + 2) + (0 + 1)) / 2
     assert found.num_bytes == 4 * (3 + 2 + 6)
     assert found.macs_per_byte == 6 / 44
+
+
+def test_a_layer_of_integers_moves_integers():
+    x = torch.randn(64, 16)
+    (step,) = parse_chain(["quantize:int8"])
+    model = nn.Sequential(nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)).eval()
+    made = settle(apply(model, step, Samples(example=(x[:2],), inputs=(x,))))
+    assert [found.num_bytes for found in count_savings(made, (x,))] == [16 + 8 + 128, 8 + 4 + 32]
 
 
 class TimeFirst(nn.Module):

@@ -16,6 +16,7 @@ from isthmus.compress.share import cluster
 from isthmus.compress.sparse import largest, mask
 from isthmus.errors import InputError
 from isthmus.files import sha256
+from isthmus.graph import capture
 from isthmus.models.compressed import changes, load_changes, pack_weights, unpack_weights
 from isthmus.models.layers import Integer
 from isthmus.models.load import check_weights, load_weights
@@ -365,6 +366,28 @@ def test_a_layer_that_stands_in_two_places_stays_one(tmp_path):
         again.to_empty(device="cpu")
         load_weights(again, weights, where="here")
         assert torch.equal(again(x), model(x))
+        assert capture(model, (x,)).outputs
+
+
+@pytest.mark.parametrize("second", ["sparse:magnitude,keep=0.7", "sparse:nm,n=3"])
+def test_a_weight_that_one_step_set_to_0_stays_0_in_the_next(second):
+    torch.manual_seed(0)
+    x = torch.randn(8, 16)
+    model: Any = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    samples = Samples(example=(x[:2],), inputs=(x,), labels=torch.arange(8) % 4)
+    for text in ("sparse:nm", second):
+        (step,) = parse_chain([text])
+        model = settle(apply(model, step, samples))
+        assert ((model[0].weight != 0).unflatten(1, (-1, 4)).sum(-1) <= 2).all()
+
+
+def test_layers_of_integers_are_none_for_other_techniques():
+    x = torch.randn(16, 4)
+    samples = Samples(example=(x[:2],), inputs=(x,))
+    steps = [step for text in ("quantize:int8", "share:kmeans") for step in parse_chain([text])]
+    model = settle(apply(nn.Sequential(nn.Linear(4, 4)).eval(), steps[0], samples))
+    with pytest.raises(InputError, match=r"found no layer for it.*but for layers of integers"):
+        apply(model, steps[1], samples)
 
 
 def test_parameters_that_are_zero_do_not_count():
@@ -383,6 +406,7 @@ def test_parameters_that_are_zero_do_not_count():
             ["quantize:int8", "prune:l1"],
             "l1 after quantize:int8: would undo it; put prune:l1",
         ),
+        (["prune:l1,keep=0.5,keep=0.6"], "found keep= twice, expected it once"),
         (["sparse:nm", "quantize:binary"], "has no value for a weight of 0.*quantize:ternary"),
     ],
 )

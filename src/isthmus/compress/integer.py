@@ -193,6 +193,7 @@ class Rounded(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.grid, self.inputs, self.outputs = layer, grid, inputs, outputs
+        self.computed = WEIGHTED[type(layer)]
         kept = layer.get_parameter("weight").detach() != 0
         if not kept.all():  # what was set to 0 before stays 0
             layer.get_parameter("weight").register_hook(lambda gradient: gradient * kept)
@@ -202,7 +203,7 @@ class Rounded(nn.Module):
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.grid(self.layer.get_parameter("weight"))
-        y = WEIGHTED[type(self.layer)](self.layer, x, weight, self.bias())
+        y = self.computed(self.layer, x, weight, self.bias())
         return y if self.outputs is None else self.outputs(y)
 
     def bias(self) -> Tensor | None:

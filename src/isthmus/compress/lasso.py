@@ -174,8 +174,8 @@ def least_squares(model: nn.Module, options: Options, samples: Samples) -> nn.Mo
             removed += _select(model, whole, group, rest, options, samples)
     if not removed and options["keep"] < 1:
         raise InputError(
-            f"technique {_LEAST_SQUARES}: found no channels that only convolutions and linear "
-            "layers without groups read; expected some, or prune:l2"
+            f"technique {_LEAST_SQUARES}: found no channels that only linear layers and 2d "
+            "convolutions without groups, padded with zeros, read; expected some, or prune:l2"
         )
     check_pruned(_LEAST_SQUARES, whole, model, samples, options)
     return model

@@ -128,7 +128,7 @@ def least_loss(limits: Sequence[Limit], losses: Sequence[Sequence[float]]) -> tu
 def _too_small(limit: Limit) -> InputError:
     least = limit.need([WIDTHS[-1]] * len(limit.sizes))
     return InputError(
-        f"technique quantize: {limit.what} has room for {max(limit.room, 0):,.0f} bytes of "
+        f"{limit.what} has room for {max(limit.room, 0):,.0f} bytes of "
         f"integers, expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow "
         f"{least - limit.room:,.0f} bytes more, or make the model smaller first"
     )
@@ -163,7 +163,11 @@ def _with_bits(
         def losses() -> list[list[float]]:
             return [[loss(part, bits) for bits in WIDTHS] for part in parts]
 
-        for part, bits in zip(parts, choose(limits, losses), strict=True):
+        try:
+            chosen = choose(limits, losses)
+        except InputError as error:
+            raise InputError(f"technique {name}: {error}") from error
+        for part, bits in zip(parts, chosen, strict=True):
             give(part, bits)
         return model
 

@@ -240,6 +240,8 @@ def count_savings(
         x = arguments[0]
         elements = x.numel()  # of one sample, wherever its batch lies
         moved = (elements + made.numel()) * x.element_size()
+        if isinstance(module, Integer) and module.inputs:  # what reads its output rounds that
+            moved = ceil((elements * module.input_bits + made.numel() * module.output_bits) / 8)
         called.append((named[module], module, _shape(module, made), elements, moved))
 
     def measure(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
@@ -268,11 +270,11 @@ def count_savings(
                 shape.read // shape.groups * prod(shape.kernel),
                 prod(shape.out),
             ),
-            repeated=repeated(weight := _weight(module), shape),
+            repeated=repeated(_weight(module), shape),
             nonzero_inputs=of_inputs / num if num else None,
             nonzero=of_both / num if num else None,
             accesses=accesses(shape),
-            num_bytes=moved + weight.numel() * weight.element_size(),
+            num_bytes=moved + _weight_bytes(module),
         )
         for (path, module, shape, elements, moved), (of_inputs, of_both) in zip(
             called, sums, strict=True
@@ -282,6 +284,11 @@ def count_savings(
 
 def _weight(module: Any) -> Tensor:
     return module.weight
+
+
+def _weight_bytes(module: Any) -> int:
+    bits = module.bits if isinstance(module, Integer) else 8 * module.weight.element_size()
+    return ceil(module.weight.numel() * bits / 8)
 
 
 def _shape(module: nn.Module, made: Tensor) -> Shape:

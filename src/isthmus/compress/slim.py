@@ -107,7 +107,8 @@ class Slimmable(Joint):
 
     def _state(self, width: float) -> dict[str, Tensor]:
         """Return the parameters and buffers of one width; those of norms are the model's own."""
-        narrow, modules = self._narrow[width], dict(self.model.named_modules())
+        narrow = self._narrow[width]
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         own = dict(_tensors(self.model))
         state = {}
         for name in narrow.places:

@@ -155,8 +155,8 @@ def sparsify(
             "--epochs"
         )
     rounds = options["rounds"] if training and schedule != "once" else 1
-    every = {p: torch.ones_like(_weight(layer), dtype=torch.bool) for p, layer in chosen.items()}
-    held = {path: mask(layer, every[path]) for path, layer in chosen.items()}
+    every = {path: _weight(layer) != 0 for path, layer in chosen.items()}  # but for steps before
+    held = {path: mask(layer, every[path].clone()) for path, layer in chosen.items()}
     state = model.state_dict().items()
     start = {key: value.clone() for key, value in state if not key.endswith(".kept")}
     for done in range(1, rounds + 1):
@@ -166,7 +166,7 @@ def sparsify(
         found = {path: _standing(schedule, found[path], held[path].kept) for path in held}
         share = kept_share(schedule, options["keep"], done, rounds)
         for path, kept in _best(name, found, share, options["scope"]).items():
-            held[path].kept.copy_(kept)
+            held[path].kept.copy_(kept & every[path])
         if schedule == "lottery":
             model.load_state_dict(start, strict=False)
         elif training and done < rounds:
@@ -235,7 +235,8 @@ def pattern(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     chosen = layers(model, SPARSE, options, technique=_PATTERN)
     for path, score in _scores(_PATTERN, options["score"], model, chosen, samples).items():
         side = score.movedim(1, -1)
-        mask(chosen[path], n_of_m(side.flatten(1), n, m).reshape(side.shape).movedim(-1, 1))
+        kept = n_of_m(side.flatten(1), n, m).reshape(side.shape).movedim(-1, 1)
+        mask(chosen[path], kept & (_weight(chosen[path]) != 0))
     return model
 
 

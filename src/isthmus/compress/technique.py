@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from isthmus.errors import InputError
 from isthmus.models.joint import first
+from isthmus.models.layers import Integer
 from isthmus.units import parse_quantity
 from isthmus.wire.formats import EXAMPLES, FORMATS, find_format
 
@@ -186,6 +187,7 @@ def parse_options(technique: Technique, text: str) -> Options:
     """
     known = technique.all_options
     values: dict[str, Any] = {name: option.default for name, option in known.items()}
+    set_: set[str] = set()
     for item in text.split(",") if text else ():
         name, _, written = item.partition("=")
         if name not in known:
@@ -193,6 +195,9 @@ def parse_options(technique: Technique, text: str) -> Options:
                 f"technique {technique.name}: found option {item!r}; it takes {', '.join(known)}"
             )
         value = known[name].read(written)
+        if name in set_:
+            raise InputError(f"technique {technique.name}: found {name}= twice, expected it once")
+        set_.add(name)
         if value is None:
             raise InputError(
                 f"technique {technique.name}: found {item}, expected {name}={known[name].expected}"
@@ -217,16 +222,18 @@ def layers(
         InputError: There are none, or a path is of no module.
     """
     check_names(model, options, technique=technique)
+    emptied = {module.layer for module in model.modules() if isinstance(module, Integer)}
     found = {
         path: module
         for path, module in model.named_modules()
-        if type(module) in kinds and may_change(path, options)
+        if type(module) in kinds and may_change(path, options) and module not in emptied
     }
     if not found:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise InputError(
-            f"technique {technique}: found no layer for it, expected one of {names}; leave it out "
-            "or name other modules with only="
+            f"technique {technique}: found no layer for it, expected one of {names}"
+            f"{', but for layers of integers' if emptied else ''}; leave it out or name other "
+            "modules with only="
         )
     return found
 
@@ -296,7 +303,7 @@ def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
     if found < least:
         raise InputError(
             f"technique {technique}: found {found} training samples, expected {least} or more; "
-            "add --data"
+            f"{'bring more' if found else 'add'} --data"
         )
 
 

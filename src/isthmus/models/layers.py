@@ -191,6 +191,7 @@ class Integer(nn.Module):
         shape = layer.get_parameter("weight").shape
         device = layer.get_parameter("weight").device
         self.layer, self.inputs, self.outputs = layer, inputs, outputs
+        self.computed = WEIGHTED[type(layer)]
         self.bits, self.input_bits, self.output_bits = bits, input_bits, output_bits
         self.layer.weight = None  # type: ignore[assignment]
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8, device=device))
@@ -207,7 +208,7 @@ class Integer(nn.Module):
             x = round_to_int8(x, self.input_scale, self.input_zero, self.input_bits)
         weight = from_int8(self.weight, self.scale, self.bits)
         bias: Any = self.layer.bias
-        y = WEIGHTED[type(self.layer)](self.layer, x, weight, bias)
+        y = self.computed(self.layer, x, weight, bias)
         if not self.outputs:
             return y
         return round_to_int8(y, self.output_scale, self.output_zero, self.output_bits)

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress import Samples, Step, Training, apply, check_chain, figures, settle
+from isthmus.compress import (
+    Samples,
+    Step,
+    Training,
+    apply,
+    check_chain,
+    figures,
+    parse_chain,
+    settle,
+)
 from isthmus.compress.exits import EXITS, exit_paths, rule
 from isthmus.compress.slim import SLIMMABLE
 from isthmus.compress.technique import may_change
@@ -25,9 +34,10 @@ from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
-from isthmus.models import Compressed, ModelReference, load_model
+from isthmus.models import Compressed, ModelReference, load_model, read_compressed
 from isthmus.models.compressed import FILES, ExitFigures, changes, pack_weights, write_compressed
 from isthmus.models.joint import Joint
+from isthmus.models.load import carries_weights
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -101,6 +111,7 @@ def compress_model(
                 "bring some, or give agreement="
             )
     example = tuple(torch.cat([x, x])[:2] for x in example)
+    _check_after(source, steps)
     check_chain(model.eval(), steps, Samples(example=example))
     if data is not None and config is not None:
         _check_losses(model, steps, data, config)
@@ -138,6 +149,22 @@ def compress_model(
         )
         write_compressed(out, facts, weights)
         return facts
+
+
+def _check_after(source: ModelReference, steps: Sequence[Step]) -> None:
+    """Raise where a step would undo one by which the source was made."""
+    try:
+        parse_chain((*_done(source), *(step.text for step in steps)))
+    except InputError as error:
+        raise InputError(f"{source.text}: {error}") from error
+
+
+def _done(source: ModelReference) -> tuple[str, ...]:
+    """Return the techniques by which a source was made."""
+    if not carries_weights(source.text):
+        return ()
+    facts = read_compressed(Path(source.text))
+    return (*_done(facts.source), *facts.techniques)
 
 
 def _check_losses(

@@ -25,7 +25,7 @@ def encode_png(symbols: npt.NDArray[np.generic]) -> bytes:
     return file.getvalue()
 
 
-def decode_png(payload: bytes | memoryview, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def decode_png(payload: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Restore a uint8 image of a known shape.
 
     The first bytes of such a PNG hold its size and kind and nothing else; they are compared
@@ -54,7 +54,7 @@ def _pillow() -> Any:
     return Image
 
 
-def _opening(shape: tuple[int, int, int]) -> bytes:
+def _opening(shape: tuple[int, ...]) -> bytes:
     """Return the signature and the IHDR chunk."""
     channels, height, width = shape
     header = b"IHDR" + pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
