@@ -1,7 +1,7 @@
 """What each technique of `isthmus compress` does to one trained network, by one yardstick.
 
     python benchmarks/techniques.py rates --model FILE.py:FUNCTION --weights FILE --data-dir DIR
-    python benchmarks/techniques.py rows [alone chain longer narrow stronger seed] ...
+    python benchmarks/techniques.py rows [alone chain longer narrow stronger format loss seed] ...
     python benchmarks/techniques.py integers ...
     python benchmarks/techniques.py page
 
@@ -57,11 +57,16 @@ from isthmus.train import (
     split_with_codecs,
     tune,
 )
+from isthmus.train.losses import LOSSES
 
 CROSSING_AFTER, CROSSING_BEFORE = "layer2", "layer3"
 FORMATS = (
     "fp8-e4m3", "mxfp4-e2m1", "mxfp6-e2m3,of=both", "mxfp4-e2m1,of=both", "posit8,of=both",
     "log8f3,of=both", "rns15-16-17,of=both",
+)  # fmt: skip
+APPLIED = (  # of both, as applied alone
+    "fp16", "bf16", "tf32", "dlfloat16", "fp8-e5m2", "mxint8", "bfp8", "bm8-e2m5", "flex16",
+    "q4.11", "q4.3",
 )  # fmt: skip
 STRENGTHS = {  # that which tells most first
     "prune:netadapt": ("keep=0.9,step=0.1,short=128", "keep=0.75,step=0.1,short=128"),
@@ -119,9 +124,10 @@ NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
     ((STEM, "quantize:weights,bits=4"), 400),
     ((STEM, "quantize:int8"), 400),
 )
+TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
-GROUPS = ("chain", "alone", "longer", "narrow", "whole", "stronger", "seed")
+GROUPS = ("chain", "alone", "longer", "narrow", "whole", "stronger", "format", "loss", "seed")
 BUDGET, LONG_BUDGET, ALL = 3200, 12_800, 50_000  # training images seen
 SEEN = 10_000  # training images that an exit is fitted to and calibrated on
 TUNING = FitConfig(
@@ -150,12 +156,33 @@ class Row:
     images: int = 0
     seed: int = 0
     bytes: int | None = None
+    losses: tuple[str, ...] = TUNING.losses
 
     @property
     def key(self) -> Measure:
         """What tells one row from another."""
         name = " + ".join(self.chain) + (f" + narrow to {self.bytes} B" if self.bytes else "")
+        name += f" by {'+'.join(self.losses)}" if self.group == "loss" else ""
         return {"group": self.group, "chain": name, "tuned": self.images, "seed": self.seed}
+
+
+APART = {  # from the rows that have one budget
+    "longer": [Row(group="longer", chain=chain, images=LONG_BUDGET) for chain in LONGER],
+    "narrow": [
+        Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size) for chain, size in NARROW
+    ],
+    "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
+    "format": [Row(group="format", chain=(f"format,name={n},of=both",)) for n in APPLIED],
+    "loss": [
+        Row(
+            group="loss",
+            chain=TAUGHT,
+            images=BUDGET,
+            losses=("task", "hinton") if loss == "task" else (loss,),
+        )
+        for loss in LOSSES
+    ],
+}
 
 
 def main() -> None:
@@ -237,13 +264,8 @@ def keeper(path: Path) -> Callable[[Measure, Callable[[], Measure]], None]:
 
 def rows_of(group: str, path: Path) -> Iterator[Row]:
     """Yield the rows of a group."""
-    if group == "longer":
-        yield from (Row(group=group, chain=chain, images=LONG_BUDGET) for chain in LONGER)
-    elif group == "narrow":
-        for chain, num_bytes in NARROW:
-            yield Row(group=group, chain=chain, images=LONG_BUDGET, bytes=num_bytes)
-    elif group == "whole":
-        yield from (Row(group=group, chain=chain, images=ALL * n) for chain, n in WHOLE)
+    if group in APART:
+        yield from APART[group]
     elif group == "seed":
         best = best_ten(path, BUDGET)
         for seed in (1, 2):
@@ -317,7 +339,8 @@ def measured(model: nn.Module, row: Row, data: Dataset, base: Any) -> Measure:
     """Return the figures of a row; ``base`` is timed beside it."""
     started = time.perf_counter()
     try:
-        made = made_of(model, row.chain, data, row.images, replace(TUNING, seed=row.seed))
+        how = replace(TUNING, seed=row.seed, losses=row.losses)
+        made = made_of(model, row.chain, data, row.images, how)
     except IsthmusError as error:
         return {"refused": str(error)}
     seconds = time.perf_counter() - started

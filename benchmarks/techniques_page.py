@@ -84,6 +84,7 @@ def write_page(path: Path, budget: int, long_budget: int, planned: Sequence[Row]
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_csv(path.with_suffix(".csv"), rows, FIELDS)
     parts = [head(rows, path.stem, budget), findings(rows), techniques(rows), survey(rows)]
+    parts += [formats(rows), losses(rows, budget)]
     parts += [longer(rows, long_budget), seeds(rows), rivals(rows), rates(rows, budget)]
     parts += [missing(rows, planned), foot(rows)]
     page = "\n".join(line for part in parts for line in part)
@@ -353,6 +354,40 @@ def missing(rows: Sequence[Row], planned: Sequence[Row]) -> list[str]:
         return []
     lines = ["## Not measured yet", "", "The same command goes on with these.", ""]
     return [*lines, *(f"* {group}: {', '.join(names)}." for group, names in left.items()), ""]
+
+
+def formats(rows: Sequence[Row]) -> list[str]:
+    """Return what number formats of weights and of what layers read cost, untuned."""
+    found = of(rows, "format")
+    if not found:
+        return []
+    base = base_of(rows)["accuracy"]
+    lines = ["## Number formats, as applied", "", "Weights and what layers read, untuned.", ""]
+    lines += ["| technique | accuracy, % | points lost |", "| --- | ---: | ---: |"]
+    for row in found:
+        lost = 100 * (base - row["accuracy"])
+        lines.append(f"| {row['chain']} | {100 * row['accuracy']:.2f} | {lost:.2f} |")
+    return [*lines, ""]
+
+
+def losses(rows: Sequence[Row], budget: int) -> list[str]:
+    """Return what each loss makes of one network that was pruned."""
+    found = [row for row in rows if row["group"] == "loss"]
+    if not found:
+        return []
+    lines = [
+        "## By what it is taught",
+        "",
+        f"One pruned network, tuned by each loss on {budget:,} training images seen once; its "
+        "teacher is the network as it came. One seed.",
+        "",
+        "| technique and loss | accuracy, % |",
+        "| --- | ---: |",
+    ]
+    for row in sorted(found, key=lambda row: -row.get("accuracy", 0)):
+        told = f"{100 * row['accuracy']:.2f}" if "accuracy" in row else row["refused"]
+        lines.append(f"| {row['chain']} | {told} |")
+    return [*lines, ""]
 
 
 def longer(rows: Sequence[Row], long_budget: int) -> list[str]:

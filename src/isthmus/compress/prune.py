@@ -355,8 +355,7 @@ def _median_distance(group: Any) -> Tensor:
 
 
 def _rows(module: Any) -> Tensor:
-    """Return the weights (C, K) that make each channel of a layer; transposed ones have no groups.
-    """
+    """Return the weights (C, K) that make each channel; transposed layers have no groups."""
     weight: Tensor = module.weight.detach()
     return weight.movedim(int(getattr(module, "transposed", False)), 0).flatten(1)
 
