@@ -51,6 +51,23 @@ def test_the_network_that_is_cut_out_answers_to_the_bit_as_the_slimmable_one(nam
         assert torch.equal(widest(*inputs), whole(*inputs))
 
 
+def test_a_layer_under_two_names_is_slimmable():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mix, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.again, self.norm = self.mix, nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.head(self.again(self.mix(self.norm(self.first(x)).relu()).relu()).relu())
+
+    x = torch.rand(4, 3)
+    slim: Any = made(Again().eval(), (x,), "prune:slimmable,widths=0.5")
+    narrow: Any = slim.cut(0.5)
+    assert torch.equal(narrow(x), slim.at(0.5, x))
+    assert narrow.again.weight.shape == (4, 4)
+
+
 def test_a_width_has_the_first_channels_and_a_norm_of_its_own():
     model: Any = nn.Sequential(
         nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)

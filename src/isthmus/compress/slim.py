@@ -111,14 +111,15 @@ class Slimmable(Joint):
         modules = dict(self.model.named_modules(remove_duplicate=False))
         own = dict(_tensors(self.model))
         state = {}
-        for name in narrow.places:
+        tied: dict[int, Tensor] = {}
+        for name, places in narrow.places.items():
             path, _, leaf = name.rpartition(".")
             norms = modules[path]
             if isinstance(norms, Switchable):
-                name_there = f"{path}.{norms.widths.index(width)}.{leaf}"
-                state[name] = own[name_there]
+                state[name] = own[f"{path}.{norms.widths.index(width)}.{leaf}"]
             else:
-                state[name] = _taken(own[name], narrow.places[name])
+                whole = own[name]
+                state[name] = tied.setdefault(id(whole), _taken(whole, places))
         return state
 
 
