@@ -80,7 +80,7 @@ POST_HOC = (
     *(
         (f"bottleneck:ratio=1,{stride}bits=8+entropy", f"{words}, step x{2**shift:g}", shift)
         for stride, words in (("", "untrained axes"), ("stride=2,", "untrained axes of 2x2"))
-        for shift in (-1, 0, 0.5, 1, 1.5)
+        for shift in (-1, 0, 0.5, 1, 1.5, 2, 2.5, 3)
     ),
     *(
         (
