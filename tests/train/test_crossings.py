@@ -330,7 +330,7 @@ def test_sizes_that_training_does_not_change_are_refused():
     sent = split_with_codecs(model, plan_of(model, "uniform:bits=4+entropy"))
     check_sizes(sent, frozen=False)
     check_sizes(split_with_codecs(model, plan_of(model, "bottleneck:bits=4+entropy")))
-    with pytest.raises(InputError, match="what uniform sends of an untrained network stays"):
+    with pytest.raises(InputError, match="stays as it came, and so what uniform sends"):
         check_sizes(sent)
 
 

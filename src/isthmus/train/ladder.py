@@ -123,8 +123,9 @@ def check_sizes(split_model: SplitModel, *, frozen: bool = True) -> None:
     index, name = coded[-1]
     if frozen and index == 0 and name != "bottleneck":
         raise InputError(
-            f"--drop, --bytes with --freeze-sender: what {name} sends of an untrained network "
-            "stays as it is; plan with --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
+            "--drop, and --bytes with --freeze-sender: the network before the cut stays as it "
+            f"came, and so what {name} sends; plan with another --codec, e.g. "
+            "bottleneck:ratio=2,stride=2,bits=8+entropy"
         )
 
 
