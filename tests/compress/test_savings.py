@@ -117,6 +117,14 @@ def test_a_layer_of_integers_moves_integers():
     assert [found.num_bytes for found in count_savings(made, (x,))] == [16 + 8 + 128, 8 + 4 + 32]
 
 
+def test_a_layer_whose_weights_have_4_bits_reads_half_a_byte_for_each():
+    (step,) = parse_chain(["quantize:weights,bits=4"])
+    samples = Samples(example=(torch.randn(2, 5),), inputs=(torch.randn(64, 5),))
+    made = settle(apply(nn.Sequential(nn.Linear(5, 3, bias=False)).eval(), step, samples))
+    (found,) = count_savings(made, samples.example)
+    assert found.num_bytes == 4 * (5 + 3) + 8
+
+
 class TimeFirst(nn.Module):
     def __init__(self):
         super().__init__()

@@ -42,6 +42,12 @@ def test_every_rival_is_a_point_of_bytes_and_accuracy():
     assert figure.title == "32 bytes instead of 2,048, for 0.6 points of accuracy less"
 
 
+def test_a_gain_of_accuracy_is_said_as_one():
+    better = replace(FIT, accuracy_split=FIT.accuracy_whole + 0.0176)
+    figure = accuracy_figure(PLAN, better, None, ())
+    assert figure.title.endswith("for 1.8 points of accuracy more")
+
+
 def test_without_a_run_the_accuracy_is_that_of_the_fit():
     figure = accuracy_figure(PLAN, FIT, None, ())
     assert figure.chart.data[1].y == (97.54,)
