@@ -60,6 +60,8 @@ def test_floats_are_fed_as_they_are_and_tokens_become_int64():
     assert np.array_equal(data.x_test[0], x)
     tokens = arrays(x_train=np.ones((4, 5), np.int32), x_test=np.ones((2, 5), np.int32))
     assert from_arrays(tokens, name="mine").x_train[0].dtype == np.int64
+    one_each = arrays(x_train=np.arange(4), x_test=np.arange(2))
+    assert from_arrays(one_each, name="mine").x_train[0].shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,7 @@ def test_floats_are_fed_as_they_are_and_tokens_become_int64():
         ({"y_train": [[0], [1, 2]]}, "y_train: .*; expected integer labels"),
         ({"y_train": np.array([], np.int64)}, "y_train: found"),
         ({"x_test": np.full((2, 1, 2, 2), np.nan, np.float32)}, "NaN"),
+        ({"x_test": np.full((2, 1, 2, 2), 1e300)}, "beyond float32"),
         ({"x_test": np.array([["a"], ["b"]])}, "expected float32, uint8"),
     ],
 )
@@ -162,6 +165,12 @@ def test_pickled_objects_are_refused_and_nothing_in_them_runs(tmp_path):
     with pytest.raises(InputError, match="pickled objects"):
         load_data(f"npz:{tmp_path / 'd.npz'}")
     assert not marker.exists()
+
+
+def test_a_text_is_no_npz_file(tmp_path):
+    (tmp_path / "d.npz").write_text("hi")
+    with pytest.raises(InputError, match="is no npz file"):
+        load_data(f"npz:{tmp_path / 'd.npz'}")
 
 
 def test_a_truncated_file_is_one_line(tmp_path):

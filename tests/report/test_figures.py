@@ -48,6 +48,16 @@ def test_a_gain_of_accuracy_is_said_as_one():
     assert figure.title.endswith("for 1.8 points of accuracy more")
 
 
+def test_of_several_links_the_one_with_most_bytes_on_the_wire_counts():
+    (crossing,), (measured,) = PLAN.crossings, RUN.crossings
+    first = replace(crossing, cut=0, after="input", payload_bytes=64.0, codec="pixels")
+    plan = replace(PLAN, crossings=(first, crossing))
+    run = replace(RUN, crossings=(replace(measured, payload_bytes_measured=64.0), measured))
+    for found in (None, run):
+        figure = accuracy_figure(plan, FIT, found, ())
+        assert figure.title.startswith("64 bytes instead of 2,048")
+
+
 def test_without_a_run_the_accuracy_is_that_of_the_fit():
     figure = accuracy_figure(PLAN, FIT, None, ())
     assert figure.chart.data[1].y == (97.54,)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from isthmus.data import from_arrays
 from isthmus.errors import InputError
 from isthmus.graph import capture, cuts
 from isthmus.links import Codec
@@ -302,6 +303,22 @@ def test_an_interrupted_ladder_goes_on_and_finds_the_same_rungs(tmp_path):
     assert first.stat().st_mtime_ns == written
 
 
+def test_a_network_of_volumes_is_fitted():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 4, 3, padding=1),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    graph = capture(model, (torch.zeros(2, 1, 4, 4, 4),))
+    cut = next(i + 1 for i, node in enumerate(graph.nodes) if node.op == "relu")
+    plan = partition(graph, load_platform("two-pi-ethernet"), codec="uniform:bits=4", cut=cut)
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{half}": rng.random((32, 1, 4, 4, 4), np.float32) for half in ("train", "test")}
+    arrays |= {f"y_{half}": rng.integers(0, 3, 32) for half in ("train", "test")}
+    data = from_arrays(arrays, name="volumes")
+    assert fit_crossings(split_with_codecs(model, plan), data, FitConfig(epochs=1))
+
+
 def test_data_sorted_by_class_are_calibrated_on_as_well_as_others():
     data, model = trained(2048)
     order = data.y_train.argsort(kind="stable")
@@ -326,12 +343,21 @@ def test_the_fewest_bytes_within_the_drop_are_enough():
 
 
 def test_sizes_that_training_does_not_change_are_refused():
-    _, model = trained(64)
+    data, model = trained(64)
+    size, frozen = FitConfig(wanted_bytes=9), FitConfig(wanted_bytes=9, sender="frozen")
     sent = split_with_codecs(model, plan_of(model, "uniform:bits=4+entropy"))
-    check_sizes(sent, frozen=False)
-    check_sizes(split_with_codecs(model, plan_of(model, "bottleneck:bits=4+entropy")))
+    check_sizes(sent, data, size)
+    check_sizes(split_with_codecs(model, plan_of(model, CODED)), data, frozen)
     with pytest.raises(InputError, match="stays as it came, and so what uniform sends"):
-        check_sizes(sent)
+        check_sizes(sent, data, frozen)
+
+
+def test_a_ladder_needs_a_sample_to_hold_out():
+    data, model = trained(64)
+    one = replace(data, x_train=(data.x_train[0][:1],), y_train=data.y_train[:1])
+    pieces = split_with_codecs(model, plan_of(model, CODED))
+    with pytest.raises(InputError, match="found 1 training sample, expected 2 or more"):
+        check_sizes(pieces, one, FitConfig(drop=1))
 
 
 def test_weights_too_short_to_train_are_refused_and_cross_as_they_are():

@@ -98,10 +98,12 @@ def compress(
     from isthmus.report.compress_tables import compressed_tables
     from isthmus.study import compress_model
     from isthmus.train import FitConfig, augmentation_for
+    from isthmus.train.fit import check_seed
 
     check_used(data is not None, "--data", data_dir=data_dir, download=download)
     check_used(epochs > 0, "--epochs", loss=loss)
     steps = parse_chain(with_)
+    check_seed(seed)
     torch.manual_seed(seed)
     loaded, example = read_model(model, weights, input_)
     trained = weights is not None or carries_weights(model)

@@ -287,7 +287,7 @@ def _numbered(arrays: Mapping[str, Any], key: str) -> list[str]:
 
 def _samples(x: Any, num: int, *, where: str) -> np.ndarray:
     x = np.asarray(x)
-    if x.ndim < 2 or len(x) != num:
+    if x.ndim < 1 or len(x) != num:
         raise InputError(
             f"{where}: found shape {x.shape}, expected (N, ...) with N = {num} as in the labels"
         )
@@ -297,9 +297,12 @@ def _samples(x: Any, num: int, *, where: str) -> np.ndarray:
         return x.astype(np.int64)
     if x.dtype.kind != "f":
         raise InputError(f"{where}: found {x.dtype}, expected float32, uint8 or integers")
-    x = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
     if not np.isfinite(x).all():
-        raise InputError(f"{where}: holds NaN or infinite values; clean the data first")
+        raise InputError(
+            f"{where}: holds NaN, infinite values, or some beyond float32; clean the data first"
+        )
     return x
 
 
@@ -315,7 +318,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        pickled = "pickle" in str(error) or "Object arrays" in str(error)
+        pickled = "Object arrays" in str(error)
         problem = "holds pickled objects" if pickled else "is no npz file"
         raise InputError(
             f"{path}: {problem}; expected plain arrays written by numpy.savez"

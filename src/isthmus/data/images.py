@@ -53,7 +53,8 @@ def check_labels(y: Any, *, where: str, num_classes: int | None = None) -> np.nd
         raise InputError(f"{where}: {error}; expected integer labels of shape (N,)") from error
     if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu":
         raise InputError(
-            f"{where}: found {y.dtype} of shape {y.shape}, expected integer labels of shape (N,)"
+            f"{where}: found {y.dtype} of shape {y.shape}, expected integer labels of shape (N,), "
+            "one or more"
         )
     y = y.astype(np.int64)
     if y.min() < 0:

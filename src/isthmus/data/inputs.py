@@ -59,11 +59,14 @@ def _arrays(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[tuple[st
         )
     if array.ndim == len(shape):
         yield str(path), np.array(array)
-    elif array.ndim == len(shape) + 1:
+    elif array.ndim == len(shape) + 1 and len(array):
         for index in range(len(array)):
             yield f"{path}[{index}]", np.array(array[index])
     else:
-        raise InputError(f"{path}: found {array.ndim} axes, expected {len(shape)} or one more")
+        raise InputError(
+            f"{path}: found {list(array.shape)}, expected {list(shape)}, or one sample or more of "
+            "it along axis 0"
+        )
 
 
 def _image(path: Path, shape: tuple[int, ...], dtype: str) -> Array:

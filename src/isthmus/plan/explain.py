@@ -418,7 +418,7 @@ def _break_even(link: Link, sender: Device) -> str:
     if FORMAT in sender.macs_per_s:
         text += f", as long as {byte_s * sender.macs_per_s[FORMAT]:.3g} {FORMAT} MACs"
         text += f" on {sender.name}"
-    text += f", and {format_quantity(link.j_per_byte, 'J')}"
-    if sender.j_per_mac.get(FORMAT):
+    text += f", and {format_quantity(link.j_per_byte, 'J')}" if link.j_per_byte else ""
+    if link.j_per_byte and sender.j_per_mac.get(FORMAT):
         text += f", as much as {link.j_per_byte / sender.j_per_mac[FORMAT]:.3g} of them"
     return text

@@ -22,6 +22,7 @@ from isthmus.report.words import (
     quantity,
     raw_bytes,
     rooms,
+    sent,
     way,
     widest,
 )
@@ -142,9 +143,8 @@ def accuracy_figure(
     """Draw accuracy against bytes: the cut as it was, as it is, and the rivals."""
     crossing = widest(plan)
     assert crossing is not None
-    before, after = raw_bytes(crossing), crossing.payload_bytes
-    if run is not None:
-        after = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
+    _, after = sent(plan, run) or (crossing, crossing.payload_bytes)
+    before = raw_bytes(crossing)
     across = fit.accuracy_split  # of all test samples, as of the others
     points = [
         _Point(name="uncut, fp32", payload_bytes=before, accuracy=fit.accuracy_whole, color=INK),

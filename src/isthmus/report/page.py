@@ -45,7 +45,7 @@ from isthmus.report.tables import (
     run_tables,
     verification_table,
 )
-from isthmus.report.words import headline, judged, num_bytes, percent, quantity, totals
+from isthmus.report.words import energy, headline, judged, num_bytes, percent, quantity, totals
 from isthmus.run import RunRecord
 from isthmus.run.record import RUN_FILE
 from isthmus.run.record import SCHEMA as RUN_SCHEMA
@@ -271,10 +271,10 @@ def _tiles(plan: Plan | None, fit: FitRecord | None, run: RunRecord | None) -> l
         note = "links emulated, devices at this machine's speed"
         tiles.append(Tile(quantity(run.latency_s.p50, "s"), "median latency, measured", note))
     if plan:
-        latency, energy = plan.predicted.latency_s, plan.predicted.energy_j
+        latency = plan.predicted.latency_s
         where = f"on {plan.platform.name}, not measured"
         tiles.append(Tile(quantity(latency, "s"), "latency, predicted", where))
-        tiles.append(Tile(quantity(energy, "J"), "energy for a sample, predicted", where))
+        tiles.append(Tile(energy(plan), "energy for a sample, predicted", where))
     return tiles
 
 

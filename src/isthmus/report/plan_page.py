@@ -8,7 +8,7 @@ from isthmus.plan import Plan
 from isthmus.report.drawing import device_colors, devices_of, divides, draw, shape_words
 from isthmus.report.page import Section, Tile, bytes_across, check_free, rendered, shown
 from isthmus.report.plan_tables import plan_tables
-from isthmus.report.words import assumed, headline, percent, quantity, span
+from isthmus.report.words import assumed, energy, headline, percent, quantity, span
 
 _TEMPLATE = "plan_page.html.j2"
 
@@ -54,7 +54,7 @@ def _tiles(plan: Plan) -> list[Tile]:
         bytes_across(plan),
         Tile(quantity(predicted.latency_s, "s"), "latency, predicted", where),
         Tile(interval, "between answers, predicted", "with many in flight"),
-        Tile(quantity(predicted.energy_j, "J"), "energy for a sample, predicted", where),
+        Tile(energy(plan), "energy for a sample, predicted", where),
     ]
     if predicted.price:
         tiles.append(Tile(f"{predicted.price:,.2f} USD", "for the devices on the way", ""))

@@ -12,6 +12,7 @@ from isthmus.platform import multiplexing
 from isthmus.report.tables import add_row, new_table, seconds, some, spaced
 from isthmus.report.words import (
     assumed,
+    energy,
     headline,
     num_bytes,
     percent,
@@ -45,7 +46,7 @@ def _cost_line(plan: Plan) -> str:
     predicted = plan.predicted
     words = [
         f"latency {seconds(predicted.latency_s)}",
-        f"energy {quantity(predicted.energy_j, 'J')}",
+        f"energy {energy(plan)}",
     ]
     if predicted.price:
         words.append(f"devices for {predicted.price:,.2f} USD")

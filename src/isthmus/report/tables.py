@@ -16,6 +16,7 @@ from rich.text import Text
 
 from isthmus.report.words import (
     assumed,
+    energy,
     headline,
     judged,
     num_bytes,
@@ -24,6 +25,7 @@ from isthmus.report.words import (
     quantity,
     raw_bytes,
     runner_up_text,
+    sent,
     widest,
 )
 
@@ -357,13 +359,14 @@ def rivals_table(
         words = f"all that is needed after {crossing.after}" if inner else "not narrowed"
         whole = percent(fit.accuracy_whole)
         add_row(table, "uncut, fp32", num_bytes(raw_bytes(crossing)), whole, words)
-        sent, score = crossing.payload_bytes, fit.accuracy_split
-        if run is not None:
-            sent = run.crossings[plan.crossings.index(crossing)].payload_bytes_measured
+        longest, size = sent(plan, run) or (crossing, crossing.payload_bytes)
+        score = fit.accuracy_split
         name = "Isthmus, bytes predicted" if run is None else "Isthmus, measured"
-        words = f"the same, through {crossing.codec}"
-        add_row(table, name, num_bytes(sent), percent(score), words, style="bold green")
-        table.caption = Text(_verdict(plan, sent, score, rivals))
+        what = "the same" if longest is crossing else f"what is needed after {longest.after}"
+        words = f"{what}, through {longest.codec}"
+        words += "; the link with most bytes" if len(plan.crossings) > 1 else ""
+        add_row(table, name, num_bytes(size), percent(score), words, style="bold green")
+        table.caption = Text(_verdict(plan, size, score, rivals))
     for rival in rivals:
         words = _hindrance(rival, plan) or rival.what
         payload = num_bytes(rival.payload_bytes)
@@ -423,7 +426,7 @@ def _latency_table(record: Record) -> Table:
         ("measured\n95th", "r"),
     )  # fmt: skip
     here = "this machine's speed, links emulated"
-    platform = f"{plan.platform.name} (energy predicted: {quantity(plan.predicted.energy_j, 'J')})"
+    platform = f"{plan.platform.name} (energy predicted: {energy(plan)})"
     add_row(table, platform, seconds(plan.predicted.latency_s), "-", "-")
     latency = run.latency_s
     add_row(table, here, *map(seconds, (run.predicted_here_s, latency.p50, latency.p95)))

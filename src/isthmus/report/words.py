@@ -81,6 +81,24 @@ def widest(plan: Plan) -> Crossing | None:
     return max(plan.crossings, key=raw_bytes, default=None)
 
 
+def sent(plan: Plan, run: RunRecord | None) -> tuple[Crossing, float] | None:
+    """Return the crossing with most bytes on the wire, and how many; None where nothing crosses.
+
+    Measured where there is a run.
+    """
+    sizes = [crossing.payload_bytes for crossing in plan.crossings]
+    if run is not None:
+        sizes = [crossing.payload_bytes_measured for crossing in run.crossings]
+    pairs = zip(plan.crossings, sizes, strict=True)
+    return max(pairs, key=lambda pair: pair[1], default=None)
+
+
+def energy(plan: Plan) -> str:
+    """Return the predicted energy of a sample; the platform may have no figure for any of it."""
+    joules = plan.predicted.energy_j
+    return quantity(joules, "J") if joules else "unknown"
+
+
 def judged(fit: FitRecord) -> str:
     """Return what the accuracies of a fit are."""
     return "accuracy" if fit.judge == "labels" else "agreement with the whole model"

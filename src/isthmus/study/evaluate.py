@@ -186,8 +186,7 @@ def fit_plan(
     check_fits(model, data)
     check_labels(data, config)
     pieces = split_with_codecs(model, plan, eval_form=config.eval_form)  # before long training
-    if config.drop is not None or config.wanted_bytes is not None:
-        check_sizes(pieces, frozen=config.drop is not None or config.sender == "frozen")
+    check_sizes(pieces, data, config)
     check_training(pieces, config)
     asked = (source, plan, data_fingerprint(data), weights and sha256(weights), config)
     with kept_state(out, asked, report) as progress:

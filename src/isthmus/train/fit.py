@@ -6,6 +6,7 @@ folder for checkpoints an interrupted fit goes on where it stopped.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -74,12 +75,11 @@ class FitConfig:
             raise InputError(f"epochs: found {self.epochs}, expected 1 or more")
         if self.batch_size < 1:
             raise InputError(f"batch_size: found {self.batch_size}, expected 1 or more")
-        if not 0 <= self.seed < _SEEDS:
-            raise InputError(f"seed: found {self.seed}, expected 0 to {_SEEDS - 1:,}")
+        check_seed(self.seed)
         if self.drop is not None and not 0 <= self.drop <= 100:
             raise InputError(f"drop: found {self.drop:g}, expected 0 to 100 points")
-        if self.wanted_bytes is not None and not self.wanted_bytes > 0:
-            raise InputError(f"bytes: found {self.wanted_bytes:g}, expected more than 0")
+        if self.wanted_bytes is not None and not 0 < self.wanted_bytes < inf:
+            raise InputError(f"bytes: found {self.wanted_bytes:g}, expected a number over 0")
         if not self.losses or len({*self.losses} & {*LOSSES}) < len(self.losses):
             raise InputError(
                 f"losses: found {','.join(self.losses) or 'none'}, expected one or more of "
@@ -90,6 +90,12 @@ class FitConfig:
                 "losses: found simkd beside others, which the classifier that it takes over "
                 "would not see; expected simkd alone"
             )
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless torch, numpy and lightning take a seed."""
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"seed: found {seed}, expected 0 to {_SEEDS - 1:,}")
 
 
 def fit_base(

@@ -70,7 +70,7 @@ def climb_down(
         InputError: Nothing is entropy-coded, so no size can be chosen.
     """
     split_model = make_split()
-    check_sizes(split_model)
+    check_sizes(split_model, data, replace(config, drop=drop))
     held = _held_out(data)
     config = replace(config, epochs=max(1, config.epochs // 4), wanted_bytes=None)
     fit = begin(split_model, held, config, progress=_kept(progress, 0))
@@ -99,17 +99,23 @@ def climb_down(
     return tuple(rungs)
 
 
-def check_sizes(split_model: SplitModel, *, frozen: bool = True) -> None:
-    """Raise where no size can be chosen.
+def check_sizes(split_model: SplitModel, data: Dataset, config: FitConfig) -> None:
+    """Raise where a size is asked for and none can be chosen.
+
+    Where the first device's network stays as it came, what it sends does too, unless it goes
+    through a learned layer.
 
     Args:
         split_model: Says what is entropy-coded.
-        frozen: Whether the first device's network stays as it came: unless it sends through a
-            learned layer, what it sends does too.
+        data: A tenth of its training half is held out by a ladder.
+        config: ``drop``, ``wanted_bytes`` and ``sender``.
 
     Raises:
-        InputError: Nothing is entropy-coded, or nothing that training changes.
+        InputError: Nothing is entropy-coded, or nothing that training changes, or there is but
+            one sample.
     """
+    if config.drop is None and config.wanted_bytes is None:
+        return
     coded = [
         (index, codec.spec.name)
         for index, codec in enumerate(split_model.codecs)
@@ -120,7 +126,13 @@ def check_sizes(split_model: SplitModel, *, frozen: bool = True) -> None:
             "--drop, --bytes: the plan's codecs have fixed sizes; plan with a codec that ends in "
             "+entropy, e.g. --codec bottleneck:ratio=2,stride=2,bits=8+entropy"
         )
+    if config.drop is not None and len(data.y_train) < 2:
+        raise InputError(
+            f"--drop: found {len(data.y_train)} training sample, expected 2 or more, of which a "
+            "tenth is held out; bring more"
+        )
     index, name = coded[-1]
+    frozen = config.drop is not None or config.sender == "frozen"
     if frozen and index == 0 and name != "bottleneck":
         raise InputError(
             "--drop, and --bytes with --freeze-sender: the network before the cut stays as it "

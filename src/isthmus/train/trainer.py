@@ -100,9 +100,12 @@ class _WholeFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> Any:
         try:
-            return super().load_checkpoint(path, *args, **options)
+            found = super().load_checkpoint(path, *args, **options)
+            if missing := {"isthmus", "pytorch-lightning_version"} - found.keys():
+                raise KeyError(min(missing))
+            return found
         except Exception as error:  # a damaged file raises nearly anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise StateError(
                 f"{path}: is damaged ({reason}); delete it, and this training begins anew"
             ) from error

@@ -98,8 +98,11 @@ def layout_of(model: nn.Module) -> torch.memory_format:
 
     Not where a convolution of 1x1 with a stride reads fewer than 16 channels: with fewer than its
     blocks hold, which with AVX2 is 8, oneDNN writes past its memory, and the process dies or
-    learns nonsense (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    learns nonsense (https://github.com/uxlfoundation/oneDNN/issues/6035). Nor beside volumes, to
+    which torch gives no such order.
     """
+    if any(x.ndim > 4 for x in (*model.parameters(), *model.buffers())):
+        return torch.contiguous_format
     for layer in model.modules():
         if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
             continue
