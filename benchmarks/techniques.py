@@ -64,7 +64,7 @@ FORMATS = (
     "fp8-e4m3", "mxfp4-e2m1", "mxfp6-e2m3,of=both", "mxfp4-e2m1,of=both", "posit8,of=both",
     "log8f3,of=both", "rns15-16-17,of=both",
 )  # fmt: skip
-APPLIED = (  # of both, as applied alone
+APPLIED = (  # of weights, as applied alone
     "fp16", "bf16", "tf32", "dlfloat16", "fp8-e5m2", "mxint8", "bfp8", "bm8-e2m5", "flex16",
     "q4.11", "q4.3",
 )  # fmt: skip
@@ -172,7 +172,7 @@ APART = {  # from the rows that have one budget
         Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size) for chain, size in NARROW
     ],
     "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
-    "format": [Row(group="format", chain=(f"format,name={n},of=both",)) for n in APPLIED],
+    "format": [Row(group="format", chain=(f"format,name={n}",)) for n in APPLIED],
     "loss": [
         Row(
             group="loss",

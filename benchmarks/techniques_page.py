@@ -357,12 +357,12 @@ def missing(rows: Sequence[Row], planned: Sequence[Row]) -> list[str]:
 
 
 def formats(rows: Sequence[Row]) -> list[str]:
-    """Return what number formats of weights and of what layers read cost, untuned."""
+    """Return what number formats of weights cost, untuned."""
     found = of(rows, "format")
     if not found:
         return []
     base = base_of(rows)["accuracy"]
-    lines = ["## Number formats, as applied", "", "Weights and what layers read, untuned.", ""]
+    lines = ["## Number formats of weights, as applied", "", "Others stand above.", ""]
     lines += ["| technique | accuracy, % | points lost |", "| --- | ---: | ---: |"]
     for row in found:
         lost = 100 * (base - row["accuracy"])

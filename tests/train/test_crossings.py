@@ -313,8 +313,8 @@ def test_a_network_of_volumes_is_fitted():
     cut = next(i + 1 for i, node in enumerate(graph.nodes) if node.op == "relu")
     plan = partition(graph, load_platform("two-pi-ethernet"), codec="uniform:bits=4", cut=cut)
     rng = np.random.default_rng(0)
-    arrays = {f"x_{half}": rng.random((32, 1, 4, 4, 4), np.float32) for half in ("train", "test")}
-    arrays |= {f"y_{half}": rng.integers(0, 3, 32) for half in ("train", "test")}
+    x, y = rng.random((32, 1, 4, 4, 4), np.float32), rng.integers(0, 3, 32)
+    arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
     data = from_arrays(arrays, name="volumes")
     assert fit_crossings(split_with_codecs(model, plan), data, FitConfig(epochs=1))
 
