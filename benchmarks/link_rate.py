@@ -495,13 +495,13 @@ PROVENANCE = (
     " After stage 2 the same with 32 channels at 250 bytes and 8 epochs came after that.",
     "From revision 062fa15 on, of 2026-11-30, zero has a symbol of its own before the entropy "
     "code. Of before are all learned rows but those with a sender of 32 channels, and the "
-    "untrained axes after stage 1, after stage 3 and of ResNet-18. Learned links are no better "
-    "by it at such sizes: at stage 3, block 1, 125 bytes, 12 epochs, in changed copies of the "
-    "sources (no rows), 68.49 % at 128.5 bytes (seed 0, where the row of before has 68.69 at "
-    "128.6), and 68.38 % at 128.6 with all channels, ratio=1 (seed 1). Untrained axes need "
-    "fewer bytes at coarse steps, and at middle ones lose up to half a point more. After stage "
-    "2 with a sender of 32 channels, seeds 1 and 2 came after seed 0, which was made anew for "
-    "them; it had 68.96 % at 242.7 bytes before.",
+    "untrained axes after stage 3 and of ResNet-18. Learned links are no better by it at such "
+    "sizes: at stage 3, block 1, 125 bytes, 12 epochs, in changed copies of the sources (no "
+    "rows), 68.49 % at 128.5 bytes (seed 0, where the row of before has 68.69 at 128.6), and "
+    "68.38 % at 128.6 with all channels, ratio=1 (seed 1). Untrained axes need fewer bytes at "
+    "coarse steps, and at middle ones lose up to half a point more. After stage 2 with a sender "
+    "of 32 channels, seeds 1 and 2 came after seed 0, which was made anew for them; it had "
+    "68.96 % at 242.7 bytes before.",
     "After stage 1, sender frozen, at 378 bytes the third seed lost 1.31 points, two before it "
     "0.92 in the mean; after that 505 bytes got seeds 1 and 2 too. Everything tuned at 378 bytes, "
     "seed 2, was stopped after its first row and went on from its state later; that row came "
