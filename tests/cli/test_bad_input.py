@@ -157,6 +157,26 @@ def test_several_arrays_cannot_be_asked_for(mine):
         list(read_inputs([mine / "data.npz"], (2, 9, 7), "float32"))
 
 
+def test_an_array_of_no_samples_is_refused(mine):
+    np.save(mine / "none.npy", np.zeros((0, 2, 9, 7), np.float32))
+    with pytest.raises(
+        InputError, match=r"none\.npy: found \[0, 2, 9, 7\], .* or one sample or more"
+    ):
+        list(read_inputs([mine / "none.npy"], (2, 9, 7), "float32"))
+
+
+def test_a_seed_that_torch_does_not_take_is_refused(isthmus):
+    with_ = ("--with", "fold", "--input", "1x1x8x8", "--out", "made")
+    result = isthmus("compress", "digits-resnet", *with_, "--seed", "-5")
+    one_line(result, "seed: found -5, expected 0 to 4,294,967,295")
+
+
+def test_a_fit_of_before_is_refused(isthmus, mine):
+    (mine / "old").mkdir()
+    (mine / "old" / "fit.json").write_text('{"schema": "isthmus.fit/1"}')
+    one_line(isthmus("export", "old", "--out", "b"), "fit/1", "expected 'isthmus.fit/2'", "anew")
+
+
 def test_the_json_of_techniques_has_no_number_that_json_lacks(isthmus):
     def refuse(word):
         raise AssertionError(word)

@@ -56,7 +56,7 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
             "--out", "fitted", "--json",
         )
     )  # fmt: skip
-    assert fitted["schema"] == "isthmus.fit/1"
+    assert fitted["schema"] == "isthmus.fit/2"
     assert [phase["phase"] for phase in fitted["phases"]] == [
         "base",
         "features",

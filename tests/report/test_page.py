@@ -62,7 +62,7 @@ def full():
 
 @pytest.fixture
 def fitted(tmp_path):
-    write_json(tmp_path / "fitted" / "fit.json", FIT, schema="isthmus.fit/1")
+    write_json(tmp_path / "fitted" / "fit.json", FIT, schema="isthmus.fit/2")
     write_json(tmp_path / "fitted" / "graph.json", GRAPH, schema="isthmus.graph/1")
     return tmp_path / "fitted"
 
@@ -144,7 +144,7 @@ def test_a_report_takes_the_folders_in_any_order(fitted, run, tmp_path, backward
 def test_the_report_of_the_separate_chain_has_the_rivals_and_the_verification(
     fitted, run, tmp_path
 ):
-    write_json(fitted / "fit.json", replace(FIT, rivals=RIVALS), schema="isthmus.fit/1")
+    write_json(fitted / "fit.json", replace(FIT, rivals=RIVALS), schema="isthmus.fit/2")
     bundle = write_example_bundle(tmp_path / "bundle")
     write_report([fitted, bundle, run], tmp_path / "report.html")
     text = words(ours((tmp_path / "report.html").read_text()))

@@ -306,6 +306,16 @@ def test_the_demo_sets_the_split_beside_every_rival():
         assert expected in text
 
 
+def test_of_a_chain_the_rivals_stand_beside_the_link_with_most_bytes():
+    (crossing,) = PLAN.crossings
+    first = replace(crossing, cut=0, after="input", payload_bytes=64.0, codec="pixels")
+    first = replace(first, shapes=((1, 8, 8),))
+    chain = replace(PLAN, crossings=(first, crossing))
+    text = words([rivals_table(chain, FIT, None, RIVALS)])
+    assert "predicted 64 97.5 % what is needed after input, through pixels; the link with" in text
+    assert "no less accurate: input raw (does not fit), label (does not fit)" in text
+
+
 def test_the_demo_names_every_rival_that_beats_the_split_and_says_what_that_means():
     text = words(ALL["demo"])
     assert (

@@ -4,7 +4,7 @@ import pytest
 
 from isthmus.platform import Memory
 from isthmus.report.labels import Spot, heights
-from isthmus.report.words import headline, rooms, span, way
+from isthmus.report.words import energy, headline, rooms, span, way
 from tests.report.examples import PLAN, RUN
 
 
@@ -20,6 +20,11 @@ def test_a_device_in_the_middle_without_nodes_only_passes_on():
     )
     assert span(relayed, 1) == "only passes on"
     assert headline(relayed).startswith("64 bytes cross 2 links from mcu-a to mcu-b")
+
+
+def test_an_energy_for_which_there_is_no_figure_is_unknown():
+    free = replace(PLAN, predicted=replace(PLAN.predicted, energy_j=0.0))
+    assert [energy(PLAN), energy(free)] == ["144 mJ", "unknown"]
 
 
 def test_shared_memory_holds_weights_and_activations_together():

@@ -234,7 +234,10 @@ def test_the_rate_rises_and_falls_in_however_few_steps(num_steps):
     assert all(rate >= 0 for rate in rates)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"seed": -1}, {"seed": 10**16}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"seed": -1}, {"seed": 10**16}, {"wanted_bytes": float("inf")}],
+)
 def test_numbers_that_training_cannot_take_are_named(wrong):
-    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: found "):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong)).removeprefix('wanted_')}: found "):
         FitConfig(**wrong)

@@ -35,7 +35,7 @@ from isthmus.wire import parse_codec
 
 Judge = Literal["labels", "whole model"]
 
-SCHEMA = "isthmus.fit/1"
+SCHEMA = "isthmus.fit/2"
 RECORD_FILE = "fit.json"
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.json"
