@@ -140,6 +140,12 @@ def test_the_plan_lists_stages_crossings_cost_runner_ups_and_sensitivity():
         assert expected in text
 
 
+def test_other_plans_whose_energy_nobody_knows_say_so():
+    free = [replace(o, predicted=replace(o.predicted, energy_j=0.0)) for o in PLAN.runner_ups]
+    text = words(plan_tables(replace(PLAN, runner_ups=tuple(free))))
+    assert "cut after layer2 16 1.35 s unknown +1.1 ms" in text
+
+
 def test_a_plan_on_one_device_says_do_not_split():
     first, second = PLAN.stages
     crossing = replace(

@@ -24,7 +24,7 @@ from isthmus.report.words import (
 )
 
 if TYPE_CHECKING:
-    from isthmus.plan import Crossing, Plan, RunnerUp
+    from isthmus.plan import Crossing, Plan
 
 _SENSITIVE = 8
 
@@ -131,8 +131,8 @@ def _runner_ups_table(plan: Plan) -> Table:
             table,
             runner_up_text(other),
             num_bytes(other.payload_bytes),
-            _cost(other, other.predicted.latency_s, "s"),
-            _cost(other, other.predicted.energy_j, "J"),
+            quantity(other.predicted.latency_s, "s") if other.fits else "",
+            energy(other) if other.fits else "",
             other.reason,
             style="" if other.fits else "dim",
         )
@@ -148,7 +148,3 @@ def _sensitivity_table(plan: Plan) -> Table:
         now, then = (quantity(value, item.unit) for value in (item.now, item.changes_at))
         add_row(table, item.figure, now, then, item.then)
     return table
-
-
-def _cost(other: RunnerUp, value: float, unit: str) -> str:
-    return quantity(value, unit) if other.fits else ""

@@ -93,7 +93,7 @@ def sent(plan: Plan, run: RunRecord | None) -> tuple[Crossing, float] | None:
     return max(pairs, key=lambda pair: pair[1], default=None)
 
 
-def energy(plan: Plan) -> str:
+def energy(plan: Plan | RunnerUp) -> str:
     """Return the predicted energy of a sample; the platform may have no figure for any of it."""
     joules = plan.predicted.energy_j
     return quantity(joules, "J") if joules else "unknown"
