@@ -55,7 +55,7 @@ def test_of_several_links_the_one_with_most_bytes_on_the_wire_counts():
     run = replace(RUN, crossings=(replace(measured, payload_bytes_measured=64.0), measured))
     for found in (None, run):
         figure = accuracy_figure(plan, FIT, found, ())
-        assert figure.title.startswith("64 bytes instead of 2,048")
+        assert figure.title.startswith("64 bytes on the link with most instead of 2,048")
 
 
 def test_without_a_run_the_accuracy_is_that_of_the_fit():

@@ -177,12 +177,13 @@ def accuracy_figure(
     chart.update_yaxes(title="accuracy on the test set, %")
     lost = 100 * (fit.accuracy_whole - across)
     change = f"{abs(lost):.1f} points of accuracy {'less' if lost >= 0 else 'more'}"
+    where = " on the link with most" if len(plan.crossings) > 1 else ""
     return Figure(
         name="accuracy",
-        title=f"{num_bytes(after)} bytes instead of {num_bytes(before)}, for {change}",
-        text="Each point is one way of getting the answer across the widest crossing. Upper left "
-        "is best. A way that leaves the network whole (the input or the label crosses) needs a "
-        "device that can hold all of it; the table says which can."
+        title=f"{num_bytes(after)} bytes{where} instead of {num_bytes(before)}, for {change}",
+        text="Each point is one way of getting the answer across: the bytes of the link that then "
+        "carries most. Upper left is best. A way that leaves the network whole (the input or the "
+        "label crosses) needs a device that can hold all of it; the table says which can."
         + (" Open circles: the widths of the nested link." if fit.widths else ""),
         chart=styled(chart, height=430),
     )
