@@ -370,8 +370,7 @@ def rivals(
             carrier = split_model.codecs[0].eval()
             assert isinstance(carrier, Codec)
             carrier.calibrate((counted[:512],))
-            if shift:
-                coarser(carrier, shift)
+            carrier.widen_steps(2**shift)
             carrier.fit_tables((counted,))
             row = judged(split_model, data, crossing)
             yield {**facts, "method": method, **row}
@@ -393,14 +392,6 @@ def first_samples(split_model: SplitModel, data: Dataset) -> torch.Tensor:
     with torch.no_grad():
         x = torch.from_numpy(data.x_train[0][:4096])
         return torch.cat([split_model.eval().stages[0](innermost(b))[0] for b in x.split(512)])
-
-
-def coarser(codec: Codec, shift: float) -> None:
-    """Widen a bottleneck's step by ``2**shift``; its receiver stays."""
-    with torch.no_grad():
-        for name, log_step in codec.sender.named_parameters():
-            if name.endswith("log_step"):
-                log_step.add_(shift * float(np.log(2)))
 
 
 def zipped(codec: Codec, crossing: Sequence[torch.Tensor], row: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from isthmus.train import (
 from isthmus.train.crossings import begin, tune_receiver
 from isthmus.train.ladder import Rung, check_sizes
 from isthmus.train.loop import Batches, Progress
+from isthmus.train.sizes import NUM_COUNTED, some_samples
 from isthmus.train.views import make_views
 from tests.train.test_fit import blobs, net, weights_of
 from tests.train.test_fit import plan_of as plan_on_boards
@@ -57,16 +58,17 @@ def trained(num=256):
     return data, deepcopy(model)
 
 
-def test_training_ends_near_the_bytes_that_were_wanted_or_below_where_fewer_will_do():
+@pytest.mark.parametrize("epochs", [2, 14])
+def test_training_ends_at_the_bytes_that_were_wanted_or_below_where_fewer_will_do(epochs):
     sizes = {}
     for wanted in (8.0, 100.0):
         data, model = trained()
         split_model = split_with_codecs(model, plan_of(model, CODED))
-        fit_crossings(split_model, data, FitConfig(epochs=14, batch_size=16, wanted_bytes=wanted))
+        config = FitConfig(epochs=epochs, batch_size=16, wanted_bytes=wanted)
+        fit_crossings(split_model, data, config)
         (sizes[wanted],) = payload_bytes(split_model, data.x_test)
-    assert sizes[8.0] == pytest.approx(8, rel=0.25)
-
-    assert sizes[8.0] < sizes[100.0] < 100
+        assert sizes[wanted] < 1.03 * wanted
+    assert 6 < sizes[8.0] < sizes[100.0]
 
 
 def test_both_results_are_judged_and_the_one_that_was_asked_for_is_kept():
@@ -325,7 +327,7 @@ def test_data_sorted_by_class_are_calibrated_on_as_well_as_others():
     by_class = replace(data, x_train=(data.x_train[0][order],), y_train=data.y_train[order])
     split_model = split_with_codecs(model, plan_of(model, "uniform:bits=4+entropy"))
     begin(split_model, by_class, FitConfig(), progress=Progress())
-    fill_tables(split_model, by_class)
+    fill_tables(split_model, some_samples(split_model, by_class, NUM_COUNTED))
     (codec,) = (codec for codec in split_model.codecs if isinstance(codec, Codec))
     (real,) = payload_bytes(split_model, data.x_test)
     assert codec.spec.payload_bytes == pytest.approx(real, rel=0.03)

@@ -201,7 +201,9 @@ def fit(
     ] = None,
     bytes_: Annotated[
         float | None,
-        typer.Option("--bytes", help="Mean payload to aim at instead. For codecs with +entropy."),
+        typer.Option(
+            "--bytes", help="Mean payload that is allowed instead. For codecs with +entropy."
+        ),
     ] = None,
     freeze_sender: Annotated[
         bool,

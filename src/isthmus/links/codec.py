@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from math import log
 from struct import Struct
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.errors import InputError
-from isthmus.links.bottleneck import bottleneck_halves
+from isthmus.links.bottleneck import LearnedGrid, bottleneck_halves
 from isthmus.links.boundary import label_halves, pixel_halves
 from isthmus.links.floats import float_halves
 from isthmus.links.halves import Halves
@@ -129,6 +130,13 @@ class Codec(nn.Module):
                     f"{_MOST:g} at most; carry them by float:format=bf16, or raw"
                 )
             calibrate(x)
+
+    @torch.no_grad()
+    def widen_steps(self, factor: float) -> None:
+        """Make the steps of learned layers ``factor`` times as wide; its tables no longer fit."""
+        for module in self.modules():
+            if isinstance(module, LearnedGrid):
+                module.log_step.add_(log(factor))
 
     @torch.no_grad()
     def fit_tables(self, tensors: Tensors) -> None:

@@ -1,7 +1,7 @@
 """Fit the weights: the base model, then the crossings; and image classifiers by recipe."""
 
 from isthmus.train.augment import Augmentation, Normalization, augmentation_for, normalization_of
-from isthmus.train.crossings import fill_tables, fit_crossings, payload_bytes
+from isthmus.train.crossings import fit_crossings
 from isthmus.train.exits import EarlyExit, calibrate_exit, fit_exit, measure_exits
 from isthmus.train.fit import (
     FitConfig,
@@ -33,6 +33,7 @@ from isthmus.train.images import (
 from isthmus.train.ladder import Rung, climb_down, enough
 from isthmus.train.loop import PhaseRecord, Progress
 from isthmus.train.rivals import Rival, png_bytes, rivals
+from isthmus.train.sizes import fill_tables, payload_bytes
 from isthmus.train.tune import agreement, check_losses, tune
 from isthmus.train.widths import WidthResult, measure_widths
 

@@ -2,7 +2,7 @@ r"""Fit the crossings of a split model; its teacher is the whole model.
 
 .. code-block:: none
 
-    calibrate  every codec from the activations that it will carry
+    calibrate  every codec from the activations that it will carry, steps as the wanted size asks
     features   the codecs alone: what arrives shall equal what left
     receiver   the codecs and all behind the first device, whose network stays as it came
     whole      everything
@@ -24,14 +24,12 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isthmus.data import Dataset, few_of
+from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.links.nested import crossed, drawn_widths
@@ -41,16 +39,13 @@ from isthmus.train.fit import FitConfig, Sender, calibrate, predict, walk
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss
 from isthmus.train.rate import Rate
+from isthmus.train.sizes import NUM_CALIBRATED, NUM_COUNTED, fill_tables, some_samples
 from isthmus.train.views import Views, augmented, laid_out, layout_of, make_views
 
 LEARNED = ("bottleneck", "uniform", "float")  # what they lose, training can win back
 
-_NUM_CALIBRATED = 1024
-_NUM_COUNTED = 4096  # training samples whose symbols fill the tables
-_LEAST_SAMPLES = 64
-_MOST_VALUES = 1 << 26  # at a crossing, of all of them
+_FIRST_WIDENING, _LAST_WIDENING = 32.0, 2.0  # of steps, before training and after it
 _DENSITY_RATE = 1e-2
-_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +96,14 @@ def fit_crossings(
     """
     fit = begin(split_model, data, config, progress=progress or Progress())
     if fit is None:
-        fill_tables(split_model, data)
+        fill_tables(split_model, some_samples(split_model, data, NUM_COUNTED))
         return ()
     records = [match_features(fit), tune_receiver(fit)]
     judge("frozen")
     if config.sender == "frozen":
         kept = copy.deepcopy(split_model.state_dict())
     records.append(_run(fit, _whole(fit), modes=tuple(split_model.stages)))
-    fill_tables(split_model, data)
+    _fill(fit)
     judge("tuned")
     if config.sender == "frozen":
         split_model.load_state_dict(kept)
@@ -127,11 +122,13 @@ def begin(
         progress: Where to report.
     """
     teacher = copy.deepcopy(split_model.stages).eval().requires_grad_(requires_grad=False)
-    start = _some(split_model, data, _NUM_CALIBRATED)
+    start = some_samples(split_model, data, NUM_CALIBRATED)
     calibrate(split_model, start)
     if not any(_learns(codec) for codec in split_model.codecs):
         return None
     check_training(split_model, config)
+    if config.wanted_bytes is not None:
+        fill_tables(split_model, start, most_bytes=config.wanted_bytes, widest=_FIRST_WIDENING)
     rate = Rate(split_model.codecs, wanted_bytes=config.wanted_bytes)
     _calibrate_rate(rate, split_model, start)
     return Fit(
@@ -183,55 +180,15 @@ def match_features(fit: Fit) -> PhaseRecord | None:
 def tune_receiver(fit: Fit) -> PhaseRecord | None:
     """Run the phase ``receiver`` and fill the tables of what is entropy-coded."""
     record = _run(fit, _receiver(fit), modes=tuple(fit.split_model.stages[1:]))
-    fill_tables(fit.split_model, fit.data)
+    _fill(fit)
     return record
 
 
-def fill_tables(split_model: SplitModel, data: Dataset) -> None:
-    """Count the symbols that training samples send, where they are entropy-coded.
-
-    Args:
-        split_model: Its codecs ready for use.
-        data: Only its training half is read.
-    """
-    if not any(isinstance(c, Codec) and c.spec.entropy for c in split_model.codecs):
-        return
-    for _, codec, tensors in walk(split_model, _some(split_model, data, _NUM_COUNTED)):
-        codec.fit_tables(tensors)
-
-
-def _some(split_model: SplitModel, data: Dataset, most: int) -> Inputs:
-    """Return training samples, drawn evenly, as many at most as memory has room for."""
-    specs = [codec.spec for codec in split_model.codecs if isinstance(codec, Codec)]
-    widest = max((sum(map(prod, spec.shapes)) for spec in specs), default=1)
-    room = max(_LEAST_SAMPLES, _MOST_VALUES // widest)
-    return tuple(map(torch.from_numpy, few_of(data.x_train, min(most, room))))
-
-
-def payload_bytes(split_model: SplitModel, inputs: Sequence[np.ndarray]) -> tuple[float, ...]:
-    """Return the mean payload of each crossing, by really coding what is of variable rate.
-
-    Args:
-        split_model: Ready for use.
-        inputs: One array (N, ...) per model input.
-    """
-    sizes = [0.0] * len(split_model.codecs)
-    num = len(inputs[0])
-    with torch.no_grad():
-        for start in range(0, num, _BATCH):
-            tensors: Inputs = tuple(torch.from_numpy(x[start : start + _BATCH]) for x in inputs)
-            before: Codec | None = None
-            pairs = zip(split_model.stages[:-1], split_model.codecs, strict=True)
-            for index, (stage, codec) in enumerate(pairs):
-                tensors = stage(*tensors)
-                if isinstance(codec, Codec):
-                    before = codec
-                    payloads = codec.compress(tensors)
-                    sizes[index] += sum(map(len, payloads))
-                    tensors = codec.decompress(payloads)
-                elif before is not None:  # a relay passes on what came
-                    sizes[index] = sizes[index - 1]
-    return tuple(size / num for size in sizes)
+def _fill(fit: Fit) -> None:
+    """Fill the tables, and meet the size that was wanted."""
+    inputs = some_samples(fit.split_model, fit.data, NUM_COUNTED)
+    wanted = fit.config.wanted_bytes
+    fill_tables(fit.split_model, inputs, most_bytes=wanted, widest=_LAST_WIDENING)
 
 
 def _run(fit: Fit, phase: Phase, *, modes: Sequence[nn.Module]) -> PhaseRecord | None:

@@ -43,8 +43,8 @@ class FitConfig:
         losses: What the phases ``receiver`` and ``whole`` minimise the sum of, names in
             `isthmus.train.losses.LOSSES`.
         temperature: Of the softened outputs.
-        wanted_bytes: Mean payload of all entropy-coded crossings together that training aims at;
-            None keeps to what calibration gives.
+        wanted_bytes: Mean payload of all entropy-coded crossings together that is allowed; None
+            keeps to what calibration gives.
         drop: Points of accuracy that may be lost: the bytes are found by trying, see
             `isthmus.train.ladder`; None tries none.
         sender: Which of the two results is kept.

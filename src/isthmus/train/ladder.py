@@ -15,9 +15,10 @@ from isthmus.data import Dataset
 from isthmus.errors import InputError
 from isthmus.links import Codec
 from isthmus.split import SplitModel
-from isthmus.train.crossings import begin, match_features, payload_bytes, tune_receiver
+from isthmus.train.crossings import begin, match_features, tune_receiver
 from isthmus.train.fit import FitConfig, accuracy
 from isthmus.train.loop import Progress
+from isthmus.train.sizes import payload_bytes
 
 _HELD_OUT = 0.1
 _STEP = 2**-0.5  # from one rung to the next
@@ -81,7 +82,8 @@ def climb_down(
     rungs: list[Rung] = []
     for number in range(_MOST_RUNGS):
         fit.rate.want(wanted)
-        tune_receiver(replace(fit, progress=_kept(progress, number)))
+        aimed = replace(fit.config, wanted_bytes=wanted)
+        tune_receiver(replace(fit, config=aimed, progress=_kept(progress, number)))
         reached = accuracy(split_model, held.x_test, held.y_test)
         rungs.append(
             Rung(
