@@ -31,6 +31,7 @@ def exits_are_exported(isthmus):
     assert (refused.code, "add --early-exit" in refused.err) == (1, True)
 
 
+@pytest.mark.long
 def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     ours = ("net.py:make", "--weights", "w.safetensors")
     profile = loads(isthmus("profile", *ours, "--input", "1x2x9x7", "--json"))
@@ -91,6 +92,7 @@ def test_the_commands_lead_from_a_model_to_a_report(isthmus, mine):
     assert "emulated" in page
 
 
+@pytest.mark.long
 def test_a_nested_link_carries_what_its_widths_are_worth_and_a_run_chooses_among_them(
     isthmus, mine
 ):

@@ -27,6 +27,7 @@ def test_techniques_are_listed_with_their_papers(isthmus):
     assert "sparse:nm" in isthmus("techniques").out
 
 
+@pytest.mark.long
 def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     pytest.importorskip("torch_pruning")
     facts = loads(

@@ -39,6 +39,7 @@ def digits(tmp_path, monkeypatch):
     return part["x_test"]
 
 
+@pytest.mark.long
 def test_a_smaller_model_answers_in_a_crowd_and_the_whole_one_where_there_is_none(
     isthmus, digits, tmp_path
 ):

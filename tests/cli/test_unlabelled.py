@@ -58,6 +58,7 @@ def fit(isthmus, data, *options):
     return json.loads(result.out)
 
 
+@pytest.mark.long
 def test_a_fit_without_labels_is_about_as_accurate_as_one_with_them(digits, isthmus):
     labelled = fit(isthmus, "right.npz")
     unlabelled = fit(isthmus, "wrong.npz", "--unlabelled")

@@ -317,6 +317,7 @@ class Attending(nn.Module):
         return self.head((x + self.back(self.wide(x).relu())).mean(1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("own", "mixes"), [(True, {"mix"}), (False, set())])
 def test_layers_whose_channels_an_attention_holds_are_named_and_left_by_netadapt(own, mixes):
     torch.manual_seed(0)

@@ -137,6 +137,7 @@ SEVERAL_SECONDS = pytest.mark.slow
 STOCHASTIC_DEPTH = {"eval_form": True}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "example", "options"),
     [

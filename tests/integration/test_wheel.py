@@ -53,6 +53,7 @@ def bundle(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_core_brings_no_extra(core, tmp_path):
     code = f"from importlib.util import find_spec; print([*filter(find_spec, {EXTRAS})])"
     found = call(core / "python", "-c", code, cwd=tmp_path)

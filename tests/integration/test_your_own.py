@@ -15,6 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "your-own.md"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_page_leads_from_nothing_to_a_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands = []

@@ -52,6 +52,7 @@ def test_a_network_of_adders_multiplies_in_its_ends_alone():
     assert sum(p.numel() for p in adder_resnet20(10).parameters()) == 272_474  # 0.27 million
 
 
+@pytest.mark.long
 def test_octaves_take_seven_sixteenths_of_the_operations_of_three_stages():
     x = (torch.zeros(2, 3, 224, 224),)
     plain = capture(resnet(50, num_classes=1000, stem="imagenet").eval(), x)

@@ -129,6 +129,7 @@ def test_a_narrow_layer_on_the_cut_reduces_what_passes_there_by_the_ratio():
     assert after_blocks == (ends + (within + between_stages) / 8) * 1024
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("depth", "place"), [*((18, place) for place in PLACES), (50, "cut after every block")]
 )

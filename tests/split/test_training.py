@@ -29,6 +29,7 @@ def four_steps(model: nn.Module, net: Net) -> list[float]:
     return losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETS)
 def test_at_every_usable_cut_four_steps_give_the_unsplit_models_losses_and_weights(name):
     torch.manual_seed(0)

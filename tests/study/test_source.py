@@ -65,6 +65,7 @@ def test_no_test_label_is_read_before_the_choice_is_stored(studied):
     assert opened == [("train", False), *[("train", True), ("test", True)] * 3]
 
 
+@pytest.mark.long
 def test_a_test_set_that_cannot_be_read_stops_no_choice_and_no_search(tmp_path, monkeypatch):
     """On real files, so that whatever opens the test set meets the damage."""
     monkeypatch.setenv("ISTHMUS_DATA", str(tmp_path / "data"))
@@ -169,6 +170,7 @@ def test_a_plain_network_leaves_weights_that_take_pixels_as_other_commands_feed_
     assert scores.top1 > 0.3
 
 
+@pytest.mark.long
 def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_path):
     before, _, _ = studied
     folder = tmp_path / "study"

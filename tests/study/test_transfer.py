@@ -32,6 +32,7 @@ def test_the_layers_together_are_the_network():
     assert torch.equal(y, network(x))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("placement", [pytest.param("block", marks=pytest.mark.slow), "cut"])
 def test_bytes_on_the_wire_are_the_tensors_and_a_header(readings, placement):
     wire = measure_transfer(

@@ -148,6 +148,7 @@ def test_a_fit_interrupted_in_any_phase_goes_on_and_ends_with_the_same_bits(tmp_
     assert all(torch.equal(v, expected[k]) for k, v in found.items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_layers_compute_in_the_precision_that_was_asked_for_and_weights_stay_floats(precision):
     data, model = trained()
@@ -277,6 +278,7 @@ def test_a_ladder_goes_down_until_it_costs_too_much_and_reads_no_test_image():
     assert enough(rungs, drop=5) in [rung.payload_bytes for rung in rungs]
 
 
+@pytest.mark.long
 def test_an_interrupted_ladder_goes_on_and_finds_the_same_rungs(tmp_path):
     data, model = trained(256)
 

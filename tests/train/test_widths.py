@@ -22,6 +22,7 @@ def receiver_of(split_model):
     return split_model.codecs[0].receiver.halves[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_width_is_worth_what_its_payloads_are_on_the_far_side(codec):
     data, split_model = fitted(codec)
@@ -41,6 +42,7 @@ def test_every_width_is_worth_what_its_payloads_are_on_the_far_side(codec):
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.long
 def test_training_for_all_widths_is_worth_more_at_the_narrow_ones_than_cutting_afterwards():
     data, nested = fitted(CODECS[0])
     _, cut = trained()
