@@ -33,11 +33,11 @@ from isthmus.compress.technique import (
     number,
     word,
 )
-from isthmus.errors import InfeasibleError, InputError
-from isthmus.graph import Graph, capture, find_cut
-from isthmus.plan import Plan, partition
+from isthmus.errors import InputError
+from isthmus.graph import capture, find_cut
 from isthmus.plan.estimate import estimate, make_site, stage_loads
-from isthmus.platform import Platform, load_platform
+from isthmus.plan.partition import partition_anyway
+from isthmus.platform import load_platform
 
 _NAME = "prune:netadapt"
 _LEAST_STEP = 0.002  # of what the model took at first
@@ -89,7 +89,8 @@ def resource(options: Options, samples: Samples) -> Cost:
         if platform is None:
             return graph.macs if what == "macs" else graph.weight_bytes
         if cut:
-            plan = _plan(graph, platform, what, find_cut(graph, cut).index)
+            index = find_cut(graph, cut).index  # it may fit when it is smaller
+            plan = partition_anyway(graph, platform, objective=what, cut=index, codec="raw")
             return getattr(plan.predicted, _PREDICTED[what])
         site = make_site(graph, platform.device(options["device"] or platform.input))
         found = estimate(stage_loads(graph, ()), (), (site,), ())
@@ -113,15 +114,6 @@ def _check(options: Options) -> None:
     if what in _PREDICTED:
         platform = load_platform(options["platform"])
         platform.device(options["device"] or platform.input)
-
-
-def _plan(graph: Graph, platform: Platform, objective: str, cut: int) -> Plan:
-    try:
-        return partition(graph, platform, objective=objective, cut=cut, codec="raw")
-    except InfeasibleError as error:  # it may fit when it is smaller
-        if not isinstance(error.nearest, Plan):
-            raise
-        return error.nearest
 
 
 def _smaller(
