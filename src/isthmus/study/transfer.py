@@ -33,6 +33,7 @@ from isthmus.errors import InputError
 from isthmus.export import export
 from isthmus.graph import capture, find_cut
 from isthmus.models import resnet
+from isthmus.models.joint import kept
 from isthmus.plan import partition
 from isthmus.platform import Device, Link, Platform
 from isthmus.progress import Report, silent
@@ -259,18 +260,12 @@ def _shape(network: nn.Module, x_BCHW: Tensor, repeats: int) -> Values:
     values: Values = {"shape": {}, "shape inside": {}}
     with torch.no_grad():
         for name, layer in layers_of(network).items():
-            inside: list[Tensor] = []
-            hooks = [
-                module.register_forward_hook(lambda _m, _i, y, seen=inside: seen.append(y))
-                for path, module in layer.named_modules()
-                if path.endswith("conv1")
-            ]
-            x_BCHW = layer(x_BCHW)
-            for hook in hooks:
-                hook.remove()
+            paths = [path for path, _ in layer.named_modules() if path.endswith("conv1")]
+            with kept(layer, paths) as inside:
+                x_BCHW = layer(x_BCHW)
             values["shape"][name] = [x_BCHW.nbytes]
-            if inside:
-                values["shape inside"][name] = [inside[0].nbytes]
+            if paths:
+                values["shape inside"][name] = [inside[paths[0]].nbytes]
     return values
 
 
