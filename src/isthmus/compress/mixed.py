@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isthmus.compress.integer import GRID, RANGE, SMALLER, Rounded, rounded_to_8, settled
 from isthmus.compress.technique import Option, Options, Samples, Technique, names, size
@@ -29,6 +29,7 @@ from isthmus.errors import InputError
 from isthmus.graph import Graph, capture, find_cut
 from isthmus.graph.cuts import live_tensors
 from isthmus.graph.integers import CHOOSING, ROUND
+from isthmus.models.joint import first
 
 WIDTHS = (8, 4, 2)
 _NEAR = 0.05  # delta of Rusci et al.: shares of memory that count as equal
@@ -143,7 +144,7 @@ def _with_bits(
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         inputs = tuple(x[:_JUDGED] for x in samples.inputs)
         with torch.no_grad():
-            wanted = _first(model(*inputs)) if inputs else torch.empty(0)
+            wanted = first(model(*inputs)) if inputs else torch.empty(0)
         model, made, regrid = rounded_to_8(model, options, samples, technique=name)
         graph = capture(settled(copy.deepcopy(model)), samples.example)
         parts, limits = _limits(graph, made, options)
@@ -156,7 +157,7 @@ def _with_bits(
         def loss(part: Sequence[Place], bits: int) -> float:
             """Return the squared error of the model with one part at so many bits."""
             give(part, bits)
-            error: float = (_first(model.eval()(*inputs)) - wanted).square().mean().item()
+            error: float = (first(model.eval()(*inputs)) - wanted).square().mean().item()
             give(part, WIDTHS[0])
             return error
 
@@ -188,12 +189,6 @@ def _check(name: str) -> Callable[[Options], None]:
             )
 
     return check
-
-
-def _first(made: Any) -> Tensor:
-    while not isinstance(made, Tensor):
-        made = next(iter(made.values() if isinstance(made, dict) else made))
-    return made
 
 
 def _limits(
