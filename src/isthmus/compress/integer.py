@@ -173,26 +173,21 @@ class Rounded(nn.Module):
     Args:
         layer: With its float weight.
         grid: Of the weight.
-        inputs: Of the input; None leaves it as it is.
-        outputs: Of the output; None leaves it as it is.
 
     Attributes:
+        inputs: Grid of the input; None leaves it as it is.
+        outputs: Grid of the output; None leaves it as it is.
         read: What rounded the input before, where it is a sum of integers; in a tuple, as it is no
             part of the layer.
     """
 
     read: "tuple[RoundedOutput, ...]" = ()
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        grid: Steps | Signs,
-        *,
-        inputs: Steps | None = None,
-        outputs: Steps | None = None,
-    ) -> None:
+    def __init__(self, layer: nn.Module, grid: Steps | Signs) -> None:
         super().__init__()
-        self.layer, self.grid, self.inputs, self.outputs = layer, grid, inputs, outputs
+        self.layer, self.grid = layer, grid
+        self.inputs: Steps | None = None
+        self.outputs: Steps | None = None
         self.computed = WEIGHTED[type(layer)]
         kept = layer.get_parameter("weight").detach() != 0
         if not kept.all():  # what was set to 0 before stays 0
