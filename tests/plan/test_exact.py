@@ -12,14 +12,13 @@ from isthmus.plan import check, partition
 from isthmus.plan.accuracy import AccuracyRow, AccuracyTable
 from isthmus.plan.choices import find_choices, undominated, within
 from isthmus.plan.estimate import OBJECTIVES, stage_loads
-from isthmus.plan.explain import make_walk
 from isthmus.plan.limits import WHOLE
 from isthmus.plan.orders import ordered, states_of
 from isthmus.plan.plan import NO_LIMITS, Asked, Limits, exceeds
 from isthmus.plan.routes import backward, forward, through
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem, restricted
-from isthmus.plan.weigh import Scope, interval, latency, make_costs, predict
+from isthmus.plan.weigh import Scope, interval, latency, make_costs, make_walk, predict
 from tests.plan.brute import every_cost, make_cost
 from tests.plan.draw import draw_graph, draw_platform
 

@@ -8,24 +8,29 @@ from math import inf, isinf
 import numpy as np
 
 from isthmus.graph.cost import has_rule
-from isthmus.plan.choices import Choice
 from isthmus.plan.estimate import (
     FORMAT,
     OBJECTIVES,
     Array,
     Estimate,
     Indices,
-    Load,
-    Site,
     coding_format,
-    halves_load,
 )
 from isthmus.plan.limits import WHOLE, Walk, violations
 from isthmus.plan.orders import alone, around
 from isthmus.plan.plan import RunnerUp, Violation
 from isthmus.plan.routes import TOLERANCE, Route, Steps, backward, cheapest, forward, through
 from isthmus.plan.table import Problem, narrowed
-from isthmus.plan.weigh import Measure, Scope, energy, interval, latency, make_costs, passed
+from isthmus.plan.weigh import (
+    Measure,
+    Scope,
+    energy,
+    interval,
+    latency,
+    make_costs,
+    make_walk,
+    passed,
+)
 from isthmus.platform import Device, Link
 from isthmus.units import format_quantity
 from isthmus.wire.spec import FLOATS, CodecSpec, channel_dim
@@ -82,28 +87,6 @@ def make_outcome(problem: Problem, route: Route) -> Outcome:
         violations=violations(walk, problem.limits),
         cost=result.cost(problem.objective),
     )
-
-
-def make_walk(problem: Problem, route: Route) -> Walk:
-    """Return all stages and hops of a plan, those of relays included."""
-    sites: list[Site] = []
-    links: list[Link] = []
-    carried: list[Choice] = []
-    loads: list[Load] = []
-    arrives = -1
-    for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
-        leg, choice = problem.legs[device, other], problem.choices[pick]
-        sites += [problem.stages[index].site for index in leg.devices[:-1]]
-        loads.append(problem.load.at(arrives, pick))
-        passes_on = halves_load(choice, choice)
-        relay = replace(passes_on, start=choice.cut.index, stop=choice.cut.index)
-        loads += [relay] * (len(leg.links) - 1)
-        links += leg.links
-        carried += [choice] * len(leg.links)
-        arrives = pick
-    sites.append(problem.stages[route.stops[-1]].site)
-    loads.append(problem.load.at(arrives, -1))
-    return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
 
 
 def describe(problem: Problem, walk: Walk) -> str:

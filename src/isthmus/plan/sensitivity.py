@@ -30,14 +30,14 @@ from isthmus.plan.estimate import (
     compute_s,
     needs,
 )
-from isthmus.plan.explain import Outcome, describe, make_walk, measure_of
+from isthmus.plan.explain import Outcome, describe, measure_of
 from isthmus.plan.limits import Walk, with_rate
 from isthmus.plan.orders import States, around
 from isthmus.plan.plan import NO_LIMITS, Sensitivity
 from isthmus.plan.routes import Costs, Route, Steps, backward, ending_in, first_least, forward
 from isthmus.plan.search import find
 from isthmus.plan.table import Mask, Problem, changed, narrowed
-from isthmus.plan.weigh import Scope, make_costs, predict
+from isthmus.plan.weigh import Scope, make_costs, make_walk, predict
 from isthmus.platform import Device, Link
 
 # Values are looked for up to this factor away; costs that differ by a smaller share are equal.

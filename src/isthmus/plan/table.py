@@ -89,11 +89,6 @@ class Stages:
             self._known[figure, limited] = make_table(mask, weigh)
         return self._known[figure, limited]
 
-    def at(self, row: int, column: int) -> tuple[float, float]:
-        """Return time and energy of one stage that the device can compute."""
-        load = self.load.at(row, column)
-        return float(compute_s(self.site, load)), float(stage_j(self.site, load))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:

@@ -9,7 +9,7 @@ the walk are paid; `isthmus.plan.search` pays for devices and keeps others out u
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from math import inf
@@ -18,10 +18,22 @@ from operator import attrgetter
 import numpy as np
 
 from isthmus.plan.blocks import Table, make_table
-from isthmus.plan.estimate import Array, Cells, Clock, compute_s, excess_bytes, in_all
+from isthmus.plan.choices import Choice
+from isthmus.plan.estimate import (
+    Array,
+    Cells,
+    Clock,
+    Load,
+    Site,
+    compute_s,
+    excess_bytes,
+    halves_load,
+)
+from isthmus.plan.limits import Walk
 from isthmus.plan.plan import Prediction
 from isthmus.plan.routes import Costs, Route
 from isthmus.plan.table import Leg, Problem, Stages
+from isthmus.platform import Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,47 +207,44 @@ def passed(problem: Problem, route: Route) -> frozenset[int]:
     return frozenset(route.stops).union(*legs)
 
 
+def make_walk(problem: Problem, route: Route) -> Walk:
+    """Return all stages and hops of a plan, those of relays included."""
+    sites: list[Site] = []
+    links: list[Link] = []
+    carried: list[Choice] = []
+    loads: list[Load] = []
+    arrives = -1
+    for device, other, pick in zip(route.stops, route.stops[1:], route.picks, strict=False):
+        leg, choice = problem.legs[device, other], problem.choices[pick]
+        sites += [problem.stages[index].site for index in leg.devices[:-1]]
+        loads.append(problem.load.at(arrives, pick))
+        passes_on = halves_load(choice, choice)
+        relay = replace(passes_on, start=choice.cut.index, stop=choice.cut.index)
+        loads += [relay] * (len(leg.links) - 1)
+        links += leg.links
+        carried += [choice] * len(leg.links)
+        arrives = pick
+    sites.append(problem.stages[route.stops[-1]].site)
+    loads.append(problem.load.at(arrives, -1))
+    return Walk(sites=tuple(sites), links=tuple(links), route=tuple(carried), loads=tuple(loads))
+
+
 def busy_stops(problem: Problem, route: Route) -> tuple[int, ...]:
     """Return the indices of the devices that compute, in order."""
-    loads = [problem.load.at(*pair) for _, pair in _stages(problem, route)]
-    pairs = zip(route.stops, loads, strict=True)
-    return tuple(device for device, load in pairs if load.start < load.stop)
+    walk = make_walk(problem, route)
+    stages = zip(walk.sites, walk.loads, strict=True)
+    busy = (site.device.name for site, load in stages if load.start < load.stop)
+    return tuple(map(problem.platform.index, busy))
 
 
 def busy_s(problem: Problem, route: Route) -> dict[Clock, float]:
     """Return how long each device, by its name, and each medium, by its clock, is busy."""
-    found: dict[Clock, float] = {}
-    for stages, at in _stages(problem, route):
-        name = stages.site.device.name
-        found[name] = found.get(name, 0.0) + stages.at(*at)[0]
-    for leg, pick in _legs(problem, route):
-        for clock, seconds in leg.busy_s.items():
-            found[clock] = found.get(clock, 0.0) + float(seconds[pick])
-    return found
+    return make_walk(problem, route).estimate().busy_s
 
 
 def predict(problem: Problem, route: Route) -> Prediction:
     """Return what a route costs in all."""
-    stages, legs = _stages(problem, route), _legs(problem, route)
-    devices = [problem.platform.devices[index] for index in passed(problem, route)]
-    figures = [one.at(*at) for one, at in stages]
-    latency_s = sum(seconds for seconds, _ in figures)
-    latency_s += sum(float(leg.seconds[pick]) for leg, pick in legs)
-    energy_j = sum(joules for _, joules in figures)
-    energy_j += sum(float(leg.joules[pick]) for leg, pick in legs)
-    drops = [problem.choices[pick].drop for pick in route.picks]
-    busy = busy_s(problem, route)
-    return in_all(devices, latency_s=latency_s, joules=energy_j, busy_s=busy, drops=drops)
-
-
-def _stages(problem: Problem, route: Route) -> list[tuple[Stages, tuple[int, int]]]:
-    ends = zip(route.stops, (-1, *route.picks), (*route.picks, -1), strict=True)
-    return [(problem.stages[device], (arrives, leaves)) for device, arrives, leaves in ends]
-
-
-def _legs(problem: Problem, route: Route) -> list[tuple[Leg, int]]:
-    ways = zip(pairwise(route.stops), route.picks, strict=True)
-    return [(problem.legs[ends], pick) for ends, pick in ways]
+    return make_walk(problem, route).estimate().prediction
 
 
 def _nothing(one: Stages, limited: bool) -> Table:
