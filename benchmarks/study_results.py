@@ -25,9 +25,9 @@ from isthmus.report.answers import Answer, answers, headline
 from isthmus.report.findings import divided, missing, rows_of
 from isthmus.report.page import shown
 from isthmus.report.study import PAGE_FILE, study_tables, transfer_tables, write_study
-from isthmus.study.cells import CHOICE_FILE, CHOICE_SCHEMA, Choice
+from isthmus.study.cells import CHOICE_FILE, Choice
 from isthmus.study.records import StudyRecord, read_records
-from isthmus.study.source import RECORDS_FILE, TRANSFER_FILE, TRANSFER_SCHEMA
+from isthmus.study.source import RECORDS_FILE, TRANSFER_FILE
 from isthmus.study.transfer import Transfer
 
 MOST_BYTES = 1 << 20  # of one file
@@ -62,7 +62,7 @@ def main() -> None:
 
 def choice_of(folder: Path) -> Choice | None:
     path = folder / CHOICE_FILE
-    return read_json(path, Choice, schema=CHOICE_SCHEMA) if path.is_file() else None
+    return read_json(path, Choice) if path.is_file() else None
 
 
 def study(folder: Path, target: Path) -> str:
@@ -99,7 +99,7 @@ def study(folder: Path, target: Path) -> str:
 
 
 def transfer(folder: Path, target: Path) -> str:
-    found = read_json(folder / TRANSFER_FILE, Transfer, schema=TRANSFER_SCHEMA)
+    found = read_json(folder / TRANSFER_FILE, Transfer)
     write_study(target, title=target.name, records=(), choice=None, transfer=found)
     shutil.copy(folder / TRANSFER_FILE, target)
     readings = found.readings

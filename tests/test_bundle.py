@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from isthmus.bundle import SCHEMA, bundle_id, read_bundle, write_bundle
+from isthmus.bundle import Bundle, bundle_id, read_bundle, write_bundle
 from isthmus.errors import BundleError
 from tests.run.bundles import FAST, write_chain
 
@@ -52,7 +52,7 @@ def test_a_bundle_of_another_version_names_the_version_that_wrote_it(folder):
     edit(folder, schema="isthmus.bundle/7", version="9.1.0")
     with pytest.raises(BundleError, match=r"'isthmus.bundle/7', written by Isthmus 9\.1\.0") as e:
         read_bundle(folder)
-    assert SCHEMA in str(e.value)
+    assert Bundle.SCHEMA in str(e.value)
     assert "\n" not in str(e.value)
 
 

@@ -32,7 +32,6 @@ from isthmus.backends import MAX_BATCH, MAX_THREADS, TensorSpec
 from isthmus.errors import BundleError, InputError
 from isthmus.files import from_json, sha256, write_json
 
-SCHEMA = "isthmus.bundle/1"
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
 SIGNATURE_FILE = "bundle.sig"
@@ -139,6 +138,7 @@ class Bundle:
         exit_confidence: Its largest softmax from which on it answers in any case; None: never.
     """
 
+    SCHEMA = "isthmus.bundle/1"
     version: str
     devices: tuple[DeviceEntry, ...]
     crossings: tuple[CrossingEntry, ...]
@@ -179,7 +179,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
     files = {name: sha256(folder / name) for name in names}
     whole = replace(bundle, files=files)
     _check(whole, folder)
-    write_json(folder / INDEX_FILE, whole, schema=SCHEMA)
+    write_json(folder / INDEX_FILE, whole)
     return whole
 
 
@@ -198,7 +198,7 @@ def read_bundle(path: Path) -> Bundle:
     index, text = path / INDEX_FILE, read_index(path)
     _check_version(text, index)
     try:
-        bundle = from_json(text, Bundle, schema=SCHEMA, where=str(index))
+        bundle = from_json(text, Bundle, where=str(index))
     except InputError as error:
         raise BundleError(f"{error}; export the bundle anew") from error
     _check(bundle, path)
@@ -246,11 +246,11 @@ def _check_version(text: bytes, index: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{index}: not JSON ({error}); export the bundle anew") from error
     found = fields.get("schema") if isinstance(fields, dict) else None
-    if found != SCHEMA:
+    if found != Bundle.SCHEMA:
         writer = fields.get("version", "unknown") if isinstance(fields, dict) else "unknown"
         raise BundleError(
             f"{index}: found schema {found!r}, written by Isthmus {writer}; Isthmus {__version__} "
-            f"reads {SCHEMA!r}: run it with that version or export the bundle anew"
+            f"reads {Bundle.SCHEMA!r}: run it with that version or export the bundle anew"
         )
 
 

@@ -16,7 +16,7 @@ A message is one line: where, what was found, what was expected, what to do.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 
 class IsthmusError(Exception):
@@ -60,7 +60,7 @@ class InfeasibleError(IsthmusError):
         nearest: That plan.
     """
 
-    def __init__(self, violations: Sequence[object], *, nearest: object = None) -> None:
+    def __init__(self, violations: Sequence[object], *, nearest: Any = None) -> None:
         super().__init__("no plan fits: " + "; ".join(str(violation) for violation in violations))
         self.violations = tuple(violations)
         self.nearest = nearest

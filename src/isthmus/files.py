@@ -15,13 +15,20 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from isthmus.errors import InputError
 
-T = TypeVar("T")
+
+class Written(Protocol):
+    """A frozen dataclass that is written as JSON; it names the version of its fields."""
+
+    SCHEMA: str
+
+
+T = TypeVar("T", bound=Written)
 _ROOM = "make room for it or name another place"
 
 
@@ -64,24 +71,23 @@ def refusing(path: object, problem: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{path}: {problem} ({error.strerror or error}); {remedy}") from error
 
 
-def to_json(value: object, *, schema: str) -> str:
+def to_json(value: Written) -> str:
     """Return a frozen dataclass as JSON text, its schema first."""
     fields = TypeAdapter(type(value)).dump_python(value, mode="json")
-    return json.dumps({"schema": schema, **fields}, indent=1)
+    return json.dumps({"schema": value.SCHEMA, **fields}, indent=1)
 
 
-def write_json(path: Path, value: object, *, schema: str) -> None:
+def write_json(path: Path, value: Written) -> None:
     """Write a frozen dataclass as a JSON file that names its schema."""
-    write_bytes(path, (to_json(value, schema=schema) + "\n").encode())
+    write_bytes(path, (to_json(value) + "\n").encode())
 
 
-def from_json(text: str | bytes, kind: type[T], *, schema: str, where: str) -> T:
+def from_json(text: str | bytes, kind: type[T], *, where: str) -> T:
     """Read and validate what `to_json` wrote.
 
     Args:
         text: The JSON.
-        kind: The dataclass that it holds.
-        schema: The one version that is understood.
+        kind: The dataclass that it holds, of the one version that is understood.
         where: Names the source in error messages.
 
     Returns:
@@ -93,21 +99,23 @@ def from_json(text: str | bytes, kind: type[T], *, schema: str, where: str) -> T
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); expected {schema}") from error
+        raise InputError(f"{where}: not JSON ({error}); expected {kind.SCHEMA}") from error
     found = fields.pop("schema", None) if isinstance(fields, dict) else None
-    if found != schema:
-        raise InputError(f"{where}: found schema {found!r}, expected {schema!r}; make it anew")
+    if found != kind.SCHEMA:
+        raise InputError(
+            f"{where}: found schema {found!r}, expected {kind.SCHEMA!r}; make it anew"
+        )
     try:
         return TypeAdapter(kind).validate_python(fields, strict=False)
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error)}") from error
 
 
-def read_json(path: Path, kind: type[T], *, schema: str) -> T:
+def read_json(path: Path, kind: type[T]) -> T:
     """Read and validate a file that `write_json` wrote."""
-    with refusing(path, "cannot be read", f"expected a file of {schema}"):
+    with refusing(path, "cannot be read", f"expected a file of {kind.SCHEMA}"):
         text = path.read_bytes()
-    return from_json(text, kind, schema=schema, where=str(path))
+    return from_json(text, kind, where=str(path))
 
 
 def first_problem(error: ValidationError) -> str:

@@ -11,7 +11,6 @@ from isthmus.errors import InfeasibleError, InputError
 from isthmus.files import from_json, to_json
 from isthmus.graph import Graph, Node, Tensor, cuts, fingerprint
 from isthmus.plan import METHODS, Limits, Plan, Violation, check, partition
-from isthmus.plan.plan import SCHEMA
 from isthmus.platform import Device, Link, Memory, NodeTimes, Platform, load_platform, path
 from isthmus.wire.frames import HEADER_BYTES
 from isthmus.wire.spec import parse_codec
@@ -432,7 +431,7 @@ def test_cuts_that_differ_in_nothing_but_their_place_are_one_entry():
     chosen = partition(graph, pair(), cut=2)
     assert "as good, and as many bytes: cut after layer0, cut after layer2" in chosen.notes
     assert not {(1,), (3,)} & {other.cuts for other in chosen.runner_ups}
-    again = from_json(to_json(plan, schema=SCHEMA), Plan, schema=SCHEMA, where="plan")
+    again = from_json(to_json(plan), Plan, where="plan")
     assert again.runner_ups == plan.runner_ups
 
 
@@ -577,8 +576,8 @@ def test_each_links_break_even_stands_in_the_notes():
 
 def test_a_plan_comes_back_from_its_file():
     plan = partition(DIGITS, load_platform("two-mcu-spi"))
-    text = to_json(plan, schema=SCHEMA)
-    assert from_json(text, Plan, schema=SCHEMA, where="plan.json") == plan
+    text = to_json(plan)
+    assert from_json(text, Plan, where="plan.json") == plan
     fields = json.loads(text)
     assert next(iter(fields)) == "schema"
     assert fields["schema"] == "isthmus.plan/1"

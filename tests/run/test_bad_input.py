@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from isthmus.errors import RunError
+from isthmus.files import to_json
 from isthmus.run import start_workers
-from isthmus.run.messages import Ask, infer_key, write_message
+from isthmus.run.messages import Ask, infer_key
 from isthmus.run.session import open_session
 from tests.run.bundles import FAST, logits, samples, write_chain
 from tests.run.services import devices, free_ports
@@ -133,7 +134,7 @@ def test_a_full_disk_costs_the_file_but_not_the_figures(folder, tmp_path):
 
 def ask(session, payload, *, timeout=60.0):
     """Return what a service says that refuses; None if it says nothing."""
-    attachment = write_message(Ask(id=str(len(payload)), deadline_s=30.0))
+    attachment = to_json(Ask(id=str(len(payload)), deadline_s=30.0))
     for reply in session.get(
         infer_key("main"), payload=payload, attachment=attachment, timeout=timeout
     ):

@@ -12,7 +12,6 @@ from isthmus.errors import BundleError, InputError, RunError
 from isthmus.files import to_json
 from isthmus.platform import Link
 from isthmus.run import run_bundle, start_workers
-from isthmus.run.record import SCHEMA
 from isthmus.run.session import locator, open_session
 from isthmus.wire import HEADER_BYTES, codec_text, parse_codec
 from isthmus.wire.nested import Width, at_width, narrowed, payload_bytes_at, widened, widths
@@ -144,7 +143,7 @@ def test_the_record_holds_what_was_sent_and_answered(slow):
 
 @pytest.mark.alone
 def test_the_record_as_json_has_the_promised_keys(slow):
-    fields = json.loads(to_json(slow, schema=SCHEMA))
+    fields = json.loads(to_json(slow))
     assert fields["schema"] == "isthmus.run/2"
     assert {"payload_bytes_predicted", "payload_bytes_measured", "wire_bytes"} <= set(
         fields["crossings"][0]

@@ -14,17 +14,11 @@ import pytest
 
 from isthmus.bundle import read_bundle
 from isthmus.errors import InputError, RequestError
+from isthmus.files import from_json, to_json
 from isthmus.run.client import PARALLEL, Client, open_client
 from isthmus.run.hop import Arrival
 from isthmus.run.ingress import Ingress
-from isthmus.run.messages import (
-    Ask,
-    Work,
-    about_key,
-    infer_key,
-    read_message,
-    write_message,
-)
+from isthmus.run.messages import Ask, Work, about_key, infer_key
 from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
 from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, busy_program, far_program, logits, samples, write_chain
@@ -94,11 +88,11 @@ def test_a_service_says_what_it_is_and_how_it_is(served):
 
 
 def test_a_client_whose_answer_is_lost_asks_again_under_the_same_name(served):
-    about = write_message(served[1].about())
+    about = to_json(served[1].about())
     names, kept = [], []
 
     def infer(query):
-        names.append(read_message(query.attachment.to_bytes(), Ask, where="").id)
+        names.append(from_json(query.attachment.to_bytes(), Ask, where="").id)
         if len(names) == 1:
             kept.append(query)  # stays open, as one whose answer went astray
             return
@@ -127,7 +121,7 @@ def test_a_client_asks_a_service_that_comes_back_with_another_bundle_what_that_t
 
     def tell(query):
         with query:
-            query.reply(about_key(SERVICE), write_message(said[0]))
+            query.reply(about_key(SERVICE), to_json(said[0]))
 
     def infer(query):
         with query:
@@ -432,7 +426,7 @@ def test_of_queries_with_one_id_only_the_last_is_kept(tmp_path):
         hosts.start("near")
         client.about()
         with closing(open_client(client.host, None)) as session:
-            ask = write_message(Ask(id="same", deadline_s=LONG_S))
+            ask = to_json(Ask(id="same", deadline_s=LONG_S))
             first, last = (
                 session.get(infer_key(SERVICE), payload=X[0].tobytes(), attachment=ask,
                             timeout=LONG_S)

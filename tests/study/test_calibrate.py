@@ -9,7 +9,6 @@ from isthmus.data import load_data
 from isthmus.errors import InputError
 from isthmus.files import write_json
 from isthmus.graph import capture, cuts, find_cut, fingerprint
-from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.models import reference, resnet
 from isthmus.plan import Asked, partition
 from isthmus.plan.choices import find_choices
@@ -20,7 +19,6 @@ from isthmus.study.grid import Cell
 from isthmus.study.records import StudyRecord, write_records
 from isthmus.study.trained import trained_rows
 from isthmus.train import FitConfig, FitRecord, Rung, accuracy, calibrate, split_with_codecs
-from isthmus.train.fitted import SCHEMA
 
 DATA = load_data("digits")
 EXAMPLE = (torch.zeros(2, 1, 8, 8),)
@@ -86,8 +84,8 @@ def write_fit(folder, graph, plan, *, whole=0.95, split=0.94, ladder=(), wanted_
         machine="",
         versions={},
     )
-    write_json(folder / "fit.json", record, schema=SCHEMA)
-    write_json(folder / "graph.json", graph, schema=GRAPH_SCHEMA)
+    write_json(folder / "fit.json", record)
+    write_json(folder / "graph.json", graph)
     return folder
 
 

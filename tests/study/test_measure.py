@@ -6,7 +6,6 @@ from isthmus.errors import InputError
 from isthmus.files import write_json
 from isthmus.graph import capture, fingerprint
 from isthmus.platform import load_times
-from isthmus.platform.times import SCHEMA
 from isthmus.study.measure import find_blocks, measure_nodes
 
 
@@ -74,7 +73,7 @@ def test_a_table_names_its_graph_and_machine_and_comes_back_from_its_file(measur
     graph, times = measured
     assert times.graph == fingerprint(graph)
     assert "onnxruntime" in times.machine
-    write_json(tmp_path / "times.json", times, schema=SCHEMA)
+    write_json(tmp_path / "times.json", times)
     assert load_times(tmp_path / "times.json") == times
 
 

@@ -226,7 +226,7 @@ def test_who_joins_computes_what_the_creator_left_by_the_creators_choice(studied
 def test_a_folder_with_another_studys_choice_is_not_joined_from(studied, tmp_path):
     before, outcome, _ = studied
     other = replace(outcome.choice, held_out=1)
-    write_json(tmp_path / cells.CHOICE_FILE, other, schema=cells.CHOICE_SCHEMA)
+    write_json(tmp_path / cells.CHOICE_FILE, other)
     kept = (tmp_path / cells.CHOICE_FILE).read_bytes()
     with pytest.raises(InputError, match=r"choice\.json: is of another study; name another"):
         join_study("tiny", tmp_path, storage=f"sqlite:///{before}/study.db")

@@ -30,7 +30,6 @@ from isthmus.backends import Array, Program, one_line
 from isthmus.errors import InputError, RunError
 from isthmus.files import from_json
 
-SCHEMA = "isthmus.calls/1"
 METADATA = "isthmus"
 
 # Operators of the Core ATen IR, to which torch.export breaks a network down.
@@ -138,6 +137,7 @@ class Calls:
         outputs: Names of values.
     """
 
+    SCHEMA = "isthmus.calls/1"
     inputs: tuple[Input, ...]
     calls: tuple[Call, ...]
     outputs: tuple[str, ...]
@@ -172,7 +172,7 @@ def load(path: Path, *, threads: int) -> Program:
     if text is None:
         raise RunError(f"{path}: torch cannot load it (it holds weights, but no list of calls)")
     try:
-        calls = from_json(text, Calls, schema=SCHEMA, where=str(path))
+        calls = from_json(text, Calls, where=str(path))
         steps = _steps(calls, weights)
     except InputError as error:
         raise RunError(f"{path}: torch cannot load it ({one_line(error)})") from error

@@ -109,9 +109,7 @@ def profile(
     elif measure:
         text, parts = _measured(loaded, graph, example)
     else:
-        from isthmus.graph.ir import SCHEMA
-
-        text, parts = to_json(graph, schema=SCHEMA), profile_tables(graph, cuts(graph))
+        text, parts = to_json(graph), profile_tables(graph, cuts(graph))
     if out is not None and out.suffix == ".html":
         from isthmus.report.page import write_profile
 
@@ -125,14 +123,13 @@ def profile(
 def _measured(model: Any, graph: Any, example: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:
     """Time a model on this machine; return the table as JSON, and for people."""
     from isthmus.files import to_json
-    from isthmus.platform.times import SCHEMA
     from isthmus.progress import shown
     from isthmus.report.times_table import times_table
     from isthmus.study import measure_nodes
 
     with shown() as progress:
         times = measure_nodes(model, graph, example, report=progress)
-    return to_json(times, schema=SCHEMA), times_table(graph, times)
+    return to_json(times), times_table(graph, times)
 
 
 def _counted(
@@ -164,13 +161,12 @@ def platforms(
     Example: `isthmus platforms two-mcu-spi > mine.yaml`
     """
     from isthmus.files import to_json
-    from isthmus.platform import PRESETS, load_platform, preset_text
-    from isthmus.platform.files import SCHEMA
+    from isthmus.platform import PRESETS, Platform, load_platform, preset_text
 
     if name is not None:
-        print(to_json(load_platform(name), schema=SCHEMA) if json_ else preset_text(name))
+        print(to_json(load_platform(name)) if json_ else preset_text(name))
     elif json_:
-        print_json({"schema": SCHEMA, "presets": list(PRESETS)})
+        print_json({"schema": Platform.SCHEMA, "presets": list(PRESETS)})
     else:
         from isthmus.report.tables import platforms_table
 
@@ -256,20 +252,18 @@ def fit(
     from isthmus.files import read_json, to_json
     from isthmus.models import carries_weights
     from isthmus.plan import Plan
-    from isthmus.plan import plan as plans
     from isthmus.progress import shown
     from isthmus.report.fit_tables import fit_result_tables
     from isthmus.report.tables import fit_table
     from isthmus.study import fit_plan
     from isthmus.train import FitConfig, augmentation_for
-    from isthmus.train.fitted import SCHEMA
 
     if drop is not None and bytes_ is not None:
         raise InputError("--drop and --bytes: found both, expected one of them")
     with resumable(), shown() as progress:
         record = fit_plan(
             model,
-            read_json(plan, Plan, schema=plans.SCHEMA),
+            read_json(plan, Plan),
             load_data(
                 data,
                 data_dir=data_dir,
@@ -294,7 +288,7 @@ def fit(
             report=progress,
         )
     tables = fit_table(record, out), *fit_result_tables(record)
-    print_result(to_json(record, schema=SCHEMA), *tables, json_=json_)
+    print_result(to_json(record), *tables, json_=json_)
 
 
 def export(
@@ -434,7 +428,7 @@ def run(
     from isthmus.report.tables import run_tables
     from isthmus.run import run_bundle
     from isthmus.run.adapt import parse_target
-    from isthmus.run.record import RUN_FILE, SCHEMA
+    from isthmus.run.record import RUN_FILE
     from isthmus.run.timeline import TIMELINE_FILE
     from isthmus.wire.nested import parse_width
 
@@ -460,9 +454,9 @@ def run(
             timeline=traces.append,
             progress=lambda done, total: progress("requests", done, total),
         )
-    print_result(to_json(record, schema=SCHEMA), *run_tables(record), json_=json_)
+    print_result(to_json(record), *run_tables(record), json_=json_)
     if out is not None:  # after it is told, as the disk may be full
         with new_folder(out, files=files) as folder:
-            write_json(folder / RUN_FILE, record, schema=SCHEMA)
+            write_json(folder / RUN_FILE, record)
             for trace in traces:
                 write_bytes(folder / TIMELINE_FILE, json.dumps(trace).encode())

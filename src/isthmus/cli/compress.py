@@ -93,7 +93,6 @@ def compress(
     from isthmus.data import load_data
     from isthmus.files import to_json
     from isthmus.models import MODELS, carries_weights, reference
-    from isthmus.models.compressed import SCHEMA
     from isthmus.progress import shown
     from isthmus.report.compress_tables import compressed_tables
     from isthmus.study import compress_model
@@ -135,4 +134,4 @@ def compress(
             config=config,
             report=progress,
         )
-    print_result(to_json(facts, schema=SCHEMA), *compressed_tables(facts, out), json_=json_)
+    print_result(to_json(facts), *compressed_tables(facts, out), json_=json_)

@@ -28,7 +28,6 @@ def integers(
     """
     from isthmus.data import load_data
     from isthmus.export import by_integers
-    from isthmus.export.verify import INTEGERS_SCHEMA
     from isthmus.files import to_json
     from isthmus.progress import shown
     from isthmus.report.tables import integers_table
@@ -37,4 +36,4 @@ def integers(
         samples = load_data(data, data_dir=data_dir, download=download, progress=progress)
         inputs = [x[:requests] for x in samples.x_test]
         record = by_integers(bundle, out, inputs, samples.y_test[:requests], report=progress)
-    print_result(to_json(record, schema=INTEGERS_SCHEMA), integers_table(record, out), json_=json_)
+    print_result(to_json(record), integers_table(record, out), json_=json_)

@@ -103,7 +103,6 @@ def plan(
     from isthmus.files import to_json
     from isthmus.graph import capture, find_cut
     from isthmus.plan import partition
-    from isthmus.plan.plan import SCHEMA
     from isthmus.platform import load_platform
     from isthmus.report.plan_tables import plan_tables
 
@@ -134,11 +133,11 @@ def plan(
         found = partition(graph, target, **options)
     except InfeasibleError as error:
         if json_:
-            print(to_json(error.nearest, schema=SCHEMA))
+            print(to_json(error.nearest))
         raise
     if stream is not None:
         write_stream(stream, loaded, graph, example, found)
-    text = to_json(found, schema=SCHEMA)
+    text = to_json(found)
     if page is not None:
         from isthmus.report.plan_page import write_plan_page
 
@@ -240,7 +239,7 @@ def _sweep(
 ) -> None:
     """Print the map of which plan wins where, and write it."""
     from isthmus.files import to_json
-    from isthmus.plan.sweep import SCHEMA, VALUES, parse_axis, sweep
+    from isthmus.plan.sweep import VALUES, parse_axis, sweep
     from isthmus.progress import shown
     from isthmus.report.sweep_map import write_sweep_page
     from isthmus.report.sweep_table import sweep_headline, sweep_table
@@ -256,7 +255,7 @@ def _sweep(
             progress=lambda done, total: progress("plans", done, total),
             **options,
         )
-    text = to_json(found, schema=SCHEMA)
+    text = to_json(found)
     page = _page(out)
     if page is not None:
         write_sweep_page(page, found, title=title)

@@ -66,8 +66,8 @@ def probe(
     from isthmus.files import to_json
     from isthmus.progress import shown
     from isthmus.report.probe_table import probe_tables
-    from isthmus.run.probe import SCHEMA, wait_for_host
     from isthmus.run.probe import probe as measure
+    from isthmus.run.probe import wait_for_host
     from isthmus.run.probe_file import check_out, write_platform
     from isthmus.run.probed import check_listen, check_name
 
@@ -89,7 +89,7 @@ def probe(
         own = _probed(own_name, model, weights, input_, progress)
         record = measure(host, own, keys=keys, report=progress)
     written = write_platform(out, record, day=time.strftime("%Y-%m-%d"))
-    print_result(to_json(record, schema=SCHEMA), *probe_tables(record, written), json_=json_)
+    print_result(to_json(record), *probe_tables(record, written), json_=json_)
 
 
 def _probed(

@@ -137,9 +137,9 @@ def ask(
     Example: `isthmus ask 10.0.0.5 images/ --deadline 2s`
     """
     from isthmus.data.inputs import read_inputs
+    from isthmus.files import to_json
     from isthmus.report.ask_table import Answer, about_table, answers_table, finite
     from isthmus.run.client import Client
-    from isthmus.run.messages import write_message
     from isthmus.units import parse_quantity
 
     with naming("--deadline"):
@@ -147,7 +147,7 @@ def ask(
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
-            print(write_message(about))
+            print(to_json(about))
         elif not inputs:
             print_parts(about_table(about, client.host))
         if not inputs:

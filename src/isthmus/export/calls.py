@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 
-from isthmus.backends.torch import METADATA, OPERATORS, PART, SCHEMA, SIZES, Call, Calls, Input
+from isthmus.backends.torch import METADATA, OPERATORS, PART, SIZES, Call, Calls, Input
 from isthmus.errors import CaptureError
 from isthmus.files import to_json, write_bytes
 
@@ -44,7 +44,7 @@ def write_calls(exported: ExportedProgram, path: Path) -> None:
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     results = [node.name for node in output.args[0]]
     calls = Calls(inputs=tuple(inputs), calls=tuple(_calls(program)), outputs=tuple(results))
-    metadata = {METADATA: to_json(calls, schema=SCHEMA)}
+    metadata = {METADATA: to_json(calls)}
     write_bytes(path, save(weights, metadata))
 
 

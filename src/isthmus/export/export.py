@@ -32,12 +32,10 @@ from isthmus.bundle import (
 from isthmus.errors import CaptureError, InputError
 from isthmus.export.calls import write_calls
 from isthmus.export.operators import give_zeros, our_operators, read_once
-from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
 from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.links import Codec
 from isthmus.plan import Plan
-from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.plan.plan import as_walk
 from isthmus.platform import dump_platform
 from isthmus.progress import quiet
@@ -107,7 +105,7 @@ def export(
             whole = Program(None, early_exit, None).eval()
             write_program(whole, zeros(plan.inputs), folder / exit_file, device=first.name)
         write_bytes(folder / PLATFORM_FILE, dump_platform(plan.platform).encode())
-        write_json(folder / "plan.json", plan, schema=PLAN_SCHEMA)
+        write_json(folder / "plan.json", plan)
         bundle = Bundle(
             version=isthmus.__version__,
             devices=tuple(devices),
@@ -124,7 +122,7 @@ def export(
         )
         write_bundle(folder, bundle)
         verification = verify(folder, split_model, samples, labels)
-        write_json(folder / VERIFICATION_FILE, verification, schema=VERIFICATION_SCHEMA)
+        write_json(folder / VERIFICATION_FILE, verification)
         write_bundle(folder, bundle)
         return verification
 

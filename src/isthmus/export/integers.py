@@ -40,7 +40,6 @@ from safetensors.numpy import save
 from isthmus.errors import InputError
 from isthmus.files import from_json, to_json, write_bytes
 
-SCHEMA = "isthmus.integers/1"
 METADATA = "isthmus"
 
 Array = npt.NDArray[Any]
@@ -73,6 +72,7 @@ class Steps:
         outputs: Names, in order.
     """
 
+    SCHEMA = "isthmus.integers/1"
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
@@ -80,7 +80,7 @@ class Steps:
 
 def write_integers(path: Path, program: Steps, tensors: Mapping[str, Array]) -> None:
     """Write a program of integers."""
-    write_bytes(path, save(dict(tensors), {METADATA: to_json(program, schema=SCHEMA)}))
+    write_bytes(path, save(dict(tensors), {METADATA: to_json(program)}))
 
 
 def read_integers(path: Path) -> tuple[Steps, dict[str, Array]]:
@@ -95,7 +95,7 @@ def read_integers(path: Path) -> tuple[Steps, dict[str, Array]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: found no program of integers ({error})") from error
-    program = from_json(text, Steps, schema=SCHEMA, where=str(path))
+    program = from_json(text, Steps, where=str(path))
     for step in program.steps:
         if step.kind not in STEPS:
             raise InputError(f"{path}: found step {step.kind!r}, expected {', '.join(STEPS)}")

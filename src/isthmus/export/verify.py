@@ -24,8 +24,6 @@ from isthmus.wire import CodecSpec, pack, parse_codec, unpack
 from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
 
-SCHEMA = "isthmus.verification/1"
-INTEGERS_SCHEMA = "isthmus.integers-record/1"
 VERIFICATION_FILE = "verification.json"
 
 
@@ -58,6 +56,7 @@ class IntegersRecord:
             None where floats cross.
     """
 
+    SCHEMA = "isthmus.integers-record/1"
     stages: tuple[IntegerStage, ...]
     samples: int
     equal_predictions: float
@@ -88,6 +87,7 @@ class Verification:
             None where none were given, or where it answers only when the others are silent.
     """
 
+    SCHEMA = "isthmus.verification/1"
     samples: int
     largest_difference: float
     equal_predictions: float

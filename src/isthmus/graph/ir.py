@@ -5,8 +5,6 @@ import json
 from dataclasses import dataclass
 from math import ceil, prod
 
-SCHEMA = "isthmus.graph/1"
-
 DTYPES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
@@ -118,6 +116,7 @@ class Graph:
         outputs: Names of the tensors that the model returns, in order.
     """
 
+    SCHEMA = "isthmus.graph/1"
     inputs: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]

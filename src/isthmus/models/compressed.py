@@ -27,7 +27,6 @@ from isthmus.files import new_folder, read_json, sha256, write_bytes, write_json
 from isthmus.models.layers import OUTPUT_GRID, Layer, OutputGrid, build, describe, round_output
 from isthmus.wire.arrays import DTYPES, decode_array, encode_array
 
-SCHEMA = "isthmus.compressed/1"
 COMPRESSED_FILE = "compressed.json"
 WEIGHTS_FILE = "weights.safetensors"
 FILES = (COMPRESSED_FILE, WEIGHTS_FILE)
@@ -141,6 +140,7 @@ class Compressed:
         versions: Of the libraries that matter.
     """
 
+    SCHEMA = "isthmus.compressed/1"
     source: ModelReference
     techniques: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -167,7 +167,7 @@ def write_compressed(folder: Path, facts: Compressed, weights: bytes) -> None:
     """
     with new_folder(folder, files=FILES) as temporary:
         write_bytes(temporary / WEIGHTS_FILE, weights)
-        write_json(temporary / COMPRESSED_FILE, facts, schema=SCHEMA)
+        write_json(temporary / COMPRESSED_FILE, facts)
 
 
 def read_compressed(folder: Path) -> Compressed:
@@ -176,7 +176,7 @@ def read_compressed(folder: Path) -> Compressed:
     Raises:
         InputError: The file is missing or damaged.
     """
-    return read_json(folder / COMPRESSED_FILE, Compressed, schema=SCHEMA)
+    return read_json(folder / COMPRESSED_FILE, Compressed)
 
 
 def load_changes(model: nn.Module, folder: Path, found: Sequence[Change]) -> nn.Module:

@@ -9,8 +9,6 @@ from isthmus.plan.accuracy import AccuracyTable
 from isthmus.platform.platform import Platform
 from isthmus.units import format_quantity
 
-SCHEMA = "isthmus.plan/1"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -240,6 +238,7 @@ class Plan:
             crossings for each, in the order of sending. Such a plan cannot be split or exported.
     """
 
+    SCHEMA = "isthmus.plan/1"
     objective: str
     split: bool
     stages: tuple[Stage, ...]

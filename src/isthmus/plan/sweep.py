@@ -17,7 +17,6 @@ from isthmus.plan.plan import Plan
 from isthmus.platform import Device, Link, Platform
 from isthmus.units import parse_quantity
 
-SCHEMA = "isthmus.sweep/1"
 VALUES = {1: 25, 2: 13}
 
 _MEMORIES = ("weights", "activations", "shared")
@@ -62,6 +61,7 @@ class SweepCell:
 class Sweep:
     """The map: a cell for each combination of values, the last axis running fastest."""
 
+    SCHEMA = "isthmus.sweep/1"
     objective: str
     axes: tuple[Axis, ...]
     cells: tuple[SweepCell, ...]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from isthmus.platform.files import SCHEMA
 from isthmus.platform.platform import Device, Link, Platform
 from isthmus.units import exact_quantity
 
@@ -32,7 +31,7 @@ def dump_platform(platform: Platform) -> str:
         belong to a model and stand in files of their own. A grid or a bus is spelled out.
     """
     fields = {
-        "schema": SCHEMA,
+        "schema": Platform.SCHEMA,
         "name": platform.name,
         "devices": {device.name: _device_fields(device) for device in platform.devices},
         "links": [_link_fields(link) for link in platform.links],

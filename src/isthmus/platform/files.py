@@ -59,7 +59,6 @@ from isthmus.platform.strict_yaml import read_yaml
 from isthmus.platform.times import NodeTimes, load_times
 from isthmus.units import parse_quantity
 
-SCHEMA = "isthmus.platform/1"
 PRESETS = (
     "camera-hub",
     "camera-hub-cloud",

@@ -250,6 +250,7 @@ class Platform:
             leads from the input to the output.
     """
 
+    SCHEMA = "isthmus.platform/1"
     name: str
     devices: tuple[Device, ...]
     links: tuple[Link, ...]

@@ -8,8 +8,6 @@ from pathlib import Path
 from isthmus.errors import InputError
 from isthmus.files import read_json
 
-SCHEMA = "isthmus.times/1"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTimes:
@@ -26,6 +24,7 @@ class NodeTimes:
         InputError: A time is no finite number, or negative.
     """
 
+    SCHEMA = "isthmus.times/1"
     graph: str
     seconds: Mapping[str, float]
     machine: str
@@ -44,4 +43,4 @@ def load_times(path: Path) -> NodeTimes:
     Raises:
         InputError: No such file, not a table of ours, or a time that cannot be.
     """
-    return read_json(path, NodeTimes, schema=SCHEMA)
+    return read_json(path, NodeTimes)

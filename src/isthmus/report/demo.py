@@ -11,11 +11,9 @@ import torch
 
 from isthmus import bundle
 from isthmus.files import new_folder, write_bytes, write_json
-from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.progress import Report, silent
 from isthmus.report.page import page
 from isthmus.run.record import RUN_FILE
-from isthmus.run.record import SCHEMA as RUN_SCHEMA
 from isthmus.study import Record, demo, evaluate
 from isthmus.train import fitted
 
@@ -74,8 +72,8 @@ def write_demo(out: Path, *, seed: int = 0, report: Report = silent) -> Demo:
             rivals=record.rivals,
         )
         write_bytes(folder / "report.html", text.encode())
-        write_json(folder / RUN_FILE, record.run, schema=RUN_SCHEMA)
-        write_json(folder / "plan.json", record.plan, schema=PLAN_SCHEMA)
+        write_json(folder / RUN_FILE, record.run)
+        write_json(folder / "plan.json", record.plan)
         seconds = time.perf_counter() - started
         summary = _summary(record, seed=seed, report=out / "report.html", seconds=seconds)
         write_bytes(folder / SUMMARY_FILE, json.dumps(summary, indent=1).encode())

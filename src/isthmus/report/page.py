@@ -19,13 +19,10 @@ from isthmus import __version__
 from isthmus.bundle import INDEX_FILE, read_bundle
 from isthmus.errors import InputError
 from isthmus.export import Verification
-from isthmus.export.verify import SCHEMA as VERIFICATION_SCHEMA
 from isthmus.export.verify import VERIFICATION_FILE
-from isthmus.files import read_json, write_bytes
+from isthmus.files import Written, read_json, write_bytes
 from isthmus.graph import Graph, cuts
-from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.plan import Plan
-from isthmus.plan.plan import SCHEMA as PLAN_SCHEMA
 from isthmus.report.figures import (
     Figure,
     accuracy_figure,
@@ -48,13 +45,12 @@ from isthmus.report.tables import (
 from isthmus.report.words import energy, headline, judged, num_bytes, percent, quantity, totals
 from isthmus.run import RunRecord
 from isthmus.run.record import RUN_FILE
-from isthmus.run.record import SCHEMA as RUN_SCHEMA
 from isthmus.train import FitRecord
 from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE
-from isthmus.train.fitted import SCHEMA as FIT_SCHEMA
 from isthmus.train.rivals import Rival
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Written)
 
 PLAN_FILE = "plan.json"
 _TEMPLATE = "page.html.j2"
@@ -187,13 +183,13 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     bundles = _holding(folders, INDEX_FILE)
     for folder in bundles:
         read_bundle(folder)
-    verifications = _read(bundles, VERIFICATION_FILE, Verification, VERIFICATION_SCHEMA)
+    verifications = _read(bundles, VERIFICATION_FILE, Verification)
     fits, runs = _holding(folders, RECORD_FILE), _holding(folders, RUN_FILE)
-    fit = _only(_read(fits, RECORD_FILE, FitRecord, FIT_SCHEMA), "fits")
-    graphs = _read(fits, GRAPH_FILE, Graph, GRAPH_SCHEMA)
-    plans = _read(folders, PLAN_FILE, Plan, PLAN_SCHEMA)
+    fit = _only(_read(fits, RECORD_FILE, FitRecord), "fits")
+    graphs = _read(fits, GRAPH_FILE, Graph)
+    plans = _read(folders, PLAN_FILE, Plan)
     plan = _only([*([fit.plan] if fit else []), *plans], "plans")
-    run = _only(_read(runs, RUN_FILE, RunRecord, RUN_SCHEMA), "runs")
+    run = _only(_read(runs, RUN_FILE, RunRecord), "runs")
     if run and plan and _codecs(run.crossings) != _codecs(plan.crossings):
         raise InputError(f"{runs[0]}: is a run of another plan, expected one of the same bundle")
     names = [fit.model.text if fit else "a model", plan.platform.name if plan else "this machine"]
@@ -227,9 +223,9 @@ def _holding(folders: Iterable[Path], name: str) -> list[Path]:
     return [folder for folder in folders if (folder / name).is_file()]
 
 
-def _read(folders: Iterable[Path], name: str, kind: type[T], schema: str) -> list[T]:
+def _read(folders: Iterable[Path], name: str, kind: type[W]) -> list[W]:
     """Read a file of that name from each folder that holds one."""
-    return [read_json(f / name, kind, schema=schema) for f in _holding(folders, name)]
+    return [read_json(f / name, kind) for f in _holding(folders, name)]
 
 
 def _only(values: Sequence[T], what: str) -> T | None:

@@ -34,7 +34,6 @@ from isthmus.study.records import StudyRecord, records_table, table_csv, table_m
 from isthmus.study.transfer import Reading, Transfer, claims
 
 PAGE_FILE = "study.html"
-FRONT_SCHEMA = "isthmus.front/1"
 _TEMPLATE = "study.html.j2"
 _CUT_FIELDS = ("channels", "wire_channels", "fp32_bytes", "int8_bytes", "macs_before_share",
                "weights_before_share")  # fmt: skip
@@ -55,6 +54,7 @@ class Fronts:
             and one for the grid and what a search found.
     """
 
+    SCHEMA = "isthmus.front/1"
     compared_cut: str
     bytes_as: str
     networks: tuple[NetworkFront, ...]
@@ -102,7 +102,7 @@ def write_study(
         write_bytes(folder / name, content)
     if fronts:
         held = Fronts(compared_cut=COMPARED_CUT, bytes_as="int8", networks=tuple(fronts))
-        write_json(folder / "front.json", held, schema=FRONT_SCHEMA)
+        write_json(folder / "front.json", held)
     text = study_page(title=title, records=records, choice=choice, transfer=transfer)
     write_bytes(folder / PAGE_FILE, text.encode())
     return folder / PAGE_FILE

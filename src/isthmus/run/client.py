@@ -13,18 +13,10 @@ import zenoh
 
 from isthmus.backends import Array
 from isthmus.errors import InputError, RequestError, RunError
+from isthmus.files import from_json, to_json
 from isthmus.run import border
 from isthmus.run.early import Outputs
-from isthmus.run.messages import (
-    About,
-    Ask,
-    How,
-    about_key,
-    infer_key,
-    read_message,
-    read_refusal,
-    write_message,
-)
+from isthmus.run.messages import About, Ask, How, about_key, infer_key, read_refusal
 from isthmus.run.service import PORT, SERVICE, address, check_service
 from isthmus.run.session import close_session, open_session
 
@@ -81,7 +73,7 @@ class Client:
             RequestError: Nobody answers in time.
         """
         data, _ = self._ask(about_key(self._service), None, None, deadline_s or self.deadline_s)
-        self._about = read_message(data, About, where=self.host)
+        self._about = from_json(data, About, where=self.host)
         return self._about
 
     def ask(self, *sample: Array, deadline_s: float | None = None, priority: int = 0) -> Outputs:
@@ -182,13 +174,13 @@ class Client:
             for reply in self._session.get(
                 key,
                 payload=payload,
-                attachment=write_message(ask),
+                attachment=to_json(ask),
                 timeout=patience_s if left_s > patience_s else left_s + _SLACK_S,
             ):
                 if reply.ok is not None:
                     said = reply.ok.attachment
                     data = b"" if said is None else said.to_bytes()
-                    how = read_message(data, How, where=self.host) if data else How()
+                    how = from_json(data, How, where=self.host) if data else How()
                     return reply.ok.payload.to_bytes(), how
                 if reply.err is not None:
                     no = read_refusal(reply.err.payload.to_bytes(), where=self.host)

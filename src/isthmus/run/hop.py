@@ -31,7 +31,8 @@ from typing import NamedTuple, Self
 import zenoh
 
 from isthmus.errors import RunError
-from isthmus.run.messages import WINDOW, Passage, RoundTrip, Terms, check_terms, write_message
+from isthmus.files import to_json
+from isthmus.run.messages import WINDOW, Passage, RoundTrip, Terms, check_terms
 from isthmus.run.session import publisher
 from isthmus.run.throttle import Throttle, wait_until
 from isthmus.wire.frames import HEADER_BYTES, decode_header, encode_header
@@ -110,7 +111,7 @@ class Receiver:
         self._subscriber = session.declare_subscriber(
             f"{key}/frame", zenoh.handlers.Callback(arrivals.send, indirect=False)
         )
-        own, own_key = write_message(terms), f"{key}/terms"
+        own, own_key = to_json(terms), f"{key}/terms"
         self._queryable = session.declare_queryable(own_key, lambda each: each.reply(own_key, own))
 
     @property

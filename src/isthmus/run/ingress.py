@@ -28,11 +28,12 @@ import zenoh
 
 from isthmus.bundle import Bundle
 from isthmus.errors import InputError, IsthmusError, RequestError, RunError
+from isthmus.files import from_json
 from isthmus.run import border
 from isthmus.run.adapt import Adapter
 from isthmus.run.early import EarlyExit, Result
 from isthmus.run.hop import Receiver, Sender
-from isthmus.run.messages import Failure, error_key, hop_key, hop_terms, in_flight, read_message
+from isthmus.run.messages import Failure, error_key, hop_key, hop_terms, in_flight
 
 MAX_WAITING = 256
 MAX_DEADLINE_S = 3600.0
@@ -386,7 +387,7 @@ class Ingress:
 
     def _on_error(self, sample: zenoh.Sample) -> None:
         with suppress(InputError, IndexError):  # what is not ours is not answered
-            said = read_message(sample.payload.to_bytes(), Failure, where="failure")
+            said = from_json(sample.payload.to_bytes(), Failure, where="failure")
             device = self.bundle.devices[said.device].name
             message = f"device {device}: {said.message}"
             self._end_number(said.request, RequestError(message, reason="failed", device=device))

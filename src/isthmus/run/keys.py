@@ -38,7 +38,6 @@ from isthmus.files import read_json, refusing, write_bytes, write_json
 from isthmus.platform.platform import NAME
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.pem", "ca-key.pem", "cert.pem", "key.pem"
-_SIGNATURE_SCHEMA = "isthmus.signature/2"
 _SIGNED = b"isthmus.bundle\n"  # before what is signed, so that it is never taken for a certificate
 _MAX_SIGNATURE_BYTES = 4096
 _CA_DAYS = 3650
@@ -57,6 +56,7 @@ class _Signature:
         signature: ECDSA over SHA-256 of that time and ``bundle.json``, in base64.
     """
 
+    SCHEMA = "isthmus.signature/2"
     authority: str
     signed_at: str
     signature: str
@@ -169,7 +169,7 @@ def sign_bundle(path: Path, folder: Path) -> Path:
         signed_at=signed_at,
         signature=base64.b64encode(signature).decode(),
     )
-    write_json(path / SIGNATURE_FILE, signed, schema=_SIGNATURE_SCHEMA)
+    write_json(path / SIGNATURE_FILE, signed)
     return path / SIGNATURE_FILE
 
 
@@ -193,7 +193,7 @@ def check_signature(path: Path, folder: Path, *, since: datetime | None = None) 
         raise BundleError(f"{path}: has no {SIGNATURE_FILE}, expected one; {again}")
     if place.stat().st_size > _MAX_SIGNATURE_BYTES:
         raise BundleError(f"{place}: over {_MAX_SIGNATURE_BYTES} bytes; {again}")
-    signed = read_json(place, _Signature, schema=_SIGNATURE_SCHEMA)
+    signed = read_json(place, _Signature)
     ca = _read_certificate(folder / CA)
     _check_time(folder / CA, ca, "make a new authority with `isthmus keys init --out`")
     if signed.authority != ca.fingerprint(hashes.SHA256()).hex():

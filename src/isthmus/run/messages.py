@@ -15,17 +15,13 @@
     device --put--> first device         Failure
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from isthmus.backends import TensorSpec
 from isthmus.bundle import Bundle
 from isthmus.errors import InputError, Reason, RunError
-from isthmus.files import from_json, to_json
+from isthmus.files import from_json
 from isthmus.platform.platform import Link
-
-T = TypeVar("T")
 
 STATUS = "status"
 TIMINGS = "timings"
@@ -52,6 +48,7 @@ class Job:
         timeout_s: Longest wait for another process.
     """
 
+    SCHEMA = "isthmus.job/1"
     bundle: str
     bundle_id: str
     device: int
@@ -73,6 +70,7 @@ class Status:
         session: Id of its own.
     """
 
+    SCHEMA = "isthmus.status/1"
     pid: int
     modules: tuple[str, ...]
     peers: tuple[str, ...]
@@ -150,6 +148,7 @@ class Timings:
         retries: Repetitions since the start.
     """
 
+    SCHEMA = "isthmus.timings/1"
     work: tuple[Work, ...]
     passages: tuple[Passage, ...]
     round_trips: tuple[RoundTrip, ...]
@@ -166,6 +165,7 @@ class Terms:
         protocol: Version of the rules of `isthmus.run.hop`.
     """
 
+    SCHEMA = "isthmus.terms/1"
     bundle: str
     codec: str
     protocol: int = PROTOCOL
@@ -182,6 +182,7 @@ class Ask:
         bundle: Id of the bundle that the input was made for; empty: of any.
     """
 
+    SCHEMA = "isthmus.ask/1"
     id: str
     deadline_s: float
     priority: int = 0
@@ -197,6 +198,7 @@ class How:
         early_exit: The device whose early exit answered.
     """
 
+    SCHEMA = "isthmus.how/1"
     width: str = ""
     early_exit: str = ""
 
@@ -211,6 +213,7 @@ class Failure:
         message: One line.
     """
 
+    SCHEMA = "isthmus.failure/1"
     request: int
     device: int
     message: str
@@ -220,6 +223,7 @@ class Failure:
 class Refusal:
     """Why a service has no result for a request; see `isthmus.errors.RequestError`."""
 
+    SCHEMA = "isthmus.refusal/1"
     reason: Reason
     message: str
     device: str = ""
@@ -242,6 +246,7 @@ class About:
         retries: Requests that were sent once more, since it started.
     """
 
+    SCHEMA = "isthmus.about/1"
     bundle: str
     version: str
     devices: tuple[str, ...]
@@ -254,33 +259,10 @@ class About:
     retries: int
 
 
-_SCHEMAS: Mapping[type, str] = {
-    Job: "isthmus.job/1",
-    Status: "isthmus.status/1",
-    Timings: "isthmus.timings/1",
-    Terms: "isthmus.terms/1",
-    Ask: "isthmus.ask/1",
-    How: "isthmus.how/1",
-    Failure: "isthmus.failure/1",
-    Refusal: "isthmus.refusal/1",
-    About: "isthmus.about/1",
-}
-
-
-def write_message(message: object) -> str:
-    """Return one of the messages above as JSON that names its schema."""
-    return to_json(message, schema=_SCHEMAS[type(message)])
-
-
-def read_message(text: str | bytes, kind: type[T], *, where: str) -> T:
-    """Read what `write_message` wrote; raises as `isthmus.files.from_json` does."""
-    return from_json(text, kind, schema=_SCHEMAS[kind], where=where)
-
-
 def read_refusal(data: bytes, *, where: str) -> Refusal | None:
     """Read what a service says; None for an error of the transport, after which to try again."""
     try:
-        return read_message(data, Refusal, where=where)
+        return from_json(data, Refusal, where=where)
     except InputError:
         return None
 
@@ -346,7 +328,7 @@ def check_terms(own: Terms, answer: bytes, *, crossing: int) -> None:
     Raises:
         RunError: They differ; says in what.
     """
-    other = read_message(answer, Terms, where=f"hop {crossing}")
+    other = from_json(answer, Terms, where=f"hop {crossing}")
     for name in ("protocol", "bundle", "codec"):
         mine, theirs = getattr(own, name), getattr(other, name)
         if mine != theirs:

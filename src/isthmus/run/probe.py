@@ -38,8 +38,6 @@ from isthmus.run.line import fit_line
 from isthmus.run.messages import WINDOW, read_refusal
 from isthmus.run.probed import (
     END,
-    GREETING_SCHEMA,
-    HELLO_SCHEMA,
     KEY,
     MAX_FRAME_BYTES,
     NOTHING,
@@ -57,8 +55,6 @@ from isthmus.run.rates import Quartiles, figure
 from isthmus.run.service import address
 from isthmus.run.session import closing
 from isthmus.wire import HEADER_BYTES
-
-SCHEMA = "isthmus.probe/1"
 
 _POLL_S = 0.2
 _LONGEST_GREETING = 4 << 20
@@ -119,6 +115,7 @@ class ProbeRecord:
         version: Of Isthmus.
     """
 
+    SCHEMA = "isthmus.probe/1"
     host: str
     near: Probed
     far: Probed
@@ -209,13 +206,13 @@ def wait_for_host(host: str, *, keys: Path | None = None) -> None:
 
 def _greet(session: zenoh.Session, place: str, identity: str) -> Probed:
     """Ask who is there, and to be the one who is answered."""
-    hello = to_json(Hello(id=identity), schema=HELLO_SCHEMA)
+    hello = to_json(Hello(id=identity))
     end_s = time.monotonic() + SILENCE_S
     while time.monotonic() < end_s:
         for reply in session.get(f"{KEY}/hello", payload=hello, timeout=SILENCE_S):
             if reply.ok is not None and len(reply.ok.payload) <= _LONGEST_GREETING:
                 data = reply.ok.payload.to_bytes()
-                greeting = from_json(data, Greeting, schema=GREETING_SCHEMA, where=place)
+                greeting = from_json(data, Greeting, where=place)
                 check_name(greeting.probed.name)
                 return greeting.probed
             if reply.err is not None:

@@ -9,8 +9,7 @@ import yaml
 
 from isthmus.errors import InputError
 from isthmus.files import check_our_file, write_bytes, write_json
-from isthmus.platform.files import SCHEMA
-from isthmus.platform.times import SCHEMA as TIMES_SCHEMA
+from isthmus.platform.platform import Platform
 from isthmus.run.probe import Direction, ProbeRecord
 from isthmus.run.probed import Probed
 from isthmus.run.rates import Quartiles
@@ -29,7 +28,7 @@ def check_out(out: Path) -> None:
     """Raise an `InputError` if a platform file cannot be written at a path, or is not ours."""
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: expected a name that ends in .yaml")
-    if out.is_dir() or (out.exists() and SCHEMA not in out.read_text("utf-8", "replace")):
+    if out.is_dir() or (out.exists() and Platform.SCHEMA not in out.read_text("utf-8", "replace")):
         raise InputError(f"--out {out}: exists and is no platform file; name another")
 
 
@@ -56,7 +55,7 @@ def write_platform(out: Path, record: ProbeRecord, *, day: str) -> tuple[Path, .
     for path, _ in tables:
         check_our_file(path)
     for path, times in tables:
-        write_json(path, times, schema=TIMES_SCHEMA)
+        write_json(path, times)
     text = "\n".join(_lines(out, record, day)) + "\n"
     write_bytes(out, text.encode())
     return (*(path for path, _ in tables), out)
@@ -76,7 +75,7 @@ def _lines(out: Path, record: ProbeRecord, day: str) -> Iterator[str]:
         f"{record.retries} frames were sent again. Figures are medians, with their quartiles.",
     )
     yield ""
-    yield f"schema: {SCHEMA}"
+    yield f"schema: {Platform.SCHEMA}"
     yield f"name: {yaml_name(f'{near.name[:31]}-{far.name[:31]}')}"
     yield "devices:"
     for probed in (near, far):

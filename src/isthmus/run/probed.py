@@ -31,7 +31,6 @@ from isthmus.wire import HEADER_BYTES
 PORT = 7446
 MAX_FRAME_BYTES = 1 << 20
 
-HELLO_SCHEMA, GREETING_SCHEMA = "isthmus.hello/1", "isthmus.greeting/1"
 KEY = "isthmus/probe"
 TERMS = Terms(bundle="probe", codec="echo")
 ORDER = struct.Struct("<I")  # how long a frame to send back, its header included
@@ -70,6 +69,7 @@ class Hello:
         protocol: Version of the hop's rules.
     """
 
+    SCHEMA = "isthmus.hello/1"
     id: str
     protocol: int = PROTOCOL
 
@@ -78,6 +78,7 @@ class Hello:
 class Greeting:
     """What it hears."""
 
+    SCHEMA = "isthmus.greeting/1"
     probed: Probed
 
 
@@ -134,7 +135,7 @@ def open_answering(
     visitors: queue.Queue[str] = queue.Queue(maxsize=1)
     answered = threading.Event()  # set while one is answered
     lock = threading.Lock()
-    greeting = to_json(Greeting(probed=own), schema=GREETING_SCHEMA)
+    greeting = to_json(Greeting(probed=own))
 
     def hello(query: zenoh.Query) -> None:
         try:
@@ -173,7 +174,7 @@ def open_answering(
 def _visitor(data: bytes) -> str:
     if len(data) > 1 << 10:
         raise RunError(f"hello: found {len(data)} bytes, expected a short one")
-    hello = from_json(data, Hello, schema=HELLO_SCHEMA, where="hello")
+    hello = from_json(data, Hello, where="hello")
     if hello.protocol != PROTOCOL or not _ID.fullmatch(hello.id):
         raise RunError(
             f"speaks protocol {PROTOCOL}, the prober {hello.protocol}; give both the same Isthmus"

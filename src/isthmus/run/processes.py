@@ -17,6 +17,7 @@ import zenoh
 from isthmus.backends import Array
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, RunError
+from isthmus.files import Written, from_json, to_json
 from isthmus.platform import Link, load_platform
 from isthmus.run import border
 from isthmus.run.adapt import bundle_links
@@ -33,14 +34,13 @@ from isthmus.run.messages import (
     device_key,
     hop_key,
     hop_terms,
-    read_message,
-    write_message,
 )
 from isthmus.run.session import closing, locator, open_session
 from isthmus.wire import HEADER_BYTES, parse_codec
 from isthmus.wire.nested import Width, check_width
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Written)
 
 _WATCH_S = 0.05
 _SILENCE_S = 1.0  # then every worker is asked for a sign of life
@@ -216,15 +216,15 @@ class Workers:
                     raise self._silent(index)
                 time.sleep(0.01)
 
-    def _query_all(self, question: str, kind: type[T]) -> tuple[T, ...]:
+    def _query_all(self, question: str, kind: type[M]) -> tuple[M, ...]:
         return tuple(self._query(index, question, kind) for index in range(len(self.processes)))
 
-    def _query(self, index: int, question: str, kind: type[T]) -> T:
+    def _query(self, index: int, question: str, kind: type[M]) -> M:
         answer = self._answer(index, question)
         if answer is None:
             self.check_alive()
             raise self._silent(index)
-        return read_message(answer, kind, where=self.bundle.devices[index].name)
+        return from_json(answer, kind, where=self.bundle.devices[index].name)
 
     def _answer(self, index: int, question: str) -> bytes | None:
         key = device_key(self.run, index)
@@ -326,7 +326,7 @@ def _start(log: Path) -> subprocess.Popen[bytes]:
 
 def _hand_over(process: subprocess.Popen[bytes], job: Job) -> None:
     """Write the job as one line; a process that is dead already is found by `wait_ready`."""
-    line = write_message(job).replace("\n", " ") + "\n"
+    line = to_json(job).replace("\n", " ") + "\n"
     with suppress(BrokenPipeError):
         _stdin(process).write(line.encode())
         _stdin(process).flush()

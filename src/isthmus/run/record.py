@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from isthmus.wire.nested import Width
 
-SCHEMA = "isthmus.run/2"
 RUN_FILE = "run.json"
 STEPS = ("wait", "queue", "decode", "compute", "encode")
 
@@ -140,6 +139,7 @@ class RunRecord:
         adapted: How it was chosen for each request, where it was.
     """
 
+    SCHEMA = "isthmus.run/2"
     crossings: tuple[CrossingRecord, ...]
     stages: tuple[StageRecord, ...]
     accuracy: float | None

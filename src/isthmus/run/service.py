@@ -31,6 +31,7 @@ import zenoh
 from isthmus import __version__
 from isthmus.bundle import PLATFORM_FILE, Bundle, bundle_id, read_bundle
 from isthmus.errors import InputError, IsthmusError, RequestError
+from isthmus.files import from_json, to_json
 from isthmus.platform import load_platform
 from isthmus.run.access import access_settings
 from isthmus.run.adapt import Adapter, bundle_links, empty_s, rungs
@@ -49,9 +50,7 @@ from isthmus.run.messages import (
     hop_key,
     hop_terms,
     infer_key,
-    read_message,
     run_of,
-    write_message,
 )
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import LoadedStage, apply_each, load_stage
@@ -201,7 +200,7 @@ class Service:
         failure = Failure(request=frame.request, device=self.index, message=message)
         self.session.put(
             error_key(self.run),
-            write_message(failure),
+            to_json(failure),
             congestion_control=zenoh.CongestionControl.BLOCK,
         )
 
@@ -435,14 +434,14 @@ def _infer(ingress: Ingress, key: str, asked: _Asked, query: zenoh.Query) -> Non
         result = future.result()
         how = How(width=result.width, early_exit=result.early_exit)
         with query:
-            said = None if how == How() else write_message(how)
+            said = None if how == How() else to_json(how)
             query.reply(key, result.payload, attachment=said)
 
     try:
         attachment = query.attachment.to_bytes() if query.attachment else b""
         if len(attachment) > _ASK_BYTES:
             raise InputError(f"request: found over {_ASK_BYTES} bytes beside the input")
-        ask = read_message(attachment, Ask, where="request")
+        ask = from_json(attachment, Ask, where="request")
         if ask.bundle not in ("", ingress.identity):
             raise InputError(f"request: is for bundle {ask.bundle[:12]}, another is served now")
         future = ingress.submit(
@@ -468,9 +467,9 @@ def refuse(query: zenoh.Query, error: IsthmusError) -> None:
     device = error.device if isinstance(error, RequestError) else ""
     refusal = Refusal(reason=reason, message=str(error), device=device)
     with query:
-        query.reply_err(write_message(refusal))
+        query.reply_err(to_json(refusal))
 
 
 def _tell(service: Service, key: str, query: zenoh.Query) -> None:
     with query:
-        query.reply(key, write_message(service.about()))
+        query.reply(key, to_json(service.about()))

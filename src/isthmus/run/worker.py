@@ -18,6 +18,7 @@ import zenoh
 
 from isthmus.bundle import bundle_id, read_bundle
 from isthmus.errors import IsthmusError, RunError
+from isthmus.files import from_json, to_json
 from isthmus.machine import keep_freed_memory
 from isthmus.run.hop import MAX_TIMINGS, Receiver, Sender
 from isthmus.run.messages import (
@@ -32,8 +33,6 @@ from isthmus.run.messages import (
     device_key,
     hop_key,
     hop_terms,
-    read_message,
-    write_message,
 )
 from isthmus.run.session import closing, open_session
 from isthmus.run.stage import apply_each, load_stage
@@ -52,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's; it ends our input
     try:
         with open(0, "rb", buffering=0, closefd=False) as stdin:
-            job = read_message(stdin.readline(), Job, where="job")
+            job = from_json(stdin.readline(), Job, where="job")
         threading.Thread(target=_watch_parent, daemon=True).start()
         work(job)
     except IsthmusError as error:
@@ -92,13 +91,13 @@ def work(job: Job) -> None:
             nonlocal width
             question = query.payload.to_string() if query.payload else ""
             if question == TIMINGS:
-                reply = write_message(_timings(done, sender))
+                reply = to_json(_timings(done, sender))
             else:
                 if question.startswith(WIDTH):
                     width = parse_width(question.removeprefix(WIDTH))
                 if question in (THROTTLE_ON, THROTTLE_OFF):
                     sender.throttle = throttle if question == THROTTLE_ON else None
-                reply = write_message(_status(session))
+                reply = to_json(_status(session))
             query.reply(key, reply)
 
         stack.callback(session.declare_queryable(key, answer).undeclare)

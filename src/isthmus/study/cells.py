@@ -37,7 +37,6 @@ from isthmus.train.images import (
     train_images,
 )
 
-CHOICE_SCHEMA = "isthmus.choice/1"
 CHOICE_FILE = "choice.json"
 WEIGHTS_FILE = "weights.safetensors"
 HELD_OUT = 0.1  # share of the training set: 5,000 of 50,000
@@ -90,6 +89,7 @@ class Choice:
         held_out: How many images they were compared on.
     """
 
+    SCHEMA = "isthmus.choice/1"
     data: str
     network: str
     candidates: tuple[Candidate, ...]
@@ -119,7 +119,7 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
     path, first = folder / CHOICE_FILE, cells[0]
     network = f"resnet{first.depth}, width {first.width}, ratio {first.ratio}"
     if path.is_file():
-        choice = read_json(path, Choice, schema=CHOICE_SCHEMA)
+        choice = read_json(path, Choice)
         stored = _question(choice.data, choice.network, choice.candidates)
         if differing := differences(stored, _question(first.data, network, cells)):
             raise InputError(
@@ -147,7 +147,7 @@ def choose(cells: Sequence[Cell], folder: Path, *, report: Report) -> Choice:
         candidates=tuple(candidates),
         held_out=len(held[1]),
     )
-    write_json(path, choice, schema=CHOICE_SCHEMA)
+    write_json(path, choice)
     return choice
 
 

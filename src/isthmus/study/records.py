@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from isthmus.errors import InputError
 from isthmus.files import from_json, refusing, write_bytes
-from isthmus.study.grid import SCHEMA, Cell
+from isthmus.study.grid import Cell
 
 RECORDS_FILE = "records.jsonl"
 
@@ -36,6 +36,7 @@ class StudyRecord:
         attempts: How often it was begun, the finished attempt included.
     """
 
+    SCHEMA = "isthmus.study/1"
     key: str
     cell: Cell
     config: Mapping[str, Any]
@@ -53,7 +54,7 @@ def to_line(record: StudyRecord) -> str:
     Raises:
         ValueError: A figure is not a number (NaN, infinite), or nothing that JSON can hold.
     """
-    return json.dumps({"schema": SCHEMA, **to_jsonable_python(record)}, allow_nan=False)
+    return json.dumps({"schema": record.SCHEMA, **to_jsonable_python(record)}, allow_nan=False)
 
 
 def from_line(line: str, *, where: str) -> StudyRecord:
@@ -66,7 +67,7 @@ def from_line(line: str, *, where: str) -> StudyRecord:
     Raises:
         InputError: Not such a line.
     """
-    return from_json(line, StudyRecord, schema=SCHEMA, where=where)
+    return from_json(line, StudyRecord, where=where)
 
 
 def write_records(path: Path, records: Sequence[StudyRecord]) -> None:

@@ -14,7 +14,7 @@ from isthmus.errors import InputError
 from isthmus.files import read_json, write_json
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
-from isthmus.study.cells import CHOICE_FILE, CHOICE_SCHEMA, RECIPES, Choice, choose, compute_cell
+from isthmus.study.cells import CHOICE_FILE, RECIPES, Choice, choose, compute_cell
 from isthmus.study.front import Point, front
 from isthmus.study.grid import Cell, Grid
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
@@ -33,7 +33,6 @@ from isthmus.study.workers import run_workers
 
 DATABASE_FILE = "study.db"
 TRANSFER_FILE = "transfer.json"
-TRANSFER_SCHEMA = "isthmus.transfer/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +138,10 @@ def join_study(
     with open_study(storage, name) as study:
         stored = TypeAdapter(Choice).validate_python(study.config["config"]["choice"])
     path = folder / CHOICE_FILE
-    if path.is_file() and read_json(path, Choice, schema=CHOICE_SCHEMA) != stored:
+    if path.is_file() and read_json(path, Choice) != stored:
         raise InputError(f"{path}: is of another study; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, stored, schema=CHOICE_SCHEMA)
+    write_json(path, stored)
     run_workers(
         storage, name, compute_cell, folder=folder / "cells", workers=workers, report=report
     )
@@ -213,7 +212,7 @@ def run_transfer(
         revision=git_revision(),
         seconds=time.perf_counter() - started,
     )
-    write_json(folder / TRANSFER_FILE, transfer, schema=TRANSFER_SCHEMA)
+    write_json(folder / TRANSFER_FILE, transfer)
     return transfer
 
 

@@ -10,13 +10,12 @@ import torch
 from isthmus.errors import InputError
 from isthmus.files import read_json
 from isthmus.graph import Graph, capture, find_cut, fingerprint
-from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.models.resnet import resnet, wires
 from isthmus.plan.accuracy import LOSSLESS, AccuracyRow
 from isthmus.study.grid import Cell
 from isthmus.study.records import RECORDS_FILE, read_records
 from isthmus.train import FitRecord
-from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE, SCHEMA
+from isthmus.train.fitted import GRAPH_FILE, RECORD_FILE
 
 _STUDY_BITS = 8
 
@@ -59,8 +58,8 @@ def trained_rows(folders: Sequence[Path], graph: Graph) -> tuple[AccuracyRow, ..
 
 
 def _of_fit(folder: Path, graph: Graph) -> Iterator[AccuracyRow]:
-    record = read_json(folder / RECORD_FILE, FitRecord, schema=SCHEMA)
-    fitted = fingerprint(read_json(folder / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA))
+    record = read_json(folder / RECORD_FILE, FitRecord)
+    fitted = fingerprint(read_json(folder / GRAPH_FILE, Graph))
     if fitted != fingerprint(graph):
         raise InputError(
             f"{folder}: found a fit of graph {fitted}, expected {fingerprint(graph)}; "

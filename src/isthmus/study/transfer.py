@@ -85,6 +85,7 @@ class Transfer:
         seconds: Wall time.
     """
 
+    SCHEMA = "isthmus.transfer/1"
     readings: tuple[Reading, ...]
     machine: str
     versions: Mapping[str, str]

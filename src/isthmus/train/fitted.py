@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from isthmus.data import read_arrays
 from isthmus.files import new_folder, read_json, write_bytes, write_json
 from isthmus.graph import Graph
-from isthmus.graph.ir import SCHEMA as GRAPH_SCHEMA
 from isthmus.links import make_codec
 from isthmus.models import ModelReference, load_model, load_weights, read_weights
 from isthmus.plan import Plan
@@ -35,7 +34,6 @@ from isthmus.wire import parse_codec
 
 Judge = Literal["labels", "whole model"]
 
-SCHEMA = "isthmus.fit/2"
 RECORD_FILE = "fit.json"
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "graph.json"
@@ -80,6 +78,7 @@ class FitRecord:
         versions: Of the libraries that matter.
     """
 
+    SCHEMA = "isthmus.fit/2"
     model: ModelReference
     data: str
     plan: Plan
@@ -132,9 +131,9 @@ def write_fitted(folder: Path, fitted: Fitted) -> None:
     with new_folder(folder, files=FILES) as temporary:
         weights = save(_weights(fitted.model, fitted.split_model))
         write_bytes(temporary / WEIGHTS_FILE, weights)
-        write_json(temporary / GRAPH_FILE, fitted.graph, schema=GRAPH_SCHEMA)
+        write_json(temporary / GRAPH_FILE, fitted.graph)
         np.savez(temporary / SAMPLES_FILE, *fitted.samples)
-        write_json(temporary / RECORD_FILE, fitted.record, schema=SCHEMA)
+        write_json(temporary / RECORD_FILE, fitted.record)
 
 
 def read_fitted(folder: Path) -> Fitted:
@@ -143,8 +142,8 @@ def read_fitted(folder: Path) -> Fitted:
     Raises:
         InputError: A file is missing or damaged, or the model's file has changed since.
     """
-    record = read_json(folder / RECORD_FILE, FitRecord, schema=SCHEMA)
-    graph = read_json(folder / GRAPH_FILE, Graph, schema=GRAPH_SCHEMA)
+    record = read_json(folder / RECORD_FILE, FitRecord)
+    graph = read_json(folder / GRAPH_FILE, Graph)
     model = load_model(record.model)
     split_model = split_with_codecs(model, record.plan, eval_form=record.config.eval_form).eval()
     path = folder / WEIGHTS_FILE
