@@ -12,13 +12,13 @@ import onnx
 from torch import Tensor, nn
 
 from isthmus.export.export import Program, write_program
-from isthmus.files import new_folder, write_bytes
+from isthmus.files import new_folder, write_bytes, write_json
 from isthmus.graph import Graph
 from isthmus.plan import Plan
 from isthmus.platform.stream import plan_to_stream, to_stream
 
 NETWORK_FILE = "network.onnx"
-FILES = ("accelerator.yaml", "mapping.yaml", NETWORK_FILE, "cores")
+FILES = ("plan.json", "accelerator.yaml", "mapping.yaml", NETWORK_FILE, "cores/*.yaml")
 
 
 def write_stream(
@@ -31,7 +31,7 @@ def write_stream(
 
     Args:
         path: The folder: ``accelerator.yaml`` with its ``cores/``, ``network.onnx`` with all
-            shapes and one sample, and ``mapping.yaml``, each node on its device.
+            shapes and one sample, ``mapping.yaml``, each node on its device, and the plan itself.
         model: What was planned.
         graph: Its capture.
         example: One tensor for each argument of forward.
@@ -50,6 +50,7 @@ def write_stream(
         network = onnx.shape_inference.infer_shapes(onnx.load(written))
         written.unlink()
         written.parent.rmdir()
+        write_json(folder / FILES[0], plan)
         write_bytes(folder / NETWORK_FILE, network.SerializeToString())
         (folder / "cores").mkdir()
         texts["mapping.yaml"] = plan_to_stream(plan.platform, _devices(network, graph, plan))
