@@ -15,7 +15,7 @@ from isthmus.data.images import NO_LABEL
 from isthmus.errors import BundleError, CaptureError, InputError
 from isthmus.export.integers import read_integers, run_integers, write_integers
 from isthmus.export.lower import lower
-from isthmus.files import new_folder
+from isthmus.files import new_folder, write_json
 from isthmus.links import Codec
 from isthmus.models.joint import kept
 from isthmus.progress import Report, silent
@@ -25,6 +25,7 @@ from isthmus.wire.pack import read_tables
 from isthmus.wire.tables import Tables
 
 VERIFICATION_FILE = "verification.json"
+INTEGERS_FILE = "integers.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +178,8 @@ def by_integers(
 
     Args:
         path: The bundle.
-        out: The folder to make: ``DEVICE.safetensors`` for each stage of integers.
+        out: The folder to make: ``DEVICE.safetensors`` for each stage of integers, and what is
+            returned as ``integers.json``; an older one is replaced.
         inputs: Samples to compare with, one array (N, ...) per model input.
         labels_N: What is right; -1 where that is not known.
         report: Is told of each sample.
@@ -194,7 +196,7 @@ def by_integers(
     programs, specs, tables = _load(path, bundle)
     whole, stages = list(programs), []
     files = tuple(f"{device.name}.safetensors" for device in bundle.devices)
-    with new_folder(out, files=files) as folder:
+    with new_folder(out, files=(INTEGERS_FILE, *files)) as folder:
         for k, (device, file) in enumerate(zip(bundle.devices, files, strict=True)):
             if device.program is None:
                 continue
@@ -224,19 +226,21 @@ def by_integers(
                 answers[way].append(int(made[0].argmax()))
                 crossed[way].append(sent)
             report("samples", i + 1, num_samples)
-    of_bundle_N, found_N = map(np.array, answers)
-    known_N = labels_N != NO_LABEL
-    return IntegersRecord(
-        stages=tuple(stages),
-        samples=num_samples,
-        equal_predictions=float((of_bundle_N == found_N).mean()),
-        accuracy=_share((found_N == labels_N)[known_N]),
-        accuracy_of_bundle=_share((of_bundle_N == labels_N)[known_N]),
-        symbols_differ=tuple(
-            _apart(found, _joined(wanted))[0]
-            for wanted, found in zip(*(zip(*way, strict=True) for way in crossed), strict=True)
-        ),
-    )
+        of_bundle_N, found_N = map(np.array, answers)
+        known_N = labels_N != NO_LABEL
+        record = IntegersRecord(
+            stages=tuple(stages),
+            samples=num_samples,
+            equal_predictions=float((of_bundle_N == found_N).mean()),
+            accuracy=_share((found_N == labels_N)[known_N]),
+            accuracy_of_bundle=_share((of_bundle_N == labels_N)[known_N]),
+            symbols_differ=tuple(
+                _apart(found, _joined(wanted))[0]
+                for wanted, found in zip(*(zip(*way, strict=True) for way in crossed), strict=True)
+            ),
+        )
+        write_json(folder / INTEGERS_FILE, record)
+    return record
 
 
 def _share(right_N: np.ndarray) -> float | None:
