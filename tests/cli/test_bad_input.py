@@ -165,6 +165,11 @@ def test_an_array_of_no_samples_is_refused(mine):
         list(read_inputs([mine / "none.npy"], (2, 9, 7), "float32"))
 
 
+def test_samples_that_are_single_numbers_are_read(mine):
+    np.save(mine / "numbers.npy", np.arange(3.0))
+    assert [float(x) for _, x in read_inputs([mine / "numbers.npy"], (), "float64")] == [0, 1, 2]
+
+
 def test_a_seed_that_torch_does_not_take_is_refused(isthmus):
     with_ = ("--with", "fold", "--input", "1x1x8x8", "--out", "made")
     result = isthmus("compress", "digits-resnet", *with_, "--seed", "-5")

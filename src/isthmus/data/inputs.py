@@ -52,7 +52,7 @@ def _arrays(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[tuple[st
         reason = " ".join(str(error).split())
         reason = "it holds objects, or something else" if "pickle" in reason else reason
         raise InputError(f"{path}: is no array as numpy.save writes it ({reason})") from error
-    if array.dtype.name != dtype or array.shape[-len(shape) :] != shape:
+    if array.dtype.name != dtype or array.shape[max(0, array.ndim - len(shape)) :] != shape:
         raise InputError(
             f"{path}: found {array.dtype.name}{list(array.shape)}, expected {dtype}{list(shape)}, "
             "or more of them along axis 0"
