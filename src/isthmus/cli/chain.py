@@ -22,6 +22,7 @@ from isthmus.cli.options import (
     SignedSince,
     Weights,
     as_signed,
+    check_out,
     print_json,
     print_parts,
     print_result,
@@ -93,15 +94,13 @@ def profile(
 
     Example: `isthmus profile resnet18 --input 1x3x32x32`
     """
-    from isthmus.files import check_our_file, to_json, write_bytes
+    from isthmus.files import to_json
     from isthmus.graph import capture, cuts
     from isthmus.report.tables import profile_tables
 
     if (measure and savings) or (data is not None and not savings):
         raise InputError("--savings: expected without --measure, and --data only with --savings")
-    suffixes = (".json",) if measure or savings else (".json", ".html")
-    if out is not None and out.suffix not in suffixes:
-        raise InputError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
+    check_out(out, ".json", *([] if measure or savings else [".html"]))
     loaded, example = read_model(model, weights, input_)
     graph = capture(loaded, example)
     if savings:
@@ -114,10 +113,7 @@ def profile(
         from isthmus.report.page import write_profile
 
         write_profile(out, graph, title=model)
-    elif out is not None:
-        check_our_file(out)
-        write_bytes(out, text.encode())
-    print_result(text, *parts, json_=json_)
+    print_result(text, *parts, json_=json_, out=out)
 
 
 def _measured(model: Any, graph: Any, example: tuple[Any, ...]) -> tuple[str, Sequence[Any]]:

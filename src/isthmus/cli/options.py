@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.errors import InputError
-from isthmus.files import refusing
+from isthmus.files import check_our_file, refusing, write_bytes
 
 Model = Annotated[
     str,
@@ -119,6 +119,14 @@ def check_used(used: bool, needs: str, **options: Any) -> None:
         raise InputError(f"{', '.join(given)}: found without {needs}; add it, or leave this out")
 
 
+def check_out(out: Path | None, *suffixes: str) -> None:
+    """Raise where a result may not be written: by its name, or by what stands there."""
+    if out is not None and out.suffix not in suffixes:
+        raise InputError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
+    if out is not None and out.suffix == ".json":
+        check_our_file(out)
+
+
 def read_model(
     model: str, weights: Path | None, inputs: list[str] | None
 ) -> tuple[Any, tuple[Any, ...]]:
@@ -155,8 +163,17 @@ def print_path(path: Path, *, json_: bool, **facts: str) -> None:
         print(path)
 
 
-def print_result(text: str, *parts: Any, json_: bool) -> None:
-    """Print a result: its JSON for programs, or tables and lines for people."""
+def print_result(text: str, *parts: Any, json_: bool, out: Path | None = None) -> None:
+    """Print a result: its JSON for programs, or tables and lines for people.
+
+    Args:
+        text: The JSON.
+        parts: What people read.
+        json_: Whether programs read it.
+        out: A file; one of JSON gets it too.
+    """
+    if out is not None and out.suffix == ".json":
+        write_bytes(out, f"{text}\n".encode())
     if json_:
         print(text, flush=True)
     else:

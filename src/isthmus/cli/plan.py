@@ -13,6 +13,7 @@ from isthmus.cli.options import (
     Json,
     Model,
     Weights,
+    check_out,
     check_used,
     print_result,
     read_model,
@@ -109,7 +110,7 @@ def plan(
     check_used(data is not None, "--data", data_dir=data_dir, download=download)
     if sweep and stream is not None:
         raise InputError("--stream: found with --sweep, which finds many plans; leave one out")
-    page = _page(out)
+    check_out(out, ".json", ".html")
     target = load_platform(platform)
     loaded, example = read_model(model, weights, input_)
     graph = capture(loaded, example)
@@ -137,29 +138,11 @@ def plan(
         raise
     if stream is not None:
         write_stream(stream, loaded, graph, example, found)
-    text = to_json(found)
-    if page is not None:
+    if out is not None and out.suffix == ".html":
         from isthmus.report.plan_page import write_plan_page
 
-        write_plan_page(page, found, graph, title=title)
-    else:
-        _write(out, text)
-    print_result(text, *plan_tables(found), json_=json_)
-
-
-def _write(out: Path | None, text: str) -> None:
-    from isthmus.files import check_our_file, write_bytes
-
-    if out is not None:
-        check_our_file(out)
-        write_bytes(out, text.encode() + b"\n")
-
-
-def _page(out: Path | None) -> Path | None:
-    """Return where a page is wanted, None for JSON or nothing; raise for anything else."""
-    if out is not None and out.suffix not in (".json", ".html"):
-        raise InputError(f"--out {out}: expected a name that ends in .json or .html")
-    return out if out is not None and out.suffix == ".html" else None
+        write_plan_page(out, found, graph, title=title)
+    print_result(to_json(found), *plan_tables(found), json_=json_, out=out)
 
 
 def _limits(texts: Sequence[str]) -> Any:
@@ -255,10 +238,7 @@ def _sweep(
             progress=lambda done, total: progress("plans", done, total),
             **options,
         )
-    text = to_json(found)
-    page = _page(out)
-    if page is not None:
-        write_sweep_page(page, found, title=title)
-    else:
-        _write(out, text)
-    print_result(text, sweep_headline(found), sweep_table(found), json_=json_)
+    if out is not None and out.suffix == ".html":
+        write_sweep_page(out, found, title=title)
+    tables = (sweep_headline(found), sweep_table(found))
+    print_result(to_json(found), *tables, json_=json_, out=out)
