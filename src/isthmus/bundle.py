@@ -30,7 +30,7 @@ import numpy as np
 from isthmus import __version__
 from isthmus.backends import MAX_BATCH, MAX_THREADS, TensorSpec
 from isthmus.errors import BundleError, InputError
-from isthmus.files import from_json, sha256, write_json
+from isthmus.files import from_json, is_one_of, sha256, write_json
 
 INDEX_FILE = "bundle.json"
 PLATFORM_FILE = "platform.yaml"
@@ -346,7 +346,7 @@ def _file_problems(bundle: Bundle, folder: Path) -> Iterator[str]:
         path = folder / name
         if not _stays_inside(name) or _has_symlink(folder, name):
             yield f"{folder}: {name!r} leaves the bundle, expected a plain file inside it"
-        elif not _is_known(name):
+        elif not is_one_of(PurePosixPath(name), FILES):
             yield f"{folder}: {name!r} is no file of a bundle, which holds data alone"
         elif not path.is_file():
             yield f"{path}: is missing"
@@ -362,14 +362,6 @@ def _stays_inside(name: str) -> bool:
     parts = name.split("/")
     odd = any(part in ("", ".", "..") or set(part) & _ODD_CHARACTERS for part in parts)
     return not odd and name not in (INDEX_FILE, SIGNATURE_FILE)
-
-
-def _is_known(name: str) -> bool:
-    """Return whether a name is that of a file which an export makes."""
-    return any(
-        name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
-        for pattern in FILES
-    )
 
 
 def _has_symlink(folder: Path, name: str) -> bool:

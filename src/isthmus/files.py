@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -235,12 +235,14 @@ def _may_hold(found: Path, name: Path, files: Sequence[str]) -> bool:
     """Return whether a file is one of ``files``, or a folder leads to one."""
     if found.is_symlink():
         return False
-    patterns = [PurePosixPath(file) for file in files]
     if found.is_dir():
-        patterns = [parent for pattern in patterns for parent in pattern.parents]
-    return any(
-        len(pattern.parts) == len(name.parts) and name.match(str(pattern)) for pattern in patterns
-    )
+        files = [str(parent) for file in files for parent in PurePosixPath(file).parents]
+    return is_one_of(name, files)
+
+
+def is_one_of(name: PurePath, files: Sequence[str]) -> bool:
+    """Return whether a path has one of these names, in which ``*`` stands for any one name."""
+    return any(len(PurePath(file).parts) == len(name.parts) and name.match(file) for file in files)
 
 
 def call_function(path: Path, name: str, kind: type[Any], expected: str) -> Any:
