@@ -41,6 +41,16 @@ def test_every_cell_is_what_planning_there_gives(graph, hub):
     assert {cell.what for cell in found.cells} >= {"all on camera", "all on hub"}
 
 
+def test_a_device_that_is_named_like_a_link_is_not_that_link(hub):
+    (link,) = hub.links
+    extra = replace(hub.device("hub"), name=link.name)
+    links = (link, replace(link, between=("hub", extra.name)))
+    both = replace(hub, devices=(*hub.devices, extra), links=links)
+    changed = with_figure(both, "device.start", 1.0)
+    assert [device.start_s for device in changed.devices] == [1.0, 1.0, 1.0]
+    assert changed.links == links
+
+
 def test_where_nothing_fits_the_map_says_what_is_lacking(graph):
     boards = load_platform("two-mcu-spi")
     axis = parse_axis("device.memory.weights=1 byte..10 MiB", boards, num_values=3)

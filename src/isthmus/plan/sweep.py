@@ -104,10 +104,10 @@ def with_figure(platform: Platform, figure: str, value: float) -> Platform:
     Raises:
         InputError: No such figure.
     """
-    names, (_, change) = _figure(figure, platform)
+    owners, (_, change) = _figure(figure, platform)
 
-    def changed(owner: Any) -> Any:
-        return change(owner, value) if owner.name in names else owner
+    def changed(one: Any) -> Any:
+        return change(one, value) if any(one is owner for owner in owners) else one
 
     return replace(
         platform,
@@ -217,11 +217,11 @@ def _link_figures(link: Link) -> dict[str, _Kind]:
     return found
 
 
-def _figure(text: str, platform: Platform) -> tuple[Sequence[str], _Kind]:
+def _figure(text: str, platform: Platform) -> tuple[Sequence[Device | Link], _Kind]:
     """Find a figure by its name: that of a device or link, ``device`` or ``link``, and a key.
 
     Returns:
-        The names of the devices or links that are meant: those that have it; and what it is.
+        The devices or links that are meant: those that have it; and what it is.
     """
     owners: dict[str, Sequence[Device | Link]] = {
         "link": platform.links,
@@ -231,16 +231,16 @@ def _figure(text: str, platform: Platform) -> tuple[Sequence[str], _Kind]:
     }
     for name, members in sorted(owners.items(), key=lambda owner: -len(owner[0])):
         if text.startswith(f"{name}.") and members:
-            figures = {
-                one.name: _device_figures(one) if isinstance(one, Device) else _link_figures(one)
+            figures = [
+                _device_figures(one) if isinstance(one, Device) else _link_figures(one)
                 for one in members
-            }
+            ]
             key = text.removeprefix(f"{name}.")
-            having = [one for one, known in figures.items() if key in known]
-            if not having:
-                known = dict.fromkeys(key for keys in figures.values() for key in keys)
+            kinds = [known[key] for known in figures if key in known]
+            if not kinds:
+                known = dict.fromkeys(key for keys in figures for key in keys)
                 raise InputError(f"figure {text!r}: {name} has {', '.join(known)}")
-            return having, figures[having[0]][key]
+            return [m for m, keys in zip(members, figures, strict=True) if key in keys], kinds[0]
     raise InputError(
         f"figure {text!r}: expected a device or a link and a key, like link.bandwidth or "
         f"{platform.devices[0].name}.compute.fp32; there are {', '.join(owners)}"
