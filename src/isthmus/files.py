@@ -14,6 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -71,9 +72,15 @@ def refusing(path: object, problem: str, remedy: str) -> Iterator[None]:
         raise InputError(f"{path}: {problem} ({error.strerror or error}); {remedy}") from error
 
 
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Return what writes and reads a dataclass; to make it takes far longer than to use it."""
+    return TypeAdapter(kind)
+
+
 def to_json(value: Written) -> str:
     """Return a frozen dataclass as JSON text, its schema first."""
-    fields = TypeAdapter(type(value)).dump_python(value, mode="json")
+    fields = _adapter(type(value)).dump_python(value, mode="json")
     return json.dumps({"schema": value.SCHEMA, **fields}, indent=1)
 
 
@@ -106,7 +113,7 @@ def from_json(text: str | bytes, kind: type[T], *, where: str) -> T:
             f"{where}: found schema {found!r}, expected {kind.SCHEMA!r}; make it anew"
         )
     try:
-        return TypeAdapter(kind).validate_python(fields, strict=False)
+        return _adapter(kind).validate_python(fields, strict=False)
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error)}") from error
 
