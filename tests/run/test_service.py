@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,10 +19,11 @@ from isthmus.bundle import read_bundle
 from isthmus.errors import InputError, RequestError
 from isthmus.files import from_json, to_json
 from isthmus.run.client import PARALLEL, Client, open_client
+from isthmus.run.early import Result
 from isthmus.run.hop import Arrival
 from isthmus.run.ingress import Ingress
 from isthmus.run.messages import Ask, Work, about_key, infer_key
-from isthmus.run.service import SERVICE, ServiceConfig, address, open_service
+from isthmus.run.service import SERVICE, ServiceConfig, _infer, address, open_service
 from isthmus.run.session import closing, locator, open_session
 from tests.run.bundles import FAST, busy_program, far_program, logits, samples, write_chain
 from tests.run.services import LONG_S, devices, free_ports
@@ -441,6 +445,25 @@ def test_of_queries_with_one_id_only_the_last_is_kept(tmp_path):
                                    attachment=ask + 5000 * " ")  # fmt: skip
             assert reply.err is not None
             assert b"over 4096 bytes beside the input" in reply.err.payload.to_bytes()
+
+
+def test_a_request_that_ends_just_as_it_is_asked_again_is_answered():
+    future: Future[Result] = Future()
+
+    class Ending(dict[Any, Any]):
+        def pop(self, key, default=None):
+            found = super().pop(key, default)
+            if found is first:
+                future.set_result(Result(payload=b"y"))
+            return found
+
+    ingress, first, again, asked = MagicMock(), MagicMock(), MagicMock(), Ending()
+    ingress.submit.return_value = future
+    for query in (first, again):
+        query.attachment.to_bytes.return_value = to_json(Ask(id="same", deadline_s=1.0))
+        _infer(ingress, "key", asked, query)
+    again.reply.assert_called_once_with("key", b"y", attachment=None)
+    assert not asked
 
 
 def test_a_client_looks_again_where_another_bundle_is_served(tmp_path):

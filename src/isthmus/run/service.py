@@ -455,9 +455,8 @@ def _infer(ingress: Ingress, key: str, asked: _Asked, query: zenoh.Query) -> Non
     else:
         older = asked.pop(future, None)
         asked[future] = query
-        if older is None:
-            future.add_done_callback(reply)
-        else:
+        future.add_done_callback(reply)  # again: it may have ended meanwhile
+        if older is not None:
             older.drop()
 
 
