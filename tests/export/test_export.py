@@ -258,7 +258,7 @@ def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
     assert [stage.device for stage in plan.stages] == ["host", "accelerator", "host"]
     assert "host on the way more than once: a plan that no bundle can hold" in plan.notes
     with pytest.raises(InputError, match="host stands on the way 2 times"):
-        check_devices(plan)
+        check_devices(plan, net)
 
 
 def test_a_type_that_bundles_do_not_name_is_planned_but_has_no_bundle():
@@ -266,7 +266,7 @@ def test_a_type_that_bundles_do_not_name_is_planned_but_has_no_bundle():
     x = torch.zeros(1, 8, dtype=torch.bfloat16)
     plan = partition(capture(net, (x,)), load_platform("two-mcu-spi"), codec="raw", cut=1)
     with pytest.raises(InputError, match=r"bfloat16 tensors on the way.*model\.float"):
-        check_devices(plan)
+        check_devices(plan, net)
 
 
 def test_a_payload_longer_than_a_frame_is_planned_but_has_no_bundle():
@@ -274,7 +274,29 @@ def test_a_payload_longer_than_a_frame_is_planned_but_has_no_bundle():
     plan = partition(
         capture(net, (torch.zeros(1, 8),)), load_platform("two-mcu-spi"), codec="raw", cut=1
     )
-    check_devices(plan)
+    check_devices(plan, net)
     wide = replace(plan.crossings[0], payload_bytes=float(1 << 27))
     with pytest.raises(InputError, match="payload of 134217728 bytes, expected at most 67108864"):
-        check_devices(replace(plan, crossings=(wide,)))
+        check_devices(replace(plan, crossings=(wide,)), net)
+
+
+def test_a_convolution_of_float64_is_left_to_a_runtime_that_computes_it():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)).double()
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    plan = partition(capture(net, (x,)), load_platform("two-pi-ethernet"), codec="raw", cut=1)
+    with pytest.raises(InputError, match=r"0\.weight: found a convolution of float64.*float\(\)"):
+        check_devices(plan, net)
+    devices = tuple(replace(d, backend="torch") for d in plan.platform.devices)
+    check_devices(replace(plan, platform=replace(plan.platform, devices=devices)), net)
+
+
+def test_a_model_that_answers_nan_is_no_bundle(tmp_path):
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).eval()
+    graph = capture(net, (torch.zeros(1, 8),))
+    plan = partition(graph, load_platform("two-pi-ethernet"), codec="raw", cut=1)
+    with torch.no_grad():
+        net[1].bias[0] = torch.nan
+    samples = (np.zeros((4, 8), np.float32),)
+    with pytest.raises(BundleError, match="the model itself answers NaN; look for NaN"):
+        export(split_with_codecs(net, plan), plan, tmp_path / "bundle", samples=samples)
+    assert not (tmp_path / "bundle").exists()

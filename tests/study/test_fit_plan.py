@@ -102,6 +102,15 @@ def test_a_changed_model_or_another_schema_is_refused(fitted):
         read_fitted(folder / "fitted")
 
 
+def test_weights_that_are_not_those_of_the_fit_are_refused(fitted):
+    path = fitted[0] / "fitted" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40  # of an exponent
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.safetensors: is not what the fit wrote"):
+        read_fitted(fitted[0] / "fitted")
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(fitted):
     folder, record = fitted
     precious = folder / "precious"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from isthmus.data import from_arrays
 from isthmus.errors import InputError
@@ -210,6 +211,24 @@ def test_data_of_another_shape_or_with_more_classes_is_refused():
 
     with pytest.raises(InputError, match="returns a dict, expected class scores"):
         check_fits(Named(), data)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(128, 3))
+
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return F.dropout(linear(x), 0.5)
+
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return linear(x) - linear(x).mean(0)
+
+    with pytest.raises(InputError, match=r"same samples differently.*self\.training"):
+        check_fits(Drawing(), data)
+    with pytest.raises(InputError, match="a sample differently in another batch"):
+        check_fits(Mixing(), data)
+    with torch.no_grad():
+        linear[1].bias[1] = torch.nan
+    with pytest.raises(InputError, match="the model answers NaN"):
+        check_fits(linear, data)
     tokens = np.array([[0], [1], [2], [99]])
     words = from_arrays(
         {"x_train": tokens, "y_train": [0, 1, 0, 1], "x_test": tokens, "y_test": [0, 1, 0, 1]},

@@ -76,7 +76,7 @@ def export(
         RunError: A device's backend, which verifies its program, is not installed here.
         InputError: Something else stands at ``path``, or the way visits a device twice.
     """
-    check_devices(plan)
+    check_devices(plan, split_model)
     split_model.eval()
     with new_folder(path, files=FILES) as folder:
         symbols: Sequence[Tensor] = zeros(plan.inputs)
@@ -127,11 +127,11 @@ def export(
         return verification
 
 
-def check_devices(plan: Plan) -> None:
+def check_devices(plan: Plan, model: nn.Module) -> None:
     """Raise where no bundle can hold a plan.
 
-    A device stands on the way twice, a payload is longer than frames carry, or a tensor is of a
-    type that no bundle names.
+    A device stands on the way twice, a payload is longer than frames carry, a tensor is of a type
+    that no bundle names, or a convolution of one that the runtime does not compute.
     """
     names = [stage.device for stage in as_walk(plan).stages]
     for name in names:
@@ -147,6 +147,13 @@ def check_devices(plan: Plan) -> None:
         raise InputError(
             f"plan: found {min(strange)} tensors on the way, expected {', '.join(DTYPES)} in what "
             "can be run; cast the model, e.g. model.float(), and plan it anew"
+        )
+    doubles = [n for n, p in model.named_parameters() if p.dtype is torch.float64 and p.dim() > 2]
+    if doubles and any(plan.platform.device(n).backend == "onnxruntime" for n in names):
+        raise InputError(
+            f"{doubles[0]}: found a convolution of float64, which onnxruntime does not compute; "
+            "cast the model, e.g. model.float(), and plan it anew, or let the platform say "
+            "backend: torch"
         )
     longest = max((crossing.payload_bytes for crossing in plan.crossings), default=0)
     if longest > MAX_PAYLOAD_BYTES:

@@ -120,8 +120,8 @@ def verify(
         the two runtimes, so a few predictions in a thousand may differ.
 
     Raises:
-        BundleError: The bundle is damaged, an output is not finite where the model's is, or more
-            than 1 % of the predictions differ, and more than one.
+        BundleError: The bundle is damaged, an output is not finite where the model's is, or NaN,
+            or more than 1 % of the predictions differ, and more than one.
         RunError: A program cannot be loaded, or its backend is not installed.
     """
     bundle = read_bundle(path)
@@ -130,6 +130,10 @@ def verify(
     own = [name for name in senders if isinstance(split_model.get_submodule(name[:-7]), Codec)]
     with torch.no_grad(), kept(split_model, own) as sent:
         expected = tree_leaves(split_model.eval()(*(torch.from_numpy(x) for x in inputs)))
+    if any(torch.isnan(output).any() for output in expected):
+        raise BundleError(
+            f"{path}: the model itself answers NaN; look for NaN in its weights or in the data"
+        )
     every: list[list[Sequence[np.ndarray]]] = []
     payloads = np.zeros((len(inputs[0]), len(specs)))
     largest, equal = 0.0, 0

@@ -178,10 +178,10 @@ def fit_plan(
             the plan.
     """
     check_ours(out, files=FILES)
-    check_devices(plan)
     source = reference(model_text)
     torch.manual_seed(config.seed)
     model = load_model(source, weights=weights)
+    check_devices(plan, model)
     _check_inputs(plan, data)
     check_fits(model, data)
     check_labels(data, config)
@@ -192,8 +192,7 @@ def fit_plan(
     with kept_state(out, asked, report) as progress:
         phases = fit_base(model, data, config, progress=progress)
         fitted = fit_model(model, plan, data, source, config, phases, progress)
-        write_fitted(out, fitted)
-    return fitted.record
+        return write_fitted(out, fitted)
 
 
 def export_fitted(

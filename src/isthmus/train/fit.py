@@ -24,6 +24,7 @@ from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress,
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
 _BATCH = 128
+_UNLIKE = 0.01  # times the largest score: answers to one sample differ
 _SEEDS = 1 << 32  # that torch and lightning take
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
@@ -240,12 +241,12 @@ def _check_base(data: Dataset, config: FitConfig) -> None:
 
 
 def check_fits(model: nn.Module, data: Dataset) -> None:
-    """Raise unless the model takes the data's samples and has an output for every label.
+    """Raise unless the model takes the data's samples, each by itself, and has a score per label.
 
     Of real numbers two samples are tried; of integers all, as a token may be beyond the last.
 
     Raises:
-        InputError: Says which of the two does not fit.
+        InputError: Says what does not fit.
     """
     model.eval()
     halves = [data.x_train, data.x_test]
@@ -270,6 +271,28 @@ def check_fits(model: nn.Module, data: Dataset) -> None:
     if scores_NK.shape[1] < least:
         raise InputError(
             f"{data.name}: labels up to {least - 1}, but {said}; expected {least} or more"
+        )
+    _check_answers(model, data)
+
+
+def _check_answers(model: nn.Module, data: Dataset) -> None:
+    """Raise unless what a model answers depends on the sample alone."""
+    two, again = (predict(model, [x[:2] for x in data.x_train]) for _ in range(2))
+    alone = predict(model, [x[:1] for x in data.x_train])
+    if two.isnan().any():
+        raise InputError(
+            "the model answers NaN, expected scores; look for NaN in its weights or in the data"
+        )
+    most = _UNLIKE * float(two.abs().max())
+    if float((two - again).abs().max()) > most:
+        raise InputError(
+            "the model answers the same samples differently, expected no random numbers in "
+            "evaluation; for dropout, say F.dropout(x, p, self.training)"
+        )
+    if float((two[:1] - alone).abs().max()) > most:
+        raise InputError(
+            "the model answers a sample differently in another batch, expected each sample to "
+            "be computed by itself; let nothing reduce or mix over dimension 0"
         )
 
 

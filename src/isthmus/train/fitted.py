@@ -9,7 +9,7 @@
       samples.npz          a few test inputs, to verify an export with
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from isthmus.data import read_arrays
-from isthmus.files import new_folder, read_json, write_bytes, write_json
+from isthmus.errors import InputError
+from isthmus.files import new_folder, read_json, sha256, write_bytes, write_json
 from isthmus.graph import Graph
 from isthmus.links import make_codec
 from isthmus.models import ModelReference, load_model, load_weights, read_weights
@@ -76,6 +77,7 @@ class FitRecord:
         rivals: The cheap ways, on the same test set, before the crossing was fitted.
         machine: What it ran on.
         versions: Of the libraries that matter.
+        files: SHA-256 of the files beside it, by name.
     """
 
     SCHEMA = "isthmus.fit/2"
@@ -93,6 +95,7 @@ class FitRecord:
     ladder: tuple[Rung, ...] = ()
     widths: tuple[WidthResult, ...] = ()
     judge: Judge = "labels"
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:
@@ -122,8 +125,11 @@ class Fitted:
     samples: tuple[np.ndarray, ...]
 
 
-def write_fitted(folder: Path, fitted: Fitted) -> None:
+def write_fitted(folder: Path, fitted: Fitted) -> FitRecord:
     """Write the folder, whole or not at all; an older fit there is replaced.
+
+    Returns:
+        The facts, with the checksums of the files beside them.
 
     Raises:
         InputError: Something else stands at ``folder``.
@@ -133,7 +139,10 @@ def write_fitted(folder: Path, fitted: Fitted) -> None:
         write_bytes(temporary / WEIGHTS_FILE, weights)
         write_json(temporary / GRAPH_FILE, fitted.graph)
         np.savez(temporary / SAMPLES_FILE, *fitted.samples)
-        write_json(temporary / RECORD_FILE, fitted.record)
+        files = {name: sha256(temporary / name) for name in FILES[1:]}
+        record = replace(fitted.record, files=files)
+        write_json(temporary / RECORD_FILE, record)
+    return record
 
 
 def read_fitted(folder: Path) -> Fitted:
@@ -143,6 +152,9 @@ def read_fitted(folder: Path) -> Fitted:
         InputError: A file is missing or damaged, or the model's file has changed since.
     """
     record = read_json(folder / RECORD_FILE, FitRecord)
+    for path in (folder / name for name in FILES[1:]):
+        if path.is_file() and record.files.get(path.name) not in (None, sha256(path)):
+            raise InputError(f"{path}: is not what the fit wrote; fit it anew")
     graph = read_json(folder / GRAPH_FILE, Graph)
     model = load_model(record.model)
     split_model = split_with_codecs(model, record.plan, eval_form=record.config.eval_form).eval()
