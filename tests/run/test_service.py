@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -249,6 +250,19 @@ def test_a_device_that_nobody_takes_frames_from_stops_all_the_same(folder):
         hosts.processes["near"].terminate()
         assert hosts.processes["near"].wait(LONG_S) == 0
         assert "Traceback" not in hosts.log("near")
+
+
+def test_a_device_that_is_told_twice_to_stop_finishes_nothing(folder):
+    with devices(folder, TWO) as hosts, hosts.client() as client:
+        hosts.start("near")
+        client.about()
+        found = [client.submit(x, deadline_s=60.0) for x in X]
+        near = hosts.processes["near"]
+        while near.poll() is None:  # that it is told once more may come before the first is read
+            near.terminate()
+            time.sleep(0.2)
+        assert near.returncode == -signal.SIGTERM
+        assert not any(each.done() and each.exception() is None for each in found)
 
 
 def test_devices_of_two_bundles_never_hear_each_other_and_both_say_why(tmp_path):

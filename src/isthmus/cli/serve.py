@@ -86,8 +86,13 @@ def serve(
         addresses[name] = place
     target_s = None if adapt is None else parse_target(adapt)
     stop = threading.Event()
+
+    def end(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
 
     def say(words: str) -> None:
         with suppress(OSError):  # a log that is full, or that nobody reads, stops no service
