@@ -12,7 +12,7 @@ from isthmus.data.dataset import DATASETS
 from isthmus.errors import InputError, StorageError
 from isthmus.files import write_json
 from isthmus.models import load_weights, read_weights, resnet
-from isthmus.study import cells
+from isthmus.study import cells, source
 from isthmus.study.grid import Cell
 from isthmus.study.recipes import STUDIES, StudyRecipe, beyond, grid_of
 from isthmus.study.records import RECORDS_FILE
@@ -192,6 +192,20 @@ def test_a_search_reads_no_test_label_and_what_it_found_is_tested(studied, tmp_p
     assert judged == ["train"] * 2 + ["train", "test"] * len(found)
     again = run_study(TINY, folder)
     assert again.records == outcome.records
+
+
+@pytest.mark.parametrize("name", ["why?", "a%41b", "a?x=1&y#z", "{a} b"])
+def test_a_study_keeps_its_database_in_its_own_folder_whatever_that_is_called(
+    monkeypatch, tmp_path, name
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(source, "choose", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(TINY, tmp_path / name)
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.db")}
+    assert made == {f"{name}/study.db"}
 
 
 def test_there_is_only_so_much_to_search_in(tmp_path):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from sqlalchemy import URL
 
 from isthmus.data import load_images
 from isthmus.errors import InputError
@@ -217,7 +218,8 @@ def run_transfer(
 
 
 def _own_database(folder: Path) -> str:
-    return f"sqlite:///{folder.resolve() / DATABASE_FILE}"
+    path = str(folder.resolve() / DATABASE_FILE)
+    return URL.create("sqlite", database=path).render_as_string()
 
 
 def _outcome(url: str, name: str, folder: Path) -> Outcome:
