@@ -16,6 +16,7 @@ from isthmus.plan.routes import Route
 from isthmus.plan.search import find
 from isthmus.plan.table import make_problem
 from isthmus.platform import Link, Memory, Platform, load_platform
+from isthmus.report.words import headline
 from tests.plan.draw import draw_graph, draw_platform
 from tests.plan.nets import chain, pair
 
@@ -129,6 +130,15 @@ def test_the_rate_at_which_a_link_no_longer_pays_is_where_two_plans_cost_the_sam
     (entry,) = [entry for entry in slower if entry.figure == "link near-far rate"]
     assert entry.changes_at == pytest.approx(63 / 9, rel=1e-3)
     assert (entry.now, entry.unit, entry.then) == (1_000.0, "byte/s", "all on near")
+
+
+@pytest.mark.parametrize("method", ["chain", "cpsat"])
+@pytest.mark.parametrize("objective", ["latency", "throughput", "energy", "price"])
+def test_a_model_without_operations_has_a_plan_that_no_rate_changes(objective, method):
+    plan = partition(chain(), pair(), objective=objective, method=method)
+    assert [crossing.after for crossing in plan.crossings] == ["input"]
+    assert (plan.sensitivity, plan.split) == ((), False)
+    assert headline(plan).startswith("Do not split: far computes the whole model")
 
 
 def test_a_slow_link_with_a_way_around_it_changes_nothing():

@@ -79,7 +79,7 @@ def _as_route(setting: Setting, placement: Placement, choices: tuple[Choice, ...
     """Return the walk that a placement is; None if it is none, or passes a device again."""
     computing = [device for device, _ in groupby(placement.places)]
     stops = list(computing)
-    if stops[0] != setting.platform.source:
+    if stops[:1] != [setting.platform.source]:
         stops.insert(0, setting.platform.source)
     if stops[-1] != setting.platform.target:
         stops.append(setting.platform.target)

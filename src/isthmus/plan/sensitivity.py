@@ -315,7 +315,9 @@ def _next_winner(figure: _Figure, best: Walk, far: float) -> _Change | None:
 def _beaten(figure: _Figure, best: Walk, far: float) -> tuple[float, Walk] | None:
     """Return the value nearest to now, on the way to ``far``, where a plan loses, and to which."""
     own, end = figure.cost_of(best), figure.best_at(far)
-    walk = cast("Walk", end.walk)
+    walk = end.walk
+    if walk is None:  # what was chosen is none of those plans: a model of no operation
+        return None
     costs = figure.cost_of(walk)
     if _lead(far, costs, own) <= 0 or _lead(figure.now, costs, own) > 0:
         return None

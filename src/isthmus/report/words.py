@@ -150,6 +150,7 @@ def totals(plan: Plan) -> tuple[float, float]:
 def headline(plan: Plan) -> str:
     """Return the plan's answer in one sentence, with the numbers that matter."""
     computing = ", ".join(stage.device for stage in plan.stages if stage.nodes)
+    computing = computing or plan.stages[-1].device  # as in the notes, where nothing is computed
     payload, raw = map(num_bytes, totals(plan))
     if not plan.split:
         answer = f"Do not split: {computing} computes the whole model"
