@@ -79,9 +79,14 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 def to_json(value: Written) -> str:
-    """Return a frozen dataclass as JSON text, its schema first."""
+    """Return a frozen dataclass as JSON text, its schema first; null for what is not finite."""
     fields = _adapter(type(value)).dump_python(value, mode="json")
-    return json.dumps({"schema": value.SCHEMA, **fields}, indent=1)
+    fields = {"schema": value.SCHEMA, **fields}
+    try:
+        return json.dumps(fields, indent=1, allow_nan=False)
+    except ValueError:  # such as the time that a device takes for what it cannot do
+        finite = json.loads(json.dumps(fields), parse_constant=lambda word: None)
+        return json.dumps(finite, indent=1)
 
 
 def write_json(path: Path, value: Written) -> None:

@@ -85,6 +85,25 @@ def test_an_option_that_nothing_reads_is_refused(isthmus, tmp_path, monkeypatch,
         ("weights: 1 MiB", "weights: -1 MiB", ["devices.a.memory.weights", "at least 1 byte"]),
         ("weights: 1 MiB", "weights: 1e400 MiB", ["a.memory.weights", "finite number of byte"]),
         ("weights: 1 MiB", "weights: 1 MiB, shared: 1 MiB", ["a.memory", "one figure or two"]),
+        ("fp32: 1 MMAC/s", "fp32: 1e-300 MAC/s", ["devices.a.compute.fp32", "1e-30 to 1e+30"]),
+        ("fp32: 1 MMAC/s}", "fp32: 1 MMAC/s}, price: 1e308 USD", ["a.price", "1e-30 to 1e+30"]),
+        ("latency: 1 ms", "latency: 1e308 s", ["links.0.latency: found '1e308 s', expected 1e"]),
+        ("latency: 1 ms", "energy: 1e307 J/bit", ["links.0.energy", "1e+30 J/byte"]),
+        (
+            "latency: 1 ms",
+            "message: {overhead: 1e308 byte}",
+            ["0.message.overhead", "1e+30"],
+        ),
+        (
+            "bandwidth: 1 Mbit/s",
+            f"pins: {'9' * 401}, clock: 1 MHz",
+            ["links.0.pins: found '999", "expected less than or equal to 1048576"],
+        ),
+        (
+            "fp32: 1 MMAC/s}",
+            f"fp32: 1 MMAC/s}}, efficiency: {{1 kMAC: {'9' * 401}}}",
+            ["devices.a.efficiency: 1 kMAC: found '999", "a number over 0, up to 1"],
+        ),
         ("bandwidth: 1 Mbit/s", "bandwidth: -1 Mbit/s", ["bandwidth", "at least"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 1 MHz", ["bandwidth", "1 MHz", "byte/s"]),
         ("bandwidth: 1 Mbit/s", "bandwidth: 125000", ["bandwidth", "125000"]),
@@ -187,6 +206,30 @@ def test_the_json_of_techniques_has_no_number_that_json_lacks(isthmus):
         raise AssertionError(word)
 
     json.loads(isthmus("techniques", "--json").out, parse_constant=refuse)
+
+
+def test_the_json_of_what_no_device_can_run_has_no_number_that_json_lacks(isthmus, mine):
+    def refuse(word):
+        raise AssertionError(word)
+
+    (mine / "mine.yaml").write_text(PLATFORM.replace("MMAC/s}", "MMAC/s}, unsupported: [conv2d]"))
+    for sweep in ((), ("--sweep", "link.bandwidth=1kbit/s..1Mbit/s")):
+        found = isthmus("plan", "digits-resnet", "mine.yaml", "--json", *sweep).out
+        fields = json.loads(found, parse_constant=refuse)
+        assert (fields["cells"][0]["cost"] if sweep else fields["predicted"]["latency_s"]) is None
+
+
+@pytest.mark.parametrize("figure", ["1e-30", "1e30"])
+def test_figures_as_extreme_as_they_may_be_make_a_plan(isthmus, mine, figure):
+    others = f"""efficiency: {{{figure} MAC: 1.0e-30}}, start: {figure} s, price: {figure} USD,
+        energy: {{fp32: {figure} J/MAC, static: {figure} W}}}}"""
+    text = PLATFORM.replace("1 MMAC/s}}", f"{figure} MAC/s}}, {others}")
+    text = text.replace("latency: 1 ms", f"latency: {figure} s, energy: {figure} J/byte")
+    (mine / "mine.yaml").write_text(text)
+    for objective in ("latency", "energy", "price", "throughput"):
+        found = isthmus("plan", "digits-resnet", "mine.yaml", "--objective", objective, "--json")
+        assert (found.code, found.err) == (0, "")
+        assert json.loads(found.out)["predicted"]["latency_s"] is not None
 
 
 def test_the_good_platform_file_is_good(isthmus, mine):

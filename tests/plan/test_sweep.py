@@ -12,6 +12,7 @@ from isthmus.models import digits_resnet
 from isthmus.plan import partition
 from isthmus.plan.sweep import parse_axis, sweep, with_figure
 from isthmus.platform import load_platform
+from tests.plan.nets import chain, pair
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,12 @@ def test_a_device_that_is_named_like_a_link_is_not_that_link(hub):
     changed = with_figure(both, "device.start", 1.0)
     assert [device.start_s for device in changed.devices] == [1.0, 1.0, 1.0]
     assert changed.links == links
+
+
+def test_a_model_without_operations_has_a_map():
+    platform = pair()
+    cells = sweep(chain(), platform, [parse_axis("link.latency=1ms..9ms", platform, num_values=2)])
+    assert [cell.what for cell in cells.cells] == ["all on far", "all on far"]
 
 
 def test_where_nothing_fits_the_map_says_what_is_lacking(graph):

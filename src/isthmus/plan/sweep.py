@@ -263,7 +263,7 @@ def _what(plan: Plan) -> str:
         return f"nothing fits: {plan.violations[0].where} {plan.violations[0].what}"
     computing = [stage.device for stage in plan.stages if stage.nodes]
     if len(computing) < 2:
-        return f"all on {computing[0]}"
+        return f"all on {(computing or [plan.stages[-1].device])[0]}"
     end = sum(len(stage.nodes) for stage in plan.stages)
     inner = [f"{c.after} ({c.codec})" for c in plan.crossings if 0 < c.cut < end]
     return f"{', '.join(computing)}: cut after {' and '.join(dict.fromkeys(inner))}"

@@ -77,6 +77,8 @@ _MAX_BYTES = 1 << 20
 _MAX_DEVICES = 256
 _MAX_BUS = 64
 _MAX_LINKS = 4096
+_MAX_PINS = 1 << 20
+_MOST = 1e30  # of any quantity, in SI units, so that products of several are floats
 
 
 def preset_text(name: str) -> str:
@@ -167,7 +169,7 @@ def _quantity(unit: str, *, at_least: float = 0.0, over: float | None = None) ->
     """Parse a quantity of ``unit`` and bound it."""
 
     def parse(text: object) -> float:
-        value = parse_quantity(text, unit)
+        value = _figure(text, unit)
         if value < at_least or (over is not None and value <= over):
             bound = f"at least {at_least:g}" if over is None else f"more than {over:g}"
             raise InputError(f"found {text!r}, expected {bound} {unit}")
@@ -176,8 +178,15 @@ def _quantity(unit: str, *, at_least: float = 0.0, over: float | None = None) ->
     return BeforeValidator(parse)
 
 
+def _figure(text: object, unit: str) -> float:
+    value = parse_quantity(text, unit)
+    if value and not 1 / _MOST <= abs(value) <= _MOST:
+        raise InputError(f"found {text!r}, expected {1 / _MOST:g} to {_MOST:g} {unit}")
+    return value
+
+
 def _whole_bytes(text: object) -> int:
-    value = parse_quantity(text, "byte")
+    value = _figure(text, "byte")
     if value < 0 or value != int(value):
         raise InputError(f"found {text!r}, expected a whole number of bytes, 0 or more")
     return int(value)
@@ -187,9 +196,11 @@ def _points(value: object) -> tuple[tuple[float, float], ...]:
     if not isinstance(value, dict):
         raise InputError(f"found {str(value)[:60]!r}, expected sizes and shares like 1 MMAC: 0.8")
     for size, share in value.items():
-        if isinstance(share, bool) or not isinstance(share, int | float):
-            raise InputError(f"{size}: found {str(share)[:60]!r}, expected a number up to 1")
-    return tuple((parse_quantity(size, "MAC"), float(share)) for size, share in value.items())
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not number or not 1 / _MOST <= share <= 1:
+            found = repr(str(share)[:60])
+            raise InputError(f"{size}: found {found}, expected a number over 0, up to 1")
+    return tuple((_figure(size, "MAC"), float(share)) for size, share in value.items())
 
 
 def _one_of(known: tuple[str, ...]) -> BeforeValidator:
@@ -336,7 +347,7 @@ class _Link(_Strict):
     between: list[str] | None = Field(default=None, min_length=2, max_length=_MAX_BUS)
     grid: str | None = None
     bandwidth: _ByteRate | None = None
-    pins: Annotated[int, Field(ge=1)] | None = None
+    pins: Annotated[int, Field(ge=1, le=_MAX_PINS)] | None = None
     clock: Annotated[float, _quantity("Hz", over=0)] | None = None
     latency: _Time = 0.0
     setup: _Time = 0.0
