@@ -162,6 +162,20 @@ def test_what_a_fit_cannot_do_is_said_before_anything_is_trained(isthmus, mine, 
     }  # fmt: skip
 
 
+def test_a_model_that_has_nothing_to_train_and_no_weights_is_refused(isthmus, planned):
+    before = sorted(planned.iterdir())
+    (planned / "net.py").write_text(
+        (planned / "net.py").read_text().replace("Odd()\n", "Odd().requires_grad_(False)\n")
+    )
+    base = ("fit", "net.py:make", "plan.json", "--data", "npz:data.npz", "--epochs", "1")
+    one_line(isthmus(*base), "no parameters that learn", "--weights", "requires_grad_(True)")
+    compress = ("compress", "net.py:make", "--with", "fold", "--input", "1x2x9x7")
+    result = isthmus(*compress, "--data", "npz:data.npz", "--epochs", "1")
+    one_line(result, "no parameters that learn", "--weights", "requires_grad_(True)")
+    assert sorted(planned.iterdir()) == before
+    assert isthmus(*base, "--weights", "w.safetensors").code == 0
+
+
 def test_a_function_of_the_users_that_fails_is_one_line_with_its_place(isthmus, mine):
     (mine / "bad.py").write_text("def make():\n    return open('my.csv')\n")
     for arguments in (

@@ -35,7 +35,7 @@ from isthmus.links import Codec
 from isthmus.links.nested import crossed, drawn_widths
 from isthmus.models.joint import first
 from isthmus.split import SplitModel
-from isthmus.train.fit import FitConfig, Sender, calibrate, predict, walk
+from isthmus.train.fit import FitConfig, Sender, calibrate, check_base, predict, walk
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import LOSSES, MATCHING, PLACED, Answers, feature_loss
 from isthmus.train.rate import Rate
@@ -149,7 +149,8 @@ def begin(
 
 
 def check_training(split_model: SplitModel, config: FitConfig) -> None:
-    """Raise where weights are too short to train, or a loss is none for these crossings."""
+    """Raise where weights cannot be trained, or a loss is none for these crossings."""
+    check_base(split_model.stages, config)
     short = {p.dtype for p in split_model.stages.parameters()} & {torch.float16, torch.bfloat16}
     if short and any(map(_learns, split_model.codecs)):
         raise InputError(

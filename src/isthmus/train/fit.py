@@ -117,6 +117,7 @@ def fit_base(
         InputError: The data do not fit the model, or have no labels.
     """
     check_fits(model, data)
+    check_base(model, config)
     _check_base(data, config)
     if config.base_epochs == 0:
         return ()
@@ -230,6 +231,15 @@ def check_labels(data: Dataset, config: FitConfig) -> None:
             "them; leave it out (--loss hinton)"
         )
     _check_base(data, config)
+
+
+def check_base(model: nn.Module, config: FitConfig) -> None:
+    """Raise where the whole model is to be trained and has nothing that learns."""
+    if config.base_epochs and not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            "the model came without weights and has no parameters that learn; bring its trained "
+            "weights (--weights), or let some learn (requires_grad_(True))"
+        )
 
 
 def _check_base(data: Dataset, config: FitConfig) -> None:
