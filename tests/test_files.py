@@ -1,10 +1,11 @@
 import json
 import os
+from functools import partial
 
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.files import check_ours, new_folder, write_bytes
+from isthmus.files import check_our_file, check_ours, new_folder, write_bytes
 
 FILES = ("kind.json", "weights", "*/program", "inner/deep/leaf")
 
@@ -74,6 +75,17 @@ def test_the_current_folder_and_those_around_it_are_refused(tmp_path, monkeypatc
         with pytest.raises(InputError, match="current folder"):
             check_ours(type(tmp_path)(path), files=FILES)
     assert (tmp_path / "out" / "weights").is_file()
+
+
+def test_where_nothing_can_be_written_is_seen_beforehand_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for check in (check_our_file, partial(check_ours, files=FILES)):
+        check(tmp_path / "new")
+        check(tmp_path / "not" / "yet")
+        for name in ("file/below", "file/far/below", "x" * 300):
+            with pytest.raises(InputError, match=r"cannot be made \(.*\); name another --out"):
+                check(tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_links_are_refused_and_what_they_lead_to_stays(tmp_path):

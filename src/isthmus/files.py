@@ -204,6 +204,7 @@ def check_ours(path: Path, *, files: Sequence[str]) -> None:
     Raises:
         InputError: Something else is there; names it.
     """
+    check_writable(path)
     if path.is_symlink():
         raise InputError(f"{path}: is a symbolic link, not ours to replace; name another --out")
     if Path.cwd().is_relative_to(path.resolve()):
@@ -229,8 +230,17 @@ def check_ours(path: Path, *, files: Sequence[str]) -> None:
             )
 
 
+def check_writable(path: Path) -> None:
+    """Raise unless something can be made beside a path, or in the nearest folder around it."""
+    with refusing(path, "cannot be made", "name another --out"):
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+
+
 def check_our_file(path: Path) -> None:
     """Raise unless a JSON file of ours may be written at a path: it is free, or holds one."""
+    check_writable(path)
     if path.exists() and not _has_our_schema(path):
         raise InputError(f"{path}: exists and is no JSON of ours to replace; name another --out")
 

@@ -162,6 +162,31 @@ def test_what_a_fit_cannot_do_is_said_before_anything_is_trained(isthmus, mine, 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("place", ["/proc/here", "w.safetensors/here"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "profile digits-resnet --measure --out {}.json",
+        "plan digits-resnet two-mcu-spi --out {}.html",
+        "compress digits-resnet --with fold --input 1x1x8x8 --data digits --epochs 1 --out {}",
+        "probe 127.0.0.1 --out {}.yaml",
+        "run absent --data digits --out {}",
+        "study transfer --out {}/deeper",
+        "study digits --out {}",
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_done(
+    isthmus, mine, command, place
+):
+    before = sorted(mine.iterdir())
+    one_line(isthmus(*command.format(place).split()), place, "cannot be made (", "another --out")
+    assert sorted(mine.iterdir()) == before
+
+
+def test_a_study_is_kept_in_no_file(isthmus, mine):
+    one_line(isthmus("study", "digits", "--out", "net.py"), "net.py/study.db: cannot be made (Not")
+
+
 def test_a_model_that_has_nothing_to_train_and_no_weights_is_refused(isthmus, planned):
     before = sorted(planned.iterdir())
     (planned / "net.py").write_text(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from isthmus.errors import InputError
-from isthmus.files import check_our_file, refusing, write_bytes
+from isthmus.files import check_our_file, check_writable, refusing, write_bytes
 
 Model = Annotated[
     str,
@@ -123,8 +123,8 @@ def check_out(out: Path | None, *suffixes: str) -> None:
     """Raise where a result may not be written: by its name, or by what stands there."""
     if out is not None and out.suffix not in suffixes:
         raise InputError(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
-    if out is not None and out.suffix == ".json":
-        check_our_file(out)
+    if out is not None:
+        (check_our_file if out.suffix == ".json" else check_writable)(out)
 
 
 def read_model(

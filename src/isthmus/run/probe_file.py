@@ -8,7 +8,7 @@ from textwrap import wrap
 import yaml
 
 from isthmus.errors import InputError
-from isthmus.files import check_our_file, write_bytes, write_json
+from isthmus.files import check_our_file, check_writable, write_bytes, write_json
 from isthmus.platform.platform import Platform
 from isthmus.run.probe import Direction, ProbeRecord
 from isthmus.run.probed import Probed
@@ -28,6 +28,7 @@ def check_out(out: Path) -> None:
     """Raise an `InputError` if a platform file cannot be written at a path, or is not ours."""
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: expected a name that ends in .yaml")
+    check_writable(out)
     if out.is_dir() or (out.exists() and Platform.SCHEMA not in out.read_text("utf-8", "replace")):
         raise InputError(f"--out {out}: exists and is no platform file; name another")
 

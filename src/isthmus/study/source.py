@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 from isthmus.data import load_images
 from isthmus.errors import InputError
-from isthmus.files import read_json, write_json
+from isthmus.files import check_writable, read_json, write_json
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
 from isthmus.study.cells import CHOICE_FILE, RECIPES, Choice, choose, compute_cell
@@ -179,10 +179,12 @@ def run_named(
         report: Told of every epoch.
 
     Raises:
-        InputError: There is no such study, or to join one a database is not named.
+        InputError: There is no such study, to join one a database is not named, or the folder
+            cannot be made.
     """
     if name not in STUDIES:
         raise InputError(f"no study {name!r}; there are {', '.join((*STUDIES, 'transfer'))}")
+    check_writable(folder / DATABASE_FILE)
     if so_far:
         return _outcome(storage or _own_database(folder), name, folder)
     recipe = STUDIES[name]()
@@ -205,6 +207,7 @@ def run_transfer(
     folder: Path, meters: Sequence[str] | None, *, report: Report = silent
 ) -> Transfer:
     """Read every meter, and keep the readings; see `isthmus.study.transfer.measure_transfer`."""
+    check_writable(folder / TRANSFER_FILE)
     started = time.perf_counter()
     transfer = Transfer(
         readings=measure_transfer(meters or tuple(METERS), report=report),
