@@ -261,6 +261,18 @@ def test_a_way_that_visits_a_device_twice_is_planned_but_has_no_bundle():
         check_devices(plan, net)
 
 
+@pytest.mark.parametrize("name", ["plan.json", "Bundle.sig", "crossing0.tables"])
+def test_a_device_that_is_called_like_a_file_of_a_bundle_has_none(name):
+    boards = load_platform("two-mcu-spi")
+    devices = (replace(boards.devices[0], name=name), boards.devices[1])
+    links = (replace(boards.links[0], between=(name, "mcu-b")),)
+    platform = replace(boards, devices=devices, links=links, input=name)
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
+    plan = partition(capture(net, (torch.zeros(1, 8),)), platform, codec="raw", cut=1)
+    with pytest.raises(InputError, match=f"plan: device {name}: a bundle holds a file of that"):
+        check_devices(plan, net)
+
+
 def test_a_type_that_bundles_do_not_name_is_planned_but_has_no_bundle():
     net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)).bfloat16()
     x = torch.zeros(1, 8, dtype=torch.bfloat16)

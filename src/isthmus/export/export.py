@@ -10,7 +10,7 @@ Packing symbols into bytes is `isthmus.wire`'s, on both sides, outside the progr
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from isthmus.errors import CaptureError, InputError
 from isthmus.export.calls import write_calls
 from isthmus.export.operators import give_zeros, our_operators, read_once
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
-from isthmus.files import new_folder, write_bytes, write_json
+from isthmus.files import is_one_of, new_folder, write_bytes, write_json
 from isthmus.links import Codec
 from isthmus.plan import Plan
 from isthmus.plan.plan import as_walk
@@ -130,11 +130,17 @@ def export(
 def check_devices(plan: Plan, model: nn.Module) -> None:
     """Raise where no bundle can hold a plan.
 
-    A device stands on the way twice, a payload is longer than frames carry, a tensor is of a type
-    that no bundle names, or a convolution of one that the runtime does not compute.
+    A device is called like one of its files or stands on the way twice, a payload is longer than
+    frames carry, a tensor is of a type that no bundle names, or a convolution of one that the
+    runtime does not compute.
     """
     names = [stage.device for stage in as_walk(plan).stages]
     for name in names:
+        if is_one_of(PurePath(name.lower()), FILES):
+            raise InputError(
+                f"plan: device {name}: a bundle holds a file of that name beside the folder of "
+                "each device; name it otherwise in the platform file, and plan anew"
+            )
         if names.count(name) > 1:
             raise InputError(
                 f"plan: {name} stands on the way {names.count(name)} times ({', '.join(names)}), "
