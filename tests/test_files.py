@@ -1,11 +1,19 @@
 import json
 import os
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
 from isthmus.errors import InputError
-from isthmus.files import check_our_file, check_ours, new_folder, write_bytes
+from isthmus.files import (
+    check_our_file,
+    check_ours,
+    from_json,
+    new_folder,
+    to_json,
+    write_bytes,
+)
 
 FILES = ("kind.json", "weights", "*/program", "inner/deep/leaf")
 
@@ -154,3 +162,17 @@ def test_a_file_that_cannot_be_written_is_named_as_the_user_wrote_it(tmp_path, m
             write_bytes(type(tmp_path)(name), b"x")
         assert "\n" not in str(e.value)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    SCHEMA = "isthmus.measured/1"
+    seconds: float
+
+
+def test_what_is_written_is_json_and_what_is_not_is_refused():
+    assert from_json(to_json(Measured(0.5)), Measured, where="x") == Measured(0.5)
+    assert json.loads(to_json(Measured(float("inf"))))["seconds"] is None
+    text = to_json(Measured(0.5)).replace("0.5", "NaN")
+    with pytest.raises(InputError, match=r"x: not JSON \(found NaN, expected a number\)"):
+        from_json(text, Measured, where="x")

@@ -109,7 +109,7 @@ def from_json(text: str | bytes, kind: type[T], *, where: str) -> T:
         InputError: Not JSON, another schema, or a field that does not fit.
     """
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); expected {kind.SCHEMA}") from error
     found = fields.pop("schema", None) if isinstance(fields, dict) else None
@@ -121,6 +121,10 @@ def from_json(text: str | bytes, kind: type[T], *, where: str) -> T:
         return _adapter(kind).validate_python(fields, strict=False)
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error)}") from error
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"found {word}, expected a number")
 
 
 def read_json(path: Path, kind: type[T]) -> T:
