@@ -247,6 +247,18 @@ def test_the_json_of_techniques_has_no_number_that_json_lacks(isthmus):
     json.loads(isthmus("techniques", "--json").out, parse_constant=refuse)
 
 
+def test_what_a_model_prints_is_not_in_the_json(isthmus, mine):
+    source = (
+        (mine / "net.py").read_text().replace("x = self.stem(x)", "print(2); x = self.stem(x)")
+    )
+    (mine / "net.py").write_text("print(1)\n" + source)
+    for command in ("profile net.py:make", "plan net.py:make two-mcu-spi"):
+        result = isthmus(*command.split(), "--input", "1x2x9x7", "--json")
+        assert json.loads(result.out)["schema"]
+        assert {"1", "2"} <= {*result.err.splitlines()}
+    assert isthmus("profile", "net.py:make", "--input", "1x2x9x7").out.startswith("1\n2\n")
+
+
 def test_the_json_of_what_no_device_can_run_has_no_number_that_json_lacks(isthmus, mine):
     def refuse(word):
         raise AssertionError(word)

@@ -9,6 +9,7 @@ from isthmus.cli.chain import demo, export, fit, platforms, profile, run
 from isthmus.cli.compress import compress, techniques
 from isthmus.cli.integers import integers
 from isthmus.cli.keys import keys
+from isthmus.cli.options import json_alone
 from isthmus.cli.plan import plan
 from isthmus.cli.probe import probe
 from isthmus.cli.serve import ask, serve
@@ -45,7 +46,8 @@ def main() -> None:
     """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
     raise_at(signal.SIGTERM, lambda: SystemExit(143))  # so that workers are stopped
     try:
-        app()
+        with json_alone(sys.argv):
+            app()
     except InfeasibleError as error:
         one = len(error.violations) == 1
         lines = [str(error)] if one else ["no plan fits:", *map(str, error.violations)]

@@ -26,6 +26,7 @@ from isthmus.cli.options import (
     print_json,
     print_parts,
     print_result,
+    print_text,
     read_model,
     resumable,
 )
@@ -160,7 +161,7 @@ def platforms(
     from isthmus.platform import PRESETS, Platform, load_platform, preset_text
 
     if name is not None:
-        print(to_json(load_platform(name)) if json_ else preset_text(name))
+        print_text(to_json(load_platform(name)) if json_ else preset_text(name))
     elif json_:
         print_json({"schema": Platform.SCHEMA, "presets": list(PRESETS)})
     else:

@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -77,6 +78,8 @@ SignedSince = Annotated[
         help="As --signed, and only one that was signed then (UTC) or later.",
     ),
 ]
+
+_STDOUT: ContextVar[TextIO | None] = ContextVar("stdout", default=None)  # under --json
 
 
 @contextmanager
@@ -150,9 +153,31 @@ def input_texts(model: str, inputs: list[str] | None) -> list[str]:
     return inputs
 
 
+@contextmanager
+def json_alone(arguments: Sequence[str]) -> Iterator[None]:
+    """Under --json send to stderr what is printed otherwise than by `print_text`.
+
+    Models and data are files of the user's, which may print whatever they like.
+    """
+    if "--json" not in arguments:
+        yield
+        return
+    token = _STDOUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _STDOUT.reset(token)
+
+
+def print_text(text: str) -> None:
+    """Print what programs read."""
+    print(text, file=_STDOUT.get(), flush=True)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print JSON for programs."""
-    print(json.dumps(dict(value), indent=1))
+    print_text(json.dumps(dict(value), indent=1))
 
 
 def print_path(path: Path, *, json_: bool, **facts: str) -> None:
@@ -175,7 +200,7 @@ def print_result(text: str, *parts: Any, json_: bool, out: Path | None = None) -
     if out is not None and out.suffix == ".json":
         write_bytes(out, f"{text}\n".encode())
     if json_:
-        print(text, flush=True)
+        print_text(text)
     else:
         print_parts(*parts)
 

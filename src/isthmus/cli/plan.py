@@ -16,6 +16,7 @@ from isthmus.cli.options import (
     check_out,
     check_used,
     print_result,
+    print_text,
     read_model,
 )
 from isthmus.errors import InfeasibleError, InputError
@@ -134,7 +135,7 @@ def plan(
         found = partition(graph, target, **options)
     except InfeasibleError as error:
         if json_:
-            print(to_json(error.nearest))
+            print_text(to_json(error.nearest))
         raise
     if stream is not None:
         write_stream(stream, loaded, graph, example, found)

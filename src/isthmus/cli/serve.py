@@ -11,7 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from isthmus.cli.options import Adapt, Json, Keys, Signed, SignedSince, as_signed, print_parts
+from isthmus.cli.options import (
+    Adapt,
+    Json,
+    Keys,
+    Signed,
+    SignedSince,
+    as_signed,
+    print_parts,
+    print_text,
+)
 from isthmus.errors import InputError, RequestError, RunError, naming
 from isthmus.machine import keep_freed_memory
 
@@ -152,7 +161,7 @@ def ask(
     with Client(host, service=service, deadline_s=deadline_s, keys=keys) as client:
         about = client.about()
         if not inputs and json_:
-            print(to_json(about))
+            print_text(to_json(about))
         elif not inputs:
             print_parts(about_table(about, client.host))
         if not inputs:
@@ -181,7 +190,7 @@ def ask(
                 answers.append(answer)
                 if json_:
                     values = [finite(x) for x in answer.outputs]
-                    print(json.dumps({**asdict(answer), "outputs": values}), flush=True)
+                    print_text(json.dumps({**asdict(answer), "outputs": values}))
     num_failed = sum(bool(answer.error) for answer in answers)
     if num_failed:
         raise RunError(f"{num_failed} of {len(answers)} inputs have no result; see above")
