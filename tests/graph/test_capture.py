@@ -1,6 +1,6 @@
 """What capture writes down, and what it refuses."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -287,6 +287,36 @@ def test_a_model_that_cannot_be_captured_is_told_where_and_what_to_try(model, me
 def test_an_example_must_be_a_tuple_of_batches(example, message):
     with pytest.raises(InputError, match=message):
         capture(nn.Linear(4, 4), example)
+
+
+@dataclass
+class Scores:
+    scores: Tensor
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> Scores:
+        return Scores(x * 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(3, 2), r"^the model's own forward: torch.export fails with RuntimeError"),
+        (nn.Sequential(nn.Linear(3, 2)), r"^module '0': torch.export fails with RuntimeError"),
+        (nn.ReLU(inplace=True), r"^the model's own forward, op 'relu_': writes to an input"),
+        (Named(), r"returns a Scores, expected tensors; return a tuple or a dict"),
+        (nn.DataParallel(nn.ReLU()), r"is a DataParallel, .*; give model\.module$"),
+        (nn.ReLU(), r"is a OptimizedModule, .*; give model\._orig_mod, as it was before"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_cannot_be_captured_is_the_users_and_never_a_line_of_ours(model, message):
+    if "Optimized" in message:
+        model = torch.compile(model)
+    with pytest.raises(CaptureError, match=message) as caught:
+        capture(model, (torch.zeros(2, 4),))
+    assert "trace.py" not in str(caught.value)
 
 
 def test_a_write_to_what_the_caller_gave_is_refused():

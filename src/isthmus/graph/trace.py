@@ -29,6 +29,11 @@ from torch.utils._pytree import TreeSpec
 from isthmus.errors import CaptureError, InputError
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
+_WRAPPERS = {  # and what to give in place of them
+    "DataParallel": "model.module",
+    "DistributedDataParallel": "model.module",
+    "OptimizedModule": "model._orig_mod, as it was before torch.compile",
+}
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 
@@ -166,7 +171,8 @@ def is_batched(node: fx.Node, batch: torch.SymInt) -> bool:
 def where(node: fx.Node) -> str:
     """Return where a node comes from, in the user's words: module, operation and source line."""
     place = f"module {module_path(node)!r}" if module_path(node) else "the model's own forward"
-    frames = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
+    inner = (node.meta.get("stack_trace") or "").rpartition(f'File "{__file__}"')[2]
+    frames = re.findall(r'File "(.+?)", line (\d+)', inner)
     own = [frame for frame in frames if not frame[0].startswith(_TORCH_FOLDER)]
     line = f" ({Path(own[-1][0]).name}:{own[-1][1]})" if own else ""
     return f"{place}, op {op_name(node)!r}{line}"
@@ -228,6 +234,12 @@ def _explain(error: Exception, model: nn.Module) -> str:
     """Say in one line where a model could not be traced, why, and what to try."""
     text = str(error)
     place = _place(error, model)
+    wrapper = type(model).__name__
+    if wrapper in _WRAPPERS:
+        return f"the model is a {wrapper}, which cannot be traced; give {_WRAPPERS[wrapper]}"
+    if "which is not a known type" in text:
+        found = text.partition("<class '")[2].partition("'")[0].rpartition(".")[2]
+        return f"the model returns a {found}, expected tensors; return a tuple or a dict of them"
     if "Constraints violated" in text:
         return (
             "the model fixes the batch size: dimension 0 of its inputs must be free; replace "
@@ -255,7 +267,7 @@ def _place(error: BaseException | None, model: nn.Module) -> str:
         owner = frame.f_locals.get((*frame.f_code.co_varnames, "")[0])
         module = names.get(id(owner), module)
         file = frame.f_code.co_filename
-        if id(owner) in names and not file.startswith(_TORCH_FOLDER):
+        if id(owner) in names and not file.startswith((_TORCH_FOLDER, __file__)):
             source = traceback.extract_tb(step, limit=1)[0].line
             line = f" ({Path(file).name}:{step.tb_lineno}: {source})"
         step = step.tb_next
