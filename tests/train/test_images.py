@@ -163,7 +163,7 @@ def test_a_damaged_state_is_one_line_that_says_what_to_do(tmp_path):
     for damaged in (b"", *others):
         path.write_bytes(damaged)
         with pytest.raises(
-            InputError, match=r"state\.ckpt: is damaged \(.*\); delete it"
+            InputError, match=r"state\.ckpt: is damaged \(\w+\); delete it"
         ) as caught:
             trained(progress=Progress(checkpoints=tmp_path))
         assert "\n" not in str(caught.value)
