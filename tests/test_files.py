@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -5,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from isthmus.errors import InputError
+from isthmus.errors import BundleError, InputError
 from isthmus.files import (
     check_our_file,
     check_ours,
@@ -112,11 +113,34 @@ def test_when_the_writer_fails_the_old_folder_stands(tmp_path):
     make(tmp_path / "out")
     before = tree(tmp_path)
     with (
-        pytest.raises(InputError, match="new: cannot be written"),
+        pytest.raises(InputError, match=r"^\S+out: cannot be written \(Is a directory\); "),
         new_folder(tmp_path / "out", files=FILES) as folder,
     ):
         write_bytes(folder, b"not a folder's")
     assert tree(tmp_path) == before
+
+
+def test_errors_name_the_folder_that_was_to_be_made_and_not_the_temporary_one(tmp_path):
+    def fails(error, folder):
+        if error is BundleError:
+            raise BundleError(f"{folder / 'far' / 'program'}: differs")
+        if error is OSError:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        (folder / "absent" / "program").write_bytes(b"")
+
+    for error, kind, said in (
+        (BundleError, BundleError, "/out/far/program: differs"),
+        (OSError, InputError, r"/out: cannot be written \(No space left on device\); make room"),
+        (None, InputError, r"/out: cannot be written \(No such file or directory\); make room"),
+    ):
+        with (
+            pytest.raises(kind, match=f"^{tmp_path}{said}"),
+            new_folder(tmp_path / "out", files=FILES) as folder,
+        ):
+            fails(error, folder)
+    with pytest.raises(ConnectionError), new_folder(tmp_path / "out", files=FILES):
+        raise ConnectionError(errno.ECONNRESET, "is none of the folder's")
+    assert not list(tmp_path.iterdir())
 
 
 def test_when_the_new_folder_cannot_be_put_in_place_the_old_one_is_put_back(tmp_path):

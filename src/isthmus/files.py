@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, IsthmusError
 
 
 class Written(Protocol):
@@ -31,6 +31,7 @@ class Written(Protocol):
 
 T = TypeVar("T", bound=Written)
 _ROOM = "make room for it or name another place"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -183,8 +184,9 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
         workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     new, old = workspace / "new", workspace / "old"
     try:
-        new.mkdir()
-        yield new
+        with as_if_at(path, new):
+            new.mkdir()
+            yield new
         check_ours(path, files=files)
         with refusing(path, "cannot be made", _ROOM):
             if path.exists():
@@ -194,6 +196,25 @@ def new_folder(path: Path, *, files: Sequence[str]) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(workspace)
+
+
+@contextmanager
+def as_if_at(path: Path, temporary: Path) -> Iterator[None]:
+    """Let errors name the path that the user knows, not the temporary one that stands for it.
+
+    Raises:
+        InputError: In place of the system's refusal to write there.
+    """
+    try:
+        yield
+    except IsthmusError as error:
+        error.args = tuple(str(arg).replace(str(temporary), str(path)) for arg in error.args)
+        raise
+    except OSError as error:
+        if error.errno in _FULL or Path(str(error.filename)).is_relative_to(temporary):
+            with refusing(path, "cannot be written", _ROOM):
+                raise
+        raise
 
 
 def check_ours(path: Path, *, files: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from isthmus.bundle import read_bundle
 from isthmus.errors import BundleError, CaptureError, InputError
 from isthmus.export import check_devices, export
+from isthmus.export.export import write_program
 from isthmus.graph import capture, cuts
 from isthmus.plan import partition
 from isthmus.platform import load_platform
@@ -271,6 +272,15 @@ def test_a_device_that_is_called_like_a_file_of_a_bundle_has_none(name):
     plan = partition(capture(net, (torch.zeros(1, 8),)), platform, codec="raw", cut=1)
     with pytest.raises(InputError, match=f"plan: device {name}: a bundle holds a file of that"):
         check_devices(plan, net)
+
+
+def test_a_program_that_has_no_room_is_no_matter_of_the_cut(tmp_path):
+    path = tmp_path / "a" / "program.safetensors"
+    path.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"program\.safetensors: cannot be written"):
+        write_program(
+            nn.Linear(4, 2).eval(), (torch.zeros(1, 4),), path, device="a", any_batch=False
+        )
 
 
 def test_a_type_that_bundles_do_not_name_is_planned_but_has_no_bundle():

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from isthmus.errors import InputError
-from isthmus.files import check_our_file, check_writable, refusing, write_bytes
+from isthmus.files import as_if_at, check_our_file, check_writable, refusing, write_bytes
 
 Model = Annotated[
     str,
@@ -99,8 +99,9 @@ def as_signed(
         copy = Path(folder, "bundle")
         with refusing(bundle, "cannot be copied to check it", "make room, or export it anew"):
             copytree(bundle, copy, symlinks=True)
-        check_signature(copy, keys, since=since)
-        yield copy
+        with as_if_at(bundle, copy):
+            check_signature(copy, keys, since=since)
+            yield copy
 
 
 @contextmanager

@@ -267,7 +267,7 @@ def write_program(
                 write_calls(exported, path)
             else:
                 _write_onnx(exported, path)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, InputError):
             raise
         except Exception as error:  # the exporter raises many types
             line = str(error).strip().splitlines()[0]
