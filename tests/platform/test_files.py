@@ -6,6 +6,7 @@ from importlib import resources
 from itertools import combinations
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -382,6 +383,12 @@ def test_a_device_that_yaml_takes_for_a_boolean_has_to_be_quoted(tmp_path, text,
     message = f"{key}: YAML reads off, no and false as a boolean; put the name in quotes"
     with pytest.raises(InputError, match=re.escape(message)):
         load(tmp_path, text)
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+def test_a_file_is_read_in_c_as_a_large_one_would_take_half_a_minute(tmp_path, monkeypatch):
+    monkeypatch.delattr(yaml.scanner.Scanner, "fetch_more_tokens")
+    assert load(tmp_path, GOOD).name == "pair"
 
 
 positive = st.floats(min_value=1, max_value=1e15)

@@ -7,6 +7,7 @@ import yaml
 from isthmus.errors import InputError
 
 _MAX_DEPTH = 16
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where it is there: 8x as fast
 _NOT_TEXT = {
     "tag:yaml.org,2002:bool": "a boolean",
     "tag:yaml.org,2002:int": "a number",
@@ -23,17 +24,17 @@ def read_yaml(text: str) -> Any:
         yaml.YAMLError: It is no YAML.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.AliasEvent):
             raise InputError(f"found the alias *{event.anchor}, expected plain values")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise InputError(f"found over {_MAX_DEPTH} nested levels, expected a platform file")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = yaml.compose(text, Loader=_LOADER)
     _check_keys(root)
     try:
-        return yaml.safe_load(text)
+        return None if root is None else yaml.SafeLoader("").construct_document(root)
     except ValueError as error:  # a date that is none, a number of thousands of digits
         raise InputError(f"not YAML ({error})") from error
 
