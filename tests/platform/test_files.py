@@ -147,7 +147,8 @@ def test_a_measured_table_is_read_from_beside_the_file_and_not_dumped(tmp_path):
         ),
         (to_json(TIMES).replace("0.25", '"fast"'), "seconds.conv: "),
         (to_json(TIMES).replace("0.25", "-0.25"), "conv: found -0.25 s"),
-        (to_json(TIMES).replace("0.3", "NaN"), "whole_s: found nan s"),
+        (to_json(TIMES).replace("0.3", "NaN"), "not JSON .found NaN, expected a number"),
+        (to_json(TIMES).replace("0.3", "1e999"), "whole_s: found inf s"),
     ],
 )
 def test_a_table_that_is_none_of_ours_is_refused_in_one_line(tmp_path, text, message):
