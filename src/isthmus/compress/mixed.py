@@ -128,10 +128,11 @@ def least_loss(limits: Sequence[Limit], losses: Sequence[Sequence[float]]) -> tu
 
 def _too_small(limit: Limit) -> InputError:
     least = limit.need([WIDTHS[-1]] * len(limit.sizes))
+    more = f"{least - limit.room:,.0f}"
     return InputError(
         f"{limit.what} has room for {max(limit.room, 0):,.0f} bytes of "
         f"integers, expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow "
-        f"{least - limit.room:,.0f} bytes more, or make the model smaller first"
+        f"{more} {'byte' if more == '1' else 'bytes'} more, or make the model smaller first"
     )
 
 

@@ -286,8 +286,9 @@ def _different(path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str,
     shapes = [{n: p.shape for n, p in m.named_parameters(recurse=False)} for m in (old, new)]
     if not alike or shapes[0] != shapes[1]:
         raise InputError(
-            f"module {path or 'of the whole model'!r}: {type(new).__name__} was changed, which "
-            "cannot be written down; leave it out with skip=NAME, or compress a part of the model"
+            f"{f'module {path!r}' if path else 'the model itself'}: {type(new).__name__} was "
+            "changed, which cannot be written down; leave it out with skip=NAME, or compress a "
+            "part of the model"
         )
     for name in names:
         below = f"{path}.{name}" if path else name

@@ -153,7 +153,7 @@ def read_fitted(folder: Path) -> Fitted:
     """
     record = read_json(folder / RECORD_FILE, FitRecord)
     for path in (folder / name for name in FILES[1:]):
-        if path.is_file() and record.files.get(path.name) not in (None, sha256(path)):
+        if record.files and path.is_file() and record.files.get(path.name) != sha256(path):
             raise InputError(f"{path}: is not what the fit wrote; fit it anew")
     graph = read_json(folder / GRAPH_FILE, Graph)
     model = load_model(record.model)
