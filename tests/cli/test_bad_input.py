@@ -444,6 +444,7 @@ def bundle(isthmus, planned):
     return planned / "bundle"
 
 
+@pytest.mark.long
 def test_bundles(isthmus, bundle):
     base = ("run", "bundle", "--data", "npz:data.npz", "--requests", "2")
     index = bundle / "bundle.json"

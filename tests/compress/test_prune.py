@@ -214,6 +214,7 @@ def test_netadapt_halves_the_bytes_of_a_crossing_in_whole_groups_of_channels():
     assert [made[k].out_channels for k in (0, 2)] == [3, 8]
 
 
+@pytest.mark.long
 def test_netadapt_takes_no_channel_more_than_it_has_to():
     near = Device(name="a", macs_per_s={"fp32": 1e9}, efficiency=((1e3, 0.05), (2e4, 1.0)))
 

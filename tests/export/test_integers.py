@@ -117,6 +117,7 @@ def written(model, path):
 FEW_BITS = "quantize:memory,flash=1KiB,ram=1KiB"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("middle", "step"),
     [

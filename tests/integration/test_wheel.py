@@ -12,6 +12,7 @@ import pytest
 from isthmus.platform import Link
 from tests.run.bundles import PAYLOAD_BYTES, logits, samples, write_chain
 
+pytestmark = pytest.mark.long  # a wheel is built, and an environment made for it
 ROOT = Path(__file__).parents[2]
 EXTRAS = ["torch", "lightning", "onnx", "openvino", "sklearn", "plotly", "jinja2", "PIL"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -53,7 +54,6 @@ def bundle(tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
 def test_the_core_brings_no_extra(core, tmp_path):
     code = f"from importlib.util import find_spec; print([*filter(find_spec, {EXTRAS})])"
     found = call(core / "python", "-c", code, cwd=tmp_path)

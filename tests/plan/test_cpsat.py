@@ -95,7 +95,9 @@ def agrees(seeds):
             assert figures["latency_s"] <= fastest + 50 * UNITS["latency_s"], seed
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize(
+    "block", [*range(3), *(pytest.param(block, marks=pytest.mark.long) for block in range(3, 8))]
+)
 def test_no_placement_is_better_than_the_one_found(block):
     agrees(range(100 * block, 100 * block + 30))
 

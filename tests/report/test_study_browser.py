@@ -2,10 +2,10 @@ import pytest
 
 from isthmus.report.study import study_page
 from tests.report.studies import CHOICE, RECORDS, TRANSFER
-from tests.report.test_browser import CHROMIUM, pytestmark, sync_api
+from tests.report.test_browser import CHROMIUM, sync_api
+from tests.report.test_browser import pytestmark as needs_chromium
 
-__all__ = ["pytestmark"]
-
+pytestmark = [needs_chromium, pytest.mark.long]
 FIGURES = ("accuracy_ratio", "accuracy_bytes", "transfer_layers")
 
 

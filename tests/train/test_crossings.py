@@ -58,7 +58,7 @@ def trained(num=256):
     return data, deepcopy(model)
 
 
-@pytest.mark.parametrize("epochs", [2, 14])
+@pytest.mark.parametrize("epochs", [2, pytest.param(14, marks=pytest.mark.long)])
 def test_training_ends_at_the_bytes_that_were_wanted_or_below_where_fewer_will_do(epochs):
     sizes = {}
     for wanted in (8.0, 100.0):
