@@ -196,14 +196,14 @@ def print_result(text: str, *parts: Any, json_: bool, out: Path | None = None) -
         text: The JSON.
         parts: What people read.
         json_: Whether programs read it.
-        out: A file; one of JSON gets it too.
+        out: A file; one of JSON gets it too, after it is told, as the disk may be full.
     """
-    if out is not None and out.suffix == ".json":
-        write_bytes(out, f"{text}\n".encode())
     if json_:
         print_text(text)
     else:
         print_parts(*parts)
+    if out is not None and out.suffix == ".json":
+        write_bytes(out, f"{text}\n".encode())
 
 
 def print_parts(*parts: Any) -> None:

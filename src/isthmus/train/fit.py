@@ -24,7 +24,8 @@ from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress,
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
 _BATCH = 128
-_UNLIKE = 0.01  # times the largest score: answers to one sample differ
+_UNLIKE = 0.01  # times the largest score: answers to the same batch differ
+_MIXED = 0.1  # the same of another batch, where the last bits differ and roundings follow them
 _SEEDS = 1 << 32  # that torch and lightning take
 
 Sender = Literal["frozen", "tuned"]  # the first device's network: as it came, or trained too
@@ -141,7 +142,6 @@ def calibrate(split_model: SplitModel, inputs: Sequence[Tensor]) -> None:
         codec.calibrate(tensors)
 
 
-@torch.no_grad()
 def walk(
     split_model: SplitModel, inputs: Sequence[Tensor]
 ) -> Iterator[tuple[int, Codec, tuple[Tensor, ...]]]:
@@ -149,14 +149,29 @@ def walk(
 
     The next stage gets what the codec, as it is by then, makes of that. All in evaluation.
     """
-    split_model.eval()
-    tensors = tuple(inputs)
-    pairs = zip(split_model.stages[:-1], split_model.codecs, strict=True)
-    for index, (stage, codec) in enumerate(pairs):
-        tensors = _in_batches(stage, tensors)
+    yield from walk_on(split_model, leaving(split_model, inputs))
+
+
+@torch.no_grad()
+def leaving(split_model: SplitModel, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return what leaves the first stage, in evaluation; no codec changes it."""
+    return _in_batches(split_model.eval().stages[0], tuple(inputs))
+
+
+@torch.no_grad()
+def walk_on(
+    split_model: SplitModel, tensors: tuple[Tensor, ...]
+) -> Iterator[tuple[int, Codec, tuple[Tensor, ...]]]:
+    """Do what `walk` does, from what leaves the first stage."""
+    before: nn.Module | None = None
+    for index, codec in enumerate(split_model.eval().codecs):
+        if isinstance(before, Codec):
+            tensors = _in_batches(lambda *x, codec=before: codec(x), tensors)
+        if index:
+            tensors = _in_batches(split_model.stages[index], tensors)
         if isinstance(codec, Codec):
             yield index, codec, tensors
-            tensors = _in_batches(lambda *x, codec=codec: codec(x), tensors)
+        before = codec
 
 
 def _in_batches(
@@ -293,13 +308,13 @@ def _check_answers(model: nn.Module, data: Dataset) -> None:
         raise InputError(
             "the model answers NaN, expected scores; look for NaN in its weights or in the data"
         )
-    most = _UNLIKE * float(two.abs().max())
-    if float((two - again).abs().max()) > most:
+    largest = float(two.abs().max())
+    if float((two - again).abs().max()) > _UNLIKE * largest:
         raise InputError(
             "the model answers the same samples differently, expected no random numbers in "
             "evaluation; for dropout, say F.dropout(x, p, self.training)"
         )
-    if float((two[:1] - alone).abs().max()) > most:
+    if float((two[:1] - alone).abs().max()) > _MIXED * largest:
         raise InputError(
             "the model answers a sample differently in another batch, expected each sample to "
             "be computed by itself; let nothing reduce or mix over dimension 0"

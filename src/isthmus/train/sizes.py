@@ -9,7 +9,7 @@ import torch
 from isthmus.data import Dataset, few_of
 from isthmus.links import Codec
 from isthmus.split import SplitModel
-from isthmus.train.fit import walk
+from isthmus.train.fit import leaving, walk_on
 from isthmus.train.loop import Inputs
 
 NUM_CALIBRATED = 1024
@@ -41,8 +41,9 @@ def fill_tables(
     if not coded:
         return
     room = log(widest) if any(c.spec.name == "bottleneck" for c in coded) else 0.0
+    first = leaving(split_model, inputs)
     while True:
-        for _, codec, tensors in walk(split_model, inputs):
+        for _, codec, tensors in walk_on(split_model, first):
             codec.fit_tables(tensors)
         excess = sum(c.spec.measured_bytes or 0.0 for c in coded) / (most_bytes or inf) - 1
         if excess <= 0 or room <= 0:
