@@ -495,7 +495,7 @@ PROVENANCE = (
     "68.96 % at 242.7 bytes before.",
     "From revision 970b775 on a link begins with steps as wide as the wanted size asks, and steps "
     "are widened once more at the end until training samples take no more; --bytes is then what "
-    "is allowed, and what test images take differs from it by less than 1 %. Of that is the row at"
+    "is allowed for training samples, and test images differ a little. Of that is the row at"
     " 95.8 bytes at stage 3, block 1 (95.5 were allowed; a refinement of 64 channels, 12 epochs); "
     "its second row, everything tuned, is not there for want of time.",
     "After stage 1, sender frozen, at 378 bytes the third seed lost 1.31 points, two before it "
