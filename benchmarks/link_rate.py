@@ -304,7 +304,8 @@ def smaller(
         if capture(pruned, example).macs <= allowed:
             break
     steps = parse_chain([f"prune:least-squares,keep={percent / 100:g}"])  # as many channels
-    name = f"{arguments.cut}-smaller-{arguments.epochs}-{arguments.seed}"
+    in_bf16 = ", bf16" * arguments.bf16
+    name = f"{arguments.cut}-smaller-{arguments.epochs}-{arguments.seed}{'-bf16' * arguments.bf16}"
     started = time.perf_counter()
 
     def report(step: str, done: int, total: int) -> None:
@@ -321,7 +322,7 @@ def smaller(
     keep(
         {
             **facts,
-            "method": f"{SMALLER}{steps[0].text}, {arguments.epochs} epochs",
+            "method": f"{SMALLER}{steps[0].text}, {arguments.epochs} epochs{in_bf16}",
             "seed": arguments.seed,
             "bytes_mean": 1.0,
             "bytes_p95": 1.0,
