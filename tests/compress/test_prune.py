@@ -20,6 +20,8 @@ from tests.nets import NETS
 
 pytest.importorskip("torch_pruning")
 
+HEAD = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
 
 def net(groups=1):
     torch.manual_seed(0)
@@ -487,3 +489,35 @@ def test_least_squares_prunes_a_transposed_convolution():
     ).eval()  # fmt: skip
     made: Any = pruned(model, "prune:least-squares,keep=0.5,only=1")
     assert made[1].weight.shape[:2] == (4, 6)
+
+
+class _Windows(nn.Module):
+    """A recurrent layer reads the rows of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 4, 1)
+        self.rows = nn.GRU(16, 6, batch_first=True)
+        self.answer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu().transpose(1, 2).flatten(2)
+        return self.answer(self.rows(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        (nn.Sequential(nn.Conv2d(2, 8, 1), nn.LayerNorm([8, 4, 4]), nn.Conv2d(8, 8, 1), HEAD), "0"),
+        (nn.Sequential(nn.Conv2d(2, 8, 1), nn.PixelShuffle(2), nn.Conv2d(2, 8, 1), HEAD), "0"),
+        (_Windows(), "second"),
+    ],
+    ids=["norm of places", "pixel shuffle", "recurrent"],
+)
+def test_a_layer_whose_channels_cannot_be_followed_is_named(model, path):
+    with pytest.raises(InputError, match=rf"which channels .*; leave .* out with skip={path}$"):
+        pruned(model.eval(), "prune:l2,keep=0.5")
+    kept = pruned(model.eval(), f"prune:l2,keep=0.5,skip={path}")
+    shapes = [module.weight.shape for module in model.modules() if hasattr(module, "weight")]
+    assert shapes != [module.weight.shape for module in kept.modules() if hasattr(module, "weight")]
+    assert kept.get_submodule(path).out_channels == model.get_submodule(path).out_channels

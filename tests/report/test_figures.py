@@ -52,7 +52,8 @@ def test_of_several_links_the_one_with_most_bytes_on_the_wire_counts():
     (crossing,), (measured,) = PLAN.crossings, RUN.crossings
     first = replace(crossing, cut=0, after="input", payload_bytes=64.0, codec="pixels")
     plan = replace(PLAN, crossings=(first, crossing))
-    run = replace(RUN, crossings=(replace(measured, payload_bytes_measured=64.0), measured))
+    both = (replace(measured, payload_bytes_measured=64.0), measured)
+    run = replace(RUN, stages=(*RUN.stages, RUN.stages[-1]), crossings=both)
     for found in (None, run):
         figure = accuracy_figure(plan, FIT, found, ())
         assert figure.title.startswith("64 bytes on the link with most instead of 2,048")

@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +233,32 @@ def test_a_record_of_another_version_is_refused(tmp_path):
     (tmp_path / "run" / "run.json").write_text(to_json(RUN).replace(RUN.SCHEMA, "isthmus.run/99"))
     with pytest.raises(InputError, match=r"found schema 'isthmus\.run/99'"):
         write_report([tmp_path / "run"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("record", "changed", "said"),
+    [
+        (RUN, {"stages": []}, "found 0 stages around 1 crossings, expected one more"),
+        (RUN, {"latency_s": {"p50": 0, "p95": 1, "p99": 1}}, "found a latency of 0 s"),
+        (
+            RUN,
+            {"stages": [{"device": "a", "compute_s": 1, "pid": 1, "times_s": {}, "busy_s": {}}]},
+            r"stages\.0: found times ; expected wait, queue, decode, compute, encode",
+        ),
+        (
+            FIT,
+            {"results": [{"sender": "tuned", "accuracy": 1, "payload_bytes": [1, 2]}]},
+            "a result with more or fewer payloads than crossings",
+        ),
+        (
+            FIT,
+            {"rivals": [{"name": "a", "payload_bytes": 0, "accuracy": 1, "what": "b"}]},
+            r"rivals\.0: found a payload of 0 bytes",
+        ),
+    ],
+)
+def test_figures_that_do_not_fit_together_are_refused(record, changed, said, tmp_path):
+    fields = json.loads(to_json(record)) | changed
+    (tmp_path / ("run.json" if record is RUN else "fit.json")).write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=said):
+        write_report([tmp_path], tmp_path / "report.html")

@@ -166,7 +166,7 @@ def least_squares(model: nn.Module, options: Options, samples: Samples) -> nn.Mo
     whole = copy.deepcopy(model)
     rest = {path: torch.arange(channels_of(m)) for path, m in _channelled(model)}
     removed = 0
-    with tracing(_LEAST_SQUARES):
+    with tracing(_LEAST_SQUARES, model, samples, ignored):
         for root in _in_order(model, groups_of(_LEAST_SQUARES, model, samples, ignored), samples):
             # what the library knows of the network is of before the last group was pruned
             groups = groups_of(_LEAST_SQUARES, model, samples, ignored)

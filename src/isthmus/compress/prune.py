@@ -7,8 +7,8 @@ out is torch-pruning's work; what is ours is which layers may lose some, and wha
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import ceil
 from typing import Any
 
@@ -105,7 +105,7 @@ def remove(
     Raises:
         InputError: The library cannot tell what depends on what.
     """
-    with tracing(name):
+    with tracing(name, model, samples, how.get("ignored_layers", ())):
         pruner = make_pruner(model, samples, **how)
         mark(model)
         pruner.step()
@@ -128,8 +128,10 @@ def make_pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
 
 
 @contextmanager
-def tracing(name: str) -> Iterator[None]:
-    """Turn whatever the library raises into an `InputError` of a technique."""
+def tracing(
+    name: str, model: nn.Module, samples: Samples, ignored: Collection[nn.Module]
+) -> Iterator[None]:
+    """Turn whatever the library raises into an `InputError` that says what to leave out."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -137,11 +139,30 @@ def tracing(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # the library raises many types
+        found = "+".join(_lost(model, samples, ignored))
         raise InputError(
             f"technique {name}: cannot tell which channels depend on each other "
-            f"({type(error).__name__}: {error}); leave the layers before a reshape or a recurrent "
-            "layer out with skip="
+            f"({type(error).__name__}: {error}); leave the layers before a reshape, a recurrent "
+            f"layer or a norm of places out with skip={found}"
         ) from error
+
+
+def _lost(model: nn.Module, samples: Samples, ignored: Collection[nn.Module]) -> list[str]:
+    """Return the layers whose channels the library cannot follow, as far as it can be told."""
+    found = []
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        every = {p: m for p, m in model.named_modules() if type(m) in CHANNELLED}
+        pruner = make_pruner(model, samples, ignored_layers=list(every.values()))
+        for path, module in every.items():
+            if module not in ignored:
+                try:
+                    root = pruner.DG.get_pruner_of_module(module).prune_out_channels
+                    channels = list(range(channels_of(module)))
+                    pruner.importance(pruner.DG.get_pruning_group(module, root, channels))
+                except Exception:  # noqa: BLE001  (the library raises many types)
+                    found.append(path)
+    return found
 
 
 def removable(name: str, model: nn.Module, samples: Samples, options: Options) -> dict[str, int]:
@@ -162,7 +183,7 @@ def groups_of(name: str, model: nn.Module, samples: Samples, ignored: set[nn.Mod
     Raises:
         InputError: The library cannot tell what depends on what.
     """
-    with tracing(name):
+    with tracing(name, model, samples, ignored):
         found = make_pruner(model, samples, ignored_layers=list(ignored))
         return list(found.DG.get_all_groups(found.ignored_layers, found.root_module_types))
 

@@ -78,6 +78,11 @@ class StageRecord:
     busy_s: dict[str, Spread]
     batch: float = 1.0
 
+    def __post_init__(self) -> None:
+        for times in (self.times_s, self.busy_s or self.times_s):
+            if set(times) != set(STEPS):
+                raise ValueError(f"found times {', '.join(times)}; expected {', '.join(STEPS)}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptRecord:
@@ -155,3 +160,12 @@ class RunRecord:
     versions: dict[str, str]
     width: Width | None = None
     adapted: AdaptRecord | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != len(self.crossings) + 1:
+            raise ValueError(
+                f"found {len(self.stages)} stages around {len(self.crossings)} crossings, "
+                "expected one more"
+            )
+        if self.requests and not self.latency_s.p50 > 0:
+            raise ValueError(f"found a latency of {self.latency_s.p50:g} s, expected more than 0")

@@ -97,6 +97,11 @@ class FitRecord:
     judge: Judge = "labels"
     files: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        sizes = {len(self.plan.crossings), *(len(r.payload_bytes) for r in self.results)}
+        if len(sizes) > 1:
+            raise ValueError("found a result with more or fewer payloads than crossings")
+
 
 def split_with_codecs(model: nn.Module, plan: Plan, *, eval_form: bool = False) -> SplitModel:
     """Return the model split as planned, with the planned codecs on its crossings."""

@@ -35,6 +35,10 @@ class Rival:
     accuracy: float
     what: str
 
+    def __post_init__(self) -> None:
+        if not self.payload_bytes > 0:
+            raise ValueError(f"found a payload of {self.payload_bytes:g} bytes, expected more")
+
 
 IMAGE_FORMATS: tuple[tuple[str, str, dict[str, int | bool]], ...] = (
     ("png", "PNG", {"optimize": True}),
