@@ -1,6 +1,7 @@
 """The figures of a study's page, by plotly; `isthmus.report.paper` draws the same for print."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import ceil, floor, log2, log10
 from typing import Any
 
@@ -44,16 +45,25 @@ def accuracy_limits(rows: Sequence[Row]) -> tuple[float, float]:
     return limits([mean + side * spread for mean, spread in spreads for side in (-1, 1)])
 
 
-def byte_ticks(sizes: Sequence[float]) -> list[int]:
-    """Return powers of two around some sizes, at most seven or so."""
-    low, high = floor(log2(min(sizes))), ceil(log2(max(sizes)))
-    return [1 << power for power in range(low, high + 1, 1 + (high - low) // 7)]
+def byte_axes(
+    fronts: Sequence[NetworkFront],
+) -> tuple[list[int], tuple[float, float], tuple[float, float]]:
+    """Return what accuracy against bytes is drawn in.
 
+    Args:
+        fronts: All that stand on the same axes.
 
-def byte_limits(sizes: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of a logarithmic axis with room for labels to the left of the points."""
-    low, high = limits([log2(size) for size in sizes], margin=0.1)
-    return 2 ** (low - 0.15 * (high - low)), 2**high
+    Returns:
+        Powers of two around the bytes, at most seven or so; the ends of their logarithmic axis,
+        with room for labels to the left of the points; the ends of the other axis, in percent.
+    """
+    points = [point for front in fronts for point in front.points]
+    logs = [log2(point.num_bytes) for point in points]
+    first, last = floor(min(logs)), ceil(max(logs))
+    ticks = [1 << power for power in range(first, last + 1, 1 + (last - first) // 7)]
+    low, high = limits(logs, margin=0.1)
+    percents = limits([100 * point.accuracy for point in points], margin=0.22)
+    return ticks, (2 ** (low - 0.15 * (high - low)), 2**high), percents
 
 
 def placed(point: Point) -> bool:
@@ -80,12 +90,11 @@ def label(point: Point, rings: Mapping[Point, str], *, newline: str = "\n") -> s
 def transfer_grid(readings: Sequence[Reading]) -> Grid:
     """Return the readings of each placement and meter that the figure shows, by ratio."""
     grid: Grid = {}
-    for placement in dict.fromkeys(reading.placement for reading in readings):
-        for meter in METERS:
-            for reading in readings:
-                if (reading.placement, reading.meter) == (placement, meter):
-                    ratios = grid.setdefault((placement, meter), {})
-                    ratios.setdefault(reading.ratio, []).append(reading)
+    placements = dict.fromkeys(reading.placement for reading in readings)
+    for place in product(placements, METERS):
+        for reading in readings:
+            if (reading.placement, reading.meter) == place:
+                grid.setdefault(place, {}).setdefault(reading.ratio, []).append(reading)
     return grid
 
 
@@ -195,19 +204,11 @@ def bytes_chart(fronts: Sequence[NetworkFront], *, name: str = "accuracy_bytes")
     )
     for index, front in enumerate(fronts):
         _front_panel(chart, front, {"row": 1 + index // wide, "col": 1 + index % wide})
-    points = [point for front in fronts for point in front.points]
-    sizes = [point.num_bytes for point in points]
-    ticks = byte_ticks(sizes)
-    left, right = byte_limits(sizes)
-    chart.update_xaxes(
-        type="log",
-        tickvals=ticks,
-        ticktext=[num_bytes(tick) for tick in ticks],
-        range=[log10(left), log10(right)],
-    )
+    ticks, ends, percents = byte_axes(fronts)
+    words = [num_bytes(tick) for tick in ticks]
+    chart.update_xaxes(type="log", tickvals=ticks, ticktext=words, range=list(map(log10, ends)))
     chart.update_xaxes(title=f"int8 bytes after {COMPARED_CUT}", row=high)
-    accuracies = [100 * point.accuracy for point in points]
-    chart.update_yaxes(range=list(limits(accuracies, margin=0.22)))
+    chart.update_yaxes(range=list(percents))
     chart.update_yaxes(title="accuracy, %", col=1)
     return Figure(
         name=name,

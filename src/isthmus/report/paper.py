@@ -14,24 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from isthmus.report.charts import (
-    ALIKE,
-    NETWORK_COLORS,
-    PANELS_WIDE,
-    accuracy_limits,
-    alike,
-    byte_limits,
-    byte_ticks,
-    label,
-    limits,
-    not_negative,
-    panels,
-    placed,
-    ratio_color,
-    ringed,
-    sides,
-    transfer_grid,
-)
+from isthmus.report import charts
 from isthmus.report.figures import BLUE, GREY, INK, LIGHT, ORANGE
 from isthmus.report.findings import NetworkFront, Row
 from isthmus.report.labels import apart
@@ -88,7 +71,7 @@ def paper_figures(
             files |= _files("accuracy_ratio", _ratio_figure(rows))
         if fronts:
             files |= _files("accuracy_bytes", _bytes_figure(fronts))
-        if transfer_grid(readings):
+        if charts.transfer_grid(readings):
             files |= _files("transfer_layers", _transfer_figure(readings))
     return files
 
@@ -101,16 +84,16 @@ def _files(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def _ratio_figure(rows: Sequence[Row]) -> Figure:
-    placements = panels(rows)
+    placements = charts.panels(rows)
     networks = list(dict.fromkeys(row.network for row in rows))
     figure = Figure(figsize=(0.6 + 3.1 * len(placements), 2.9), layout="constrained")
     every = figure.subplots(1, len(placements), sharey=True, squeeze=False)[0]
-    low, high = accuracy_limits(rows)
+    low, high = charts.accuracy_limits(rows)
     for axes, (placement, lines) in zip(every, placements.items(), strict=True):
         ends = apart([100 * line[-1].mean for line in lines.values()], gap=(high - low) / 17)
         for (network, line), end in zip(lines.items(), ends, strict=True):
             index = networks.index(network)
-            color = NETWORK_COLORS[index % len(NETWORK_COLORS)]
+            color = charts.NETWORK_COLORS[index % len(charts.NETWORK_COLORS)]
             axes.errorbar(
                 [row.ratio for row in line],
                 [100 * row.mean for row in line],
@@ -130,15 +113,14 @@ def _ratio_figure(rows: Sequence[Row]) -> Figure:
 
 
 def _bytes_figure(fronts: Sequence[NetworkFront]) -> Figure:
-    wide = min(len(fronts), PANELS_WIDE)
+    wide = min(len(fronts), charts.PANELS_WIDE)
     high = -(-len(fronts) // wide)
     figure = Figure(figsize=(0.6 + (4.2, 3.1, 2.5)[wide - 1] * wide, 2.7 * high))
     figure.set_layout_engine("constrained")
     every = list(figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
     for axes, front in zip(every, fronts, strict=False):
         _front_panel(axes, front)
-    points = [point for front in fronts for point in front.points]
-    ticks = byte_ticks([point.num_bytes for point in points])
+    ticks, ends, percents = charts.byte_axes(fronts)
     for index, axes in enumerate(every):
         axes.set_visible(index < len(fronts))
         _powers(axes, ticks, labels=[num_bytes(tick) for tick in ticks])
@@ -155,8 +137,8 @@ def _bytes_figure(fronts: Sequence[NetworkFront]) -> Figure:
         Line2D([], [], color=GREY, label="front"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-    every[0].set_xlim(*byte_limits([point.num_bytes for point in points]))
-    every[0].set_ylim(*limits([100 * point.accuracy for point in points], margin=0.22))
+    every[0].set_xlim(*ends)
+    every[0].set_ylim(*percents)
     return figure
 
 
@@ -164,34 +146,34 @@ def _front_panel(axes: Axes, front: NetworkFront) -> None:
     sizes = [point.num_bytes for point in front.front]
     best = [100 * point.accuracy for point in front.front]
     axes.step(sizes, best, where="post", color=GREY, linewidth=1)
-    rings = ringed(front)
+    rings = charts.ringed(front)
     for point in front.points:
-        on_cut, place = placed(point), (point.num_bytes, 100 * point.accuracy)
+        on_cut, place = charts.placed(point), (point.num_bytes, 100 * point.accuracy)
         color = ORANGE if on_cut else BLUE
         axes.plot(*place, marker="o" if on_cut else "s", color=color,
                   markerfacecolor=color if on_cut else "white")  # fmt: skip
         if point in rings:
             axes.plot(*place, marker="o", markersize=8, markerfacecolor="none", color=INK)
-        _write(axes, label(point, rings), place, (-5, 3), ha="right", va="bottom")
+        _write(axes, charts.label(point, rings), place, (-5, 3), ha="right", va="bottom")
     axes.set_title(_short(front.network), loc="left")
 
 
 def _transfer_figure(readings: Sequence[Reading]) -> Figure:
-    grid = transfer_grid(readings)
-    placements, meters = sides(grid)
+    grid = charts.transfer_grid(readings)
+    placements, meters = charts.sides(grid)
     layers = list(dict.fromkeys(reading.layer for reading in readings))
     size = (1.0 + 2.3 * len(meters), 0.9 + 1.9 * len(placements))
     figure = Figure(figsize=size, layout="constrained")
     every = figure.subplots(len(placements), len(meters), sharex=True, sharey="col", squeeze=False)
     for (placement, meter), ratios in grid.items():
         axes = every[placements.index(placement)][meters.index(meter)]
-        apart_by = 0.0 if alike(ratios) else 0.08
+        apart_by = 0.0 if charts.alike(ratios) else 0.08
         for rank, line in enumerate(ratios.values()):
             aside = apart_by * (rank - (len(ratios) - 1) / 2)
             _quartiles(axes, line, [layers.index(reading.layer) + aside for reading in line])
-        if alike(ratios):
-            axes.text(0.03, 0.05, ALIKE, transform=axes.transAxes)
-        if not_negative(ratios):
+        if charts.alike(ratios):
+            axes.text(0.03, 0.05, charts.ALIKE, transform=axes.transAxes)
+        if charts.not_negative(ratios):
             axes.set_ylim(bottom=0)
         axes.set_title(f"{placement}, {meter}", loc="left")
     for axes in every[-1]:
@@ -200,7 +182,9 @@ def _transfer_figure(readings: Sequence[Reading]) -> Figure:
     for axes in every[:, 0]:
         axes.set_ylabel("KiB after the layer")
     found = sorted({reading.ratio for reading in readings})
-    handles = [Line2D([], [], color=ratio_color(ratio), label=f"r = {ratio}") for ratio in found]
+    handles = [
+        Line2D([], [], color=charts.ratio_color(ratio), label=f"r = {ratio}") for ratio in found
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(found))
     return figure
 
@@ -213,7 +197,7 @@ def _quartiles(axes: Axes, line: Sequence[Reading], places: Sequence[float]) -> 
         places,
         medians,
         yerr=np.stack([medians - low, high - medians]),
-        color=ratio_color(line[0].ratio),
+        color=charts.ratio_color(line[0].ratio),
         marker="o",
         markersize=2,
         linewidth=0.9,
