@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress.technique import Options, Samples, Technique, layers, number
+from isthmus.compress.technique import Apply, Options, Samples, Technique, layers, number
 from isthmus.errors import InputError
 from isthmus.models.compressed import replaced
 
@@ -172,7 +172,7 @@ def _factored_count(layer: Any, spectra: tuple[Tensor, ...], energy: float) -> i
 
 def _factored(
     name: str, kinds: tuple[type[nn.Module], ...], factor: Callable[[Any, float], nn.Sequential]
-) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+) -> Apply:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         del samples
         chosen = {

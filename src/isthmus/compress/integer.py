@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from isthmus.compress.sums import find_sums, read_elsewhere
 from isthmus.compress.technique import (
     ENDS,
+    Apply,
     Options,
     Samples,
     Technique,
@@ -364,7 +365,7 @@ def weights(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     return _with(model, layers(model, _KINDS, options, technique=name), rounded)
 
 
-def _signs(name: str, threshold: float) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+def _signs(name: str, threshold: float) -> Apply:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         model = fold(model, options, samples)
         chosen = without_ends(layers(model, _KINDS, options, technique=name), options)

@@ -82,8 +82,7 @@ def group_lasso(model: nn.Module, options: Options, samples: Samples) -> nn.Modu
         return [channel_norms(group) for group in groups]
 
     _train_towards_0(model, norms, options, samples)
-    found: nn.Module = apply(model.eval(), options, samples)
-    return found
+    return apply(model.eval(), options, samples)
 
 
 def slimming(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
@@ -97,8 +96,7 @@ def slimming(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         _check_trains(_SLIMMING, samples)
         apply(copy.deepcopy(model), options, samples)  # whether it can shows now
         _train_towards_0(model, lambda: [scale.abs() for scale in scales], options, samples)
-    found: nn.Module = apply(model.eval(), options, samples)
-    return found
+    return apply(model.eval(), options, samples)
 
 
 def _check_trains(name: str, samples: Samples) -> None:

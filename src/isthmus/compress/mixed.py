@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from isthmus.compress.integer import GRID, RANGE, SMALLER, Rounded, rounded_to_8, settled
-from isthmus.compress.technique import Option, Options, Samples, Technique, names, size
+from isthmus.compress.technique import Apply, Option, Options, Samples, Technique, names, size
 from isthmus.errors import InputError
 from isthmus.graph import Graph, capture, find_cut
 from isthmus.graph.cuts import live_tensors
@@ -141,7 +141,7 @@ Place = tuple[str, str]  # path of a layer, and which of its grids: grid, inputs
 
 def _with_bits(
     name: str, choose: Callable[[Sequence[Limit], Callable[[], list[list[float]]]], Sequence[int]]
-) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+) -> Apply:
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
         inputs = tuple(x[:_JUDGED] for x in samples.inputs)
         with torch.no_grad():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.compress.technique import (
+    Apply,
     Option,
     Options,
     Samples,
@@ -54,7 +55,7 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
-def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> Any:
+def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> Apply:
     """Return a technique's function for one measure of importance."""
 
     def apply(model: nn.Module, options: Options, samples: Samples) -> nn.Module:

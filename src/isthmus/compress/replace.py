@@ -1,11 +1,10 @@
 """Compact blocks in place of 3x3 convolutions; what they make has to be learned anew."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from isthmus.compress.technique import Options, Samples, Technique, layers
+from isthmus.compress.technique import Apply, Options, Samples, Technique, layers
 from isthmus.errors import InputError
 from isthmus.models.blocks import BLOCKS
 from isthmus.models.compressed import replaced
@@ -13,7 +12,7 @@ from isthmus.models.compressed import replaced
 _FEWEST = 9  # channels read: an image's few are better read as they are
 
 
-def _replace(kind: str) -> Callable[[nn.Module, Options, Samples], nn.Module]:
+def _replace(kind: str) -> Apply:
     """Return the function of a technique: a block with as many channels and the same stride.
 
     Where the convolution had a bias a batch norm follows the block, which gives it one.

@@ -231,7 +231,7 @@ def count_savings(
     Raises:
         InputError: The model has no such layer.
     """
-    called: list[tuple[str, nn.Module, Shape, int, int]] = []
+    called: list[tuple[str, Any, Shape, int, int]] = []
     zeros: list[tuple[float, float]] = []
     kinds = (*WEIGHTED, Integer)
     named = {module: path for path, module in model.named_modules() if type(module) in kinds}
@@ -270,7 +270,7 @@ def count_savings(
                 shape.read // shape.groups * prod(shape.kernel),
                 prod(shape.out),
             ),
-            repeated=repeated(_weight(module), shape),
+            repeated=repeated(module.weight, shape),
             nonzero_inputs=of_inputs / num if num else None,
             nonzero=of_both / num if num else None,
             accesses=accesses(shape),
@@ -280,10 +280,6 @@ def count_savings(
             called, sums, strict=True
         )
     )  # fmt: skip
-
-
-def _weight(module: Any) -> Tensor:
-    return module.weight
 
 
 def _weight_bytes(module: Any) -> int:
@@ -314,7 +310,7 @@ def _nonzero(module: Any, x: Tensor) -> tuple[float, float]:
         layer = module.layer
         if module.inputs:
             x = round_to_int8(x, module.input_scale, module.input_zero, module.input_bits)
-    used, weight = (x != 0).float(), _weight(module)
+    used, weight = (x != 0).float(), module.weight
     ones = (torch.ones_like(weight, dtype=torch.float32), (weight != 0).float())
     if isinstance(layer, nn.Linear):
         made = [F.linear(used, mask) for mask in ones]

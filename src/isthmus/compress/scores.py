@@ -3,7 +3,7 @@
 Shapes: C channels that a layer makes, K weights of each.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,10 +49,7 @@ def snip(model: nn.Module, chosen: Layers, values: Weights, samples: Samples) ->
         Lee, Ajanthan, Torr, "SNIP", ICLR 2019, https://arxiv.org/abs/1810.02340 (equation 6, not
         normalized).
     """
-    total = {path: torch.zeros_like(value) for path, value in values.items()}
-    for gradients in _gradients(model, chosen, samples, batch_size=128):
-        for path, gradient in gradients.items():
-            total[path] += gradient
+    total = _summed_gradients(model, chosen, values, samples, batch_size=128)
     return {path: (values[path] * gradient).abs() for path, gradient in total.items()}
 
 
@@ -66,23 +63,29 @@ def brain_damage(model: nn.Module, chosen: Layers, values: Weights, samples: Sam
         LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989 (equation 5).
         Theis, Korshunova, Tejani, Huszar, 2018, https://arxiv.org/abs/1801.05787 (Fisher's).
     """
-    total = {path: torch.zeros_like(value) for path, value in values.items()}
-    for gradients in _gradients(model, chosen, samples, batch_size=1):
-        for path, gradient in gradients.items():
-            total[path] += gradient.square()
+    total = _summed_gradients(model, chosen, values, samples, batch_size=1, power=2)
     return {path: values[path].square() * h / 2 for path, h in total.items()}
 
 
-def _gradients(
-    model: nn.Module, chosen: Layers, samples: Samples, *, batch_size: int
-) -> Iterator[Weights]:
-    """Yield of each batch the gradients of weights, also of those that are held at 0."""
+def _summed_gradients(
+    model: nn.Module,
+    chosen: Layers,
+    values: Weights,
+    samples: Samples,
+    *,
+    batch_size: int,
+    power: int = 1,
+) -> Weights:
+    """Sum over all batches a power of the gradients of weights, also of those held at 0."""
+    total = {path: torch.zeros_like(value) for path, value in values.items()}
     with parametrize.cached():
         weights: Any = {path: layer.weight for path, layer in chosen.items()}
         for loss in losses(model, samples, batch_size=batch_size):
             found: Any = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            pairs = zip(weights, found, strict=True)
-            yield {path: gradient for path, gradient in pairs if gradient is not None}
+            for path, gradient in zip(weights, found, strict=True):
+                if gradient is not None:
+                    total[path] += gradient**power
+    return total
 
 
 def _input_norms(model: nn.Module, chosen: Layers, samples: Samples) -> Weights:

@@ -59,6 +59,9 @@ class Samples:
     training: Training | None = None
 
 
+Apply = Callable[[nn.Module, Options, Samples], nn.Module]
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """What a text may set.
@@ -162,7 +165,7 @@ class Technique:
     needs: Need = "nothing"
     improves: tuple[str, ...]
     stage: Stage
-    apply: Callable[[nn.Module, Options, Samples], nn.Module]
+    apply: Apply
     options: Mapping[str, Option] = field(default_factory=dict)
     check: Callable[[Options], None] = lambda options: None
 
@@ -329,7 +332,7 @@ def observed(
         inputs: Of the model (N, ...).
         most: Values to keep for each module.
     """
-    hooks: dict[nn.Module, Hook] = {}
+    paths = {module: path for path, module in modules.items()}
     arriving: dict[str, list[Tensor]] = {}
     leaving: dict[str, list[Tensor]] = {}
     batches = range(0, len(inputs[0]), _BATCH)
@@ -342,19 +345,14 @@ def observed(
             flat = flat[torch.randint(len(flat), (share,), generator=generator)]
         return flat.float()
 
-    def keep(path: str) -> Hook:
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
-            del module
-            arriving.setdefault(path, []).append(some(arguments[0]))
-            leaving.setdefault(path, []).append(some(made))
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...], made: Tensor) -> None:
+        arriving.setdefault(paths[module], []).append(some(arguments[0]))
+        leaving.setdefault(paths[module], []).append(some(made))
 
-        return hook
-
-    for path, module in modules.items():
-        hooks[module] = keep(path)
-    watch(model, hooks, inputs)
-    joined = ({path: torch.cat(x) for path, x in side.items()} for side in (arriving, leaving))
-    before, after = joined
+    watch(model, dict.fromkeys(paths, keep), inputs)
+    before, after = (
+        {path: torch.cat(x) for path, x in side.items()} for side in (arriving, leaving)
+    )
     return before, after
 
 
