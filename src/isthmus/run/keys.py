@@ -79,12 +79,8 @@ def init_keys(folder: Path) -> None:
             )
     key = ec.generate_private_key(ec.SECP256R1())
     name = _common_name("Isthmus CA")
-    unsigned = (
-        _certificate(name, key, until=datetime.now(UTC) + timedelta(days=_CA_DAYS))
-        .issuer_name(name)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-    )
+    until = datetime.now(UTC) + timedelta(days=_CA_DAYS)
+    unsigned = _certificate(name, key, issuer=name, until=until, signs=True)
     _write_key(folder / CA_KEY, key)
     try:
         _write_certificate(folder / CA, unsigned.sign(key, hashes.SHA256()))
@@ -133,10 +129,7 @@ def issue_key(
     alternatives = [_alternative(host) for host in dict.fromkeys((*_HERE, *hosts))]
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     unsigned = (
-        _certificate(_common_name(name), key, until=until)
-        .issuer_name(ca.subject)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        _certificate(_common_name(name), key, issuer=ca.subject, until=until, signs=False)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     )
@@ -276,8 +269,26 @@ def tls_settings(folder: Path, *, name: str = "") -> dict[str, Any]:
 
 
 def _certificate(
-    subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, until: datetime
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    issuer: x509.Name,
+    until: datetime,
+    signs: bool,
 ) -> x509.CertificateBuilder:
+    """Return what is common to all; ``signs`` tells that of an authority from the others."""
+    usage = x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    constraints = x509.BasicConstraints(ca=signs, path_length=0 if signs else None)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -285,25 +296,14 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) - _EARLIER)
         .not_valid_after(until)
+        .issuer_name(issuer)
+        .add_extension(constraints, critical=True)
+        .add_extension(usage, critical=True)
     )
 
 
 def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _alternative(host: str) -> x509.GeneralName:
