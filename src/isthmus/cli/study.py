@@ -73,34 +73,20 @@ def study(
     if meter and name != "transfer":
         raise InputError("--meter: is for `isthmus study transfer` alone; leave it out")
     training: dict[str, Any] = {"search": search, "so_far": so_far, "storage": storage}
-    training |= {"workers": workers > 1, "join": join, "data_dir": data_dir, "download": download}
-    check_used(name != "transfer", "a study that trains", **training)
+    training |= {"workers": workers, "join": join, "data_dir": data_dir, "download": download}
+    several = {**training, "workers": workers > 1}
+    check_used(name != "transfer", "a study that trains", **several)
     with resumable(name != "transfer"), shown() as progress:
         if name == "transfer":
-            found = run_transfer(folder, meter, report=progress)
-            page = write_study(folder, title="Transfer", records=(), choice=None, transfer=found)
-            parts: tuple[Any, ...] = transfer_tables(found.readings)
-            summary: dict[str, Any] = {"readings": len(found.readings)}
+            read = run_transfer(folder, meter, report=progress)
+            page = write_study(folder, title="Transfer", records=(), choice=None, transfer=read)
+            parts: tuple[Any, ...] = transfer_tables(read.readings)
+            summary: dict[str, Any] = {"readings": len(read.readings)}
         else:
-            outcome = run_named(
-                name,
-                folder,
-                search=search,
-                storage=storage,
-                workers=workers,
-                join=join,
-                so_far=so_far,
-                data_dir=data_dir,
-                download=download,
-                report=progress,
-            )
-            page = write_study(
-                folder,
-                title=f"Study {name}",
-                records=outcome.records,
-                choice=outcome.choice,
-            )
-            parts = study_tables(outcome.records)
+            outcome = run_named(name, folder, **training, report=progress)
+            found, choice = outcome.records, outcome.choice
+            page = write_study(folder, title=f"Study {name}", records=found, choice=choice)
+            parts = study_tables(found)
             failed, summary = outcome.summary.failed, asdict(outcome.summary)
     if json_:
         print_json({"schema": "isthmus.study/1", "name": name, **summary, "page": str(page)})
