@@ -57,19 +57,6 @@ def to_line(record: StudyRecord) -> str:
     return json.dumps({"schema": record.SCHEMA, **to_jsonable_python(record)}, allow_nan=False)
 
 
-def from_line(line: str, *, where: str) -> StudyRecord:
-    """Read and validate what `to_line` wrote.
-
-    Args:
-        line: The JSON.
-        where: Names the source in error messages.
-
-    Raises:
-        InputError: Not such a line.
-    """
-    return from_json(line, StudyRecord, where=where)
-
-
 def write_records(path: Path, records: Sequence[StudyRecord]) -> None:
     """Write one line for each record, sorted by key; the file is whole or absent."""
     lines = [to_line(record) + "\n" for record in sorted(records, key=lambda each: each.key)]
@@ -85,7 +72,8 @@ def read_records(path: Path) -> tuple[StudyRecord, ...]:
     with refusing(path, "cannot be read", "expected records of `isthmus study`"):
         lines = path.read_text(encoding="utf-8").splitlines()
     records = tuple(
-        from_line(line, where=f"{path}: line {number}") for number, line in enumerate(lines, 1)
+        from_json(line, StudyRecord, where=f"{path}: line {number}")
+        for number, line in enumerate(lines, 1)
     )
     keys = [record.key for record in records]
     for number, key in enumerate(keys, 1):

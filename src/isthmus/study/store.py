@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import URL
 
 from isthmus.errors import InputError, StorageError
+from isthmus.files import from_json
 from isthmus.study.database import (
     Heartbeat,
     alone,
@@ -38,7 +39,7 @@ from isthmus.study.database import (
     shown,
 )
 from isthmus.study.grid import OBJECTIVES, SCHEMA, Cell, Grid, differences, stored_config
-from isthmus.study.records import StudyRecord, from_line, to_line
+from isthmus.study.records import StudyRecord, to_line
 
 _LIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 
@@ -331,7 +332,7 @@ def records(study: Study) -> tuple[StudyRecord, ...]:
     found: dict[str, StudyRecord] = {}
     for trial in complete:
         where = f"study {study.name}: trial {trial.number}"
-        record = from_line(json.dumps(trial.user_attrs.get("record")), where=where)
+        record = from_json(json.dumps(trial.user_attrs.get("record")), StudyRecord, where=where)
         if record.key in found:
             raise InputError(
                 f"{where}: a second record of {record.key}; expected one for each key"

@@ -31,13 +31,13 @@ from typing import Any, TypeVar
 import torch
 
 from isthmus.errors import IsthmusError, RunError, StorageError
-from isthmus.files import write_bytes
+from isthmus.files import read_json, write_bytes
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
 from isthmus.signals import raise_at
 from isthmus.study.database import Heartbeat
 from isthmus.study.grid import Cell
-from isthmus.study.records import StudyRecord, from_line, to_line
+from isthmus.study.records import StudyRecord, to_line
 from isthmus.study.store import (
     Lease,
     Study,
@@ -210,7 +210,7 @@ def _record(
     """Return the record that an earlier attempt could not hand in, or compute it."""
     path = place / RECORD_FILE
     if path.is_file():
-        return from_line(path.read_text(encoding="utf-8"), where=str(path))
+        return read_json(path, StudyRecord)
     place.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     figures = compute(claimed.cell, place, report)
