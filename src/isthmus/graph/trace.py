@@ -155,9 +155,9 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {**defaults, **given, **node.kwargs}
 
 
-def size_at(size: int | torch.SymInt, batch: torch.SymInt, value: int = 1) -> int:
-    """Return a size where the batch is ``value``."""
-    return size if isinstance(size, int) else int(size.node.expr.subs(batch.node.expr, value))
+def size_at(size: int | torch.SymInt, batch: torch.SymInt) -> int:
+    """Return a size of one sample, whose batch is 1."""
+    return size if isinstance(size, int) else int(size.node.expr.subs(batch.node.expr, 1))
 
 
 def is_batched(node: fx.Node, batch: torch.SymInt) -> bool:

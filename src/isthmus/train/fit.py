@@ -23,6 +23,7 @@ from isthmus.train.augment import Augmentation
 from isthmus.train.loop import Batches, Phase, PhaseRecord, Precision, Progress, run_phase
 from isthmus.train.losses import LABELLED, LOSSES, task_loss
 
+_PREDICTED = 512  # samples at a time
 _BATCH = 128
 _UNLIKE = 0.01  # times the largest score: answers to the same batch differ
 _MIXED = 0.1  # the same of another batch, where the last bits differ and roundings follow them
@@ -183,24 +184,21 @@ def _in_batches(
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
-def predict(
-    function: Callable[..., Tensor], inputs: Sequence[np.ndarray], *, batch_size: int = 512
-) -> Tensor:
+def predict(function: Callable[..., Tensor], inputs: Sequence[np.ndarray]) -> Tensor:
     """Return a function's outputs for all samples, without gradients.
 
     Args:
         function: Takes one tensor (B, ...) per input and returns (B, K), or several tensors of
             which the first counts.
         inputs: One array (N, ...) per input.
-        batch_size: Samples at a time.
 
     Returns:
         A tensor (N, K).
     """
     with torch.no_grad():
         parts = [
-            first(function(*(torch.from_numpy(x[i : i + batch_size]) for x in inputs)))
-            for i in range(0, len(inputs[0]), batch_size)
+            first(function(*(torch.from_numpy(x[i : i + _PREDICTED]) for x in inputs)))
+            for i in range(0, len(inputs[0]), _PREDICTED)
         ]
     return torch.cat(parts)
 
