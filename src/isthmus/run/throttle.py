@@ -41,10 +41,6 @@ class Throttle:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the shared clock."""
         os.close(self._file)
 
     def reserve(self, frame_bytes: int) -> float:
