@@ -1,8 +1,9 @@
 """Networks of several answers that are trained all at once; shapes: B batch, K classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,14 +45,11 @@ def kept(
     """
     made: dict[str, Any] = {}
 
-    def keep(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            del module
-            made[path] = inputs[0] if read else output
+    def keep(path: str, _: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        made[path] = inputs[0] if read else output
 
-        return hook
-
-    hooks = [model.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+    modules = {path: model.get_submodule(path) for path in paths}
+    hooks = [m.register_forward_hook(partial(keep, path)) for path, m in modules.items()]
     try:
         yield made
     finally:

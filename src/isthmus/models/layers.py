@@ -71,10 +71,7 @@ def round_to_int8(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tens
     return (x / scale).round_().add_(offset).clamp_(*levels(bits)).sub_(offset).mul_(scale)
 
 
-@round_to_int8.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
-    del scale, zero, bits
-    return torch.empty_like(x)
+round_to_int8.register_fake(lambda x, *_: torch.empty_like(x))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -103,10 +100,7 @@ def to_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor
     return ((x / scale).round_() + zero).clamp_(low, high).sub_(low).to(torch.uint8)
 
 
-@to_integers.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
-    del scale, zero, bits
-    return torch.empty_like(x, dtype=torch.uint8)
+to_integers.register_fake(lambda x, *_: torch.empty_like(x, dtype=torch.uint8))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::from_integers", mutates_args=())
@@ -115,10 +109,7 @@ def from_integers(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tens
     return (x.float() + levels(bits)[0] - zero) * scale
 
 
-@from_integers.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int = 8) -> Tensor:
-    del scale, zero, bits
-    return torch.empty_like(x, dtype=torch.float32)
+from_integers.register_fake(lambda x, *_: torch.empty_like(x, dtype=torch.float32))
 
 
 @torch.library.custom_op(f"{NAMESPACE}::from_int8", mutates_args=())
@@ -132,10 +123,7 @@ def from_int8(weight: Tensor, scale_C: Tensor, bits: int = 8) -> Tensor:
     return weight.float() * scale_C.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-@from_int8.register_fake
-def _(weight: Tensor, scale_C: Tensor, bits: int = 8) -> Tensor:
-    del scale_C, bits
-    return torch.empty_like(weight, dtype=torch.float32)
+from_int8.register_fake(lambda weight, *_: torch.empty_like(weight, dtype=torch.float32))
 
 
 def _convolved(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from isthmus.models.compressed import (
     read_compressed,
     unpack_weights,
 )
-from isthmus.models.resnet import resnet
+from isthmus.models.resnet import BLOCKS, resnet
 from isthmus.models.small import digits_resnet
 
 _MOST_NUMBERS = 1 << 30  # of one input
@@ -62,11 +63,10 @@ class KnownModel:
 MODELS: dict[str, KnownModel] = {
     "digits-resnet": KnownModel(make=digits_resnet, input="1x1x8x8"),
     "digits-resnet-small": KnownModel(make=lambda: digits_resnet(width=12), input="1x1x8x8"),
-    "resnet18": KnownModel(make=lambda: resnet(18), input="1x3x32x32"),
-    "resnet34": KnownModel(make=lambda: resnet(34), input="1x3x32x32"),
-    "resnet50": KnownModel(make=lambda: resnet(50), input="1x3x32x32"),
-    "resnet101": KnownModel(make=lambda: resnet(101), input="1x3x32x32"),
-    "resnet152": KnownModel(make=lambda: resnet(152), input="1x3x32x32"),
+    **{
+        f"resnet{depth}": KnownModel(make=partial(resnet, depth), input="1x3x32x32")
+        for depth in BLOCKS
+    },
     "squeezenet": KnownModel(make=squeezenet, input="1x3x224x224"),
     "mobilenet-v1": KnownModel(make=mobilenet_v1, input="1x3x224x224"),
     "mobilenet-v2": KnownModel(make=mobilenet_v2, input="1x3x224x224"),

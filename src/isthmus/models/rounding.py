@@ -121,12 +121,7 @@ def round_to_format(x: Tensor, name: str) -> Tensor:
     return round_to(x, find_format(name), per_sample=True)
 
 
-@round_to_format.register_fake
-def _(x: Tensor, name: str) -> Tensor:
-    del name
-    return torch.empty_like(x)
-
-
+round_to_format.register_fake(lambda x, _: torch.empty_like(x))
 round_to_format.register_autograd(lambda ctx, grad: (grad, None))
 
 
