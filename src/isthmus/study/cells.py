@@ -12,7 +12,7 @@ Nothing opens the test set before ``choice.json`` is there.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -245,14 +245,13 @@ def _divide(data: Images) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def _network(cell: Cell, data: Images) -> nn.Module:
     torch.manual_seed(cell.seed)
-    placement = cast("Any", cell.placement)
     return resnet(
         cell.depth,
         num_classes=data.num_classes,
         in_channels=data.x.shape[1],
         width=cell.width,
         ratio=cell.ratio,
-        placement=placement,
+        placement=cell.placement,
     )
 
 
@@ -265,9 +264,8 @@ def _recipe(cell: Cell) -> ImageRecipe:
 def _cuts(cell: Cell, model: nn.Module, image: tuple[int, ...]) -> list[dict[str, Any]]:
     """Return what crosses between the stages, and how much of the network lies before."""
     graph = capture(model, (torch.zeros(2, *image),))
-    placement = cast("Any", cell.placement)
     found = []
-    for wire in wires(cell.depth, width=cell.width, ratio=cell.ratio, placement=placement):
+    for wire in wires(cell.depth, width=cell.width, ratio=cell.ratio, placement=cell.placement):
         if not wire.between_stages:
             continue
         cut = find_cut(graph, wire.after)
