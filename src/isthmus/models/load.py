@@ -22,16 +22,7 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.files import call_function, sha256
-from isthmus.models.compact import (
-    adder_resnet20,
-    ghostnet,
-    mobilenet_v1,
-    mobilenet_v2,
-    octave_resnet50,
-    shift_resnet20,
-    shufflenet,
-    squeezenet,
-)
+from isthmus.models import compact
 from isthmus.models.compressed import (
     COMPRESSED_FILE,
     WEIGHTS_FILE,
@@ -67,14 +58,14 @@ MODELS: dict[str, KnownModel] = {
         f"resnet{depth}": KnownModel(make=partial(resnet, depth), input="1x3x32x32")
         for depth in BLOCKS
     },
-    "squeezenet": KnownModel(make=squeezenet, input="1x3x224x224"),
-    "mobilenet-v1": KnownModel(make=mobilenet_v1, input="1x3x224x224"),
-    "mobilenet-v2": KnownModel(make=mobilenet_v2, input="1x3x224x224"),
-    "shufflenet": KnownModel(make=shufflenet, input="1x3x224x224"),
-    "ghostnet": KnownModel(make=ghostnet, input="1x3x224x224"),
-    "octave-resnet50": KnownModel(make=octave_resnet50, input="1x3x224x224"),
-    "shift-resnet20": KnownModel(make=shift_resnet20, input="1x3x32x32"),
-    "adder-resnet20": KnownModel(make=adder_resnet20, input="1x3x32x32"),
+    "squeezenet": KnownModel(make=compact.squeezenet, input="1x3x224x224"),
+    "mobilenet-v1": KnownModel(make=compact.mobilenet_v1, input="1x3x224x224"),
+    "mobilenet-v2": KnownModel(make=compact.mobilenet_v2, input="1x3x224x224"),
+    "shufflenet": KnownModel(make=compact.shufflenet, input="1x3x224x224"),
+    "ghostnet": KnownModel(make=compact.ghostnet, input="1x3x224x224"),
+    "octave-resnet50": KnownModel(make=compact.octave_resnet50, input="1x3x224x224"),
+    "shift-resnet20": KnownModel(make=compact.shift_resnet20, input="1x3x32x32"),
+    "adder-resnet20": KnownModel(make=compact.adder_resnet20, input="1x3x32x32"),
 }
 
 

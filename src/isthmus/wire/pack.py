@@ -8,19 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.errors import InputError
-from isthmus.wire import stream
+from isthmus.wire import nested, stream
 from isthmus.wire.bits import pack_bits, unpack_bits
 from isthmus.wire.images import decode_png, encode_png
-from isthmus.wire.nested import (
-    Width,
-    at_width,
-    narrowed,
-    read_width,
-    tables_at,
-    widened,
-    width_byte,
-    widths,
-)
 from isthmus.wire.spec import CodecSpec, WireTensor
 from isthmus.wire.tables import Tables, as_map, from_map, map_shape, split_tables
 
@@ -30,7 +20,7 @@ def pack(
     symbols: Sequence[npt.NDArray[np.generic] | np.generic],
     tables: Sequence[Tables] = (),
     *,
-    width: Width | None = None,
+    width: nested.Width | None = None,
 ) -> bytes:
     """Make the payload of one sample.
 
@@ -58,7 +48,7 @@ def pack(
     if spec.name == "png":
         return encode_png(arrays[0])
     if width is not None or spec.nested:
-        return _pack_nested(spec, arrays, tables, width or widths(spec)[0])
+        return _pack_nested(spec, arrays, tables, width or nested.widths(spec)[0])
     if tables:
         payload = _encode(spec, arrays, tables)
         if len(payload) < spec.max_payload_bytes:
@@ -139,28 +129,28 @@ def _pack_nested(
     spec: CodecSpec,
     arrays: Sequence[npt.NDArray[Any]],
     tables: Sequence[Tables],
-    width: Width,
+    width: nested.Width,
 ) -> bytes:
-    narrow = at_width(spec, width)
+    narrow = nested.at_width(spec, width)
     triples = zip(arrays, spec.wire_tensors, narrow.wire_tensors, strict=True)
-    symbols = [narrowed(array, a, b) for array, a, b in triples]
-    return width_byte(spec, width) + pack(narrow, symbols, _tables_at(spec, narrow, tables))
+    symbols = [nested.narrowed(array, a, b) for array, a, b in triples]
+    return nested.width_byte(spec, width) + pack(narrow, symbols, _tables_at(spec, narrow, tables))
 
 
 def _unpack_nested(
     spec: CodecSpec, payload: bytes | memoryview, tables: Sequence[Tables]
 ) -> tuple[npt.NDArray[np.generic], ...]:
-    narrow = at_width(spec, read_width(spec, payload))
+    narrow = nested.at_width(spec, nested.read_width(spec, payload))
     symbols = unpack(narrow, payload[1:], _tables_at(spec, narrow, tables))
     triples = zip(symbols, spec.wire_tensors, narrow.wire_tensors, strict=True)
-    return tuple(widened(array, a, b) for array, a, b in triples)
+    return tuple(nested.widened(array, a, b) for array, a, b in triples)
 
 
 def _tables_at(spec: CodecSpec, narrow: CodecSpec, tables: Sequence[Tables]) -> tuple[Tables, ...]:
     if not tables:
         return ()
     check_tables(spec, tables)
-    return tables_at(tables, spec.coded_tensors, narrow.coded_tensors)
+    return nested.tables_at(tables, spec.coded_tensors, narrow.coded_tensors)
 
 
 def _encode(
