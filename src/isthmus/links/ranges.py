@@ -18,7 +18,7 @@ Shapes: M values of a channel, C channels, K bins.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -309,7 +309,7 @@ def _most_similar(counts_CK: Tensor, num_levels: int) -> Tensor:
     """Return how many bins each channel's range should have by the Kullback-Leibler divergence."""
     least_C = torch.full_like(counts_CK[:, 0], math.inf)
     best_C = torch.full_like(least_C, _BINS)
-    for num_bins in _bin_numbers(num_levels):
+    for num_bins in range(_BINS, max(num_levels, _BIN_STRIDE) - 1, -_BIN_STRIDE):
         part_CK = counts_CK[:, :num_bins]
         p_CK = part_CK.clone()
         p_CK[:, -1] += counts_CK[:, num_bins:].sum(dim=1)
@@ -326,11 +326,6 @@ def _most_similar(counts_CK: Tensor, num_levels: int) -> Tensor:
         least_C = torch.where(better_C, divergence_C, least_C)
         best_C = torch.where(better_C, float(num_bins), best_C)
     return best_C.float()
-
-
-def _bin_numbers(num_levels: int) -> Iterator[int]:
-    yield _BINS
-    yield from range(_BINS - _BIN_STRIDE, max(num_levels, _BIN_STRIDE) - 1, -_BIN_STRIDE)
 
 
 def _root(rising: Callable[[float], float]) -> float:
