@@ -11,7 +11,6 @@ from isthmus.platform import load_platform
 from isthmus.run import RunRecord
 from isthmus.run.record import Breakdown, CrossingRecord, Spread, StageRecord
 from isthmus.study.evaluate import Record
-from isthmus.study.recipes import demo
 from isthmus.train import FitConfig, FitRecord
 from isthmus.train.loop import PhaseRecord
 from isthmus.train.rivals import Rival
@@ -236,11 +235,9 @@ RIVALS = tuple(
 )
 
 RECORD = Record(
-    recipe=demo(),
     graph=GRAPH,
     fit=FIT,
     verification=VERIFICATION,
     run=RUN,
     rivals=RIVALS,
-    seconds=81.0,
 )

@@ -7,7 +7,6 @@
 """
 
 import copy
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,22 +74,18 @@ class Record:
     """One run's complete facts.
 
     Attributes:
-        recipe: What was asked.
         fit: Model, plan, training and accuracies before export.
         graph: The captured model.
         verification: How far the bundle is from the model.
         run: What the processes measured.
         rivals: The cheap ways, on the same test set.
-        seconds: All of it, from the first import of data to the last reply.
     """
 
-    recipe: Recipe
     fit: FitRecord
     graph: Graph
     verification: Verification
     run: RunRecord
     rivals: tuple[Rival, ...]
-    seconds: float
 
     @property
     def plan(self) -> Plan:
@@ -112,7 +107,6 @@ def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record
     Raises:
         IsthmusError: Whatever a step raises.
     """
-    started = time.perf_counter()
     data = load_data(recipe.data)
     torch.manual_seed(recipe.fit.seed)
     model = load_model(recipe.model)
@@ -135,13 +129,11 @@ def evaluate(recipe: Recipe, folder: Path, *, report: Report = silent) -> Record
         progress=lambda done, total: report(f"run {len(plan.stages)} processes", done, total),
     )
     return Record(
-        recipe=recipe,
         fit=fitted.record,
         graph=fitted.graph,
         verification=verification,
         run=run,
         rivals=(*fitted.record.rivals, *smaller),
-        seconds=time.perf_counter() - started,
     )
 
 
