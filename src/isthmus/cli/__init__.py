@@ -51,18 +51,17 @@ def main() -> None:
     except InfeasibleError as error:
         one = len(error.violations) == 1
         lines = [str(error)] if one else ["no plan fits:", *map(str, error.violations)]
-        print("isthmus:", "\n  ".join(lines), file=sys.stderr)
-        sys.exit(1)
+        line = "\n  ".join(lines)
     except IsthmusError as error:
-        print(f"isthmus: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        line = " ".join(str(error).split())
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        remedy = f'needs {error.name}; pip install "isthmus[{extra}]"'
-        print(f"isthmus: this command {remedy}", file=sys.stderr)
-        sys.exit(1)
+        line = f'this command needs {error.name}; pip install "isthmus[{extra}]"'
     except OSError as error:
-        print(f"isthmus: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        line = f"{error.filename or 'system'}: {error.strerror or error}"
+    else:
+        return
+    print(f"isthmus: {line}", file=sys.stderr)
+    sys.exit(1)
