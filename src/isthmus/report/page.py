@@ -23,15 +23,7 @@ from isthmus.export.verify import VERIFICATION_FILE
 from isthmus.files import Written, read_json, write_bytes
 from isthmus.graph import Graph, cuts
 from isthmus.plan import Plan
-from isthmus.report.figures import (
-    Figure,
-    accuracy_figure,
-    bytes_figure,
-    drawing_library,
-    memory_figure,
-    prediction_figure,
-    timeline_figure,
-)
+from isthmus.report import figures
 from isthmus.report.fit_tables import fit_result_tables
 from isthmus.report.picture import Picture, picture
 from isthmus.report.plan_tables import plan_tables
@@ -114,11 +106,14 @@ def page(
     if plan and plan.crossings and fit:
         sections.append(_rivals_section(plan, fit, run, rivals))
     if run:
-        figures = drawn(timeline_figure(run)), drawn(prediction_figure(run))
-        parts = (*figures, *shown(run_tables(run)))
+        charts = drawn(figures.timeline_figure(run)), drawn(figures.prediction_figure(run))
+        parts = (*charts, *shown(run_tables(run)))
         sections.append(Section(title="The run, on emulated links", parts=parts))
     if graph:
-        parts = (drawn(bytes_figure(graph, plan)), *shown(profile_tables(graph, cuts(graph))))
+        parts = (
+            drawn(figures.bytes_figure(graph, plan)),
+            *shown(profile_tables(graph, cuts(graph))),
+        )
         sections.append(Section(title="The model", parts=parts))
     if fit or verification or run:
         sections.append(_facts_section(graph, fit, verification, run))
@@ -145,7 +140,7 @@ def rendered(template: str, **values: object) -> str:
         trim_blocks=True,
     )
     return environment.get_template(template).render(
-        plotly=drawing_library(), version=__version__, **values
+        plotly=figures.drawing_library(), version=__version__, **values
     )
 
 
@@ -281,7 +276,7 @@ def bytes_across(plan: Plan) -> Tile:
 
 
 def _plan_section(plan: Plan, graph: Graph | None) -> Section:
-    memory = memory_figure(plan, graph)
+    memory = figures.memory_figure(plan, graph)
     parts = [Part(kind="picture", content=picture(plan))]
     parts += [drawn(memory)] if memory else []
     parts += shown(plan_tables(plan)[1:])
@@ -291,7 +286,7 @@ def _plan_section(plan: Plan, graph: Graph | None) -> Section:
 def _rivals_section(
     plan: Plan, fit: FitRecord, run: RunRecord | None, rivals: Sequence[Rival]
 ) -> Section:
-    figure = accuracy_figure(plan, fit, run, rivals)
+    figure = figures.accuracy_figure(plan, fit, run, rivals)
     table = rivals_table(plan, fit, run, rivals)
     tables = shown([table, *fit_result_tables(fit)])
     return Section(title="Accuracy and bytes", parts=(drawn(figure), *tables))
@@ -321,7 +316,7 @@ def _facts_section(
     return Section(title="How it was made", parts=(*parts, *shown([table])))
 
 
-def drawn(figure: Figure) -> Part:
+def drawn(figure: figures.Figure) -> Part:
     """Return a figure with plotly's own description of the chart."""
     chart = json.loads(figure.chart.to_json())
     words = {"name": figure.name, "title": figure.title, "text": figure.text}
