@@ -14,7 +14,6 @@ class Recipe:
     """Everything that one walk along the chain depends on.
 
     Attributes:
-        name: What people call it.
         model: As the command line takes it.
         data: As the command line takes it.
         platform: A preset's name or the path of a platform file.
@@ -24,7 +23,6 @@ class Recipe:
         smaller: A smaller network that stands against the split one, or None.
     """
 
-    name: str
     model: str
     data: str
     platform: str
@@ -41,7 +39,6 @@ def demo() -> Recipe:
     seeds each (`benchmarks/demo_codec.py`); the test set chose nothing.
     """
     return Recipe(
-        name="demo",
         model="digits-resnet",
         data="digits",
         platform="two-mcu-spi",
