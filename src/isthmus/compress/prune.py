@@ -161,7 +161,7 @@ def _lost(model: nn.Module, samples: Samples, ignored: Collection[nn.Module]) ->
                     root = pruner.DG.get_pruner_of_module(module).prune_out_channels
                     channels = list(range(channels_of(module)))
                     pruner.importance(pruner.DG.get_pruning_group(module, root, channels))
-                except Exception:  # noqa: BLE001  (the library raises many types)
+                except Exception:  # the library raises many types
                     found.append(path)
     return found
 
