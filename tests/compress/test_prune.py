@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from isthmus.compress.netadapt import resource, within
 from isthmus.compress.prune import with_channels
 from isthmus.errors import InputError
 from isthmus.graph import capture, find_cut
+from isthmus.models.compressed import changes, load_changes
 from isthmus.plan import partition
 from isthmus.plan.estimate import estimate, make_site, stage_loads
 from isthmus.platform import Device, load_platform
@@ -525,3 +527,38 @@ def test_a_layer_whose_channels_cannot_be_followed_is_named(model, path):
     kept = pruned(model.eval(), f"prune:l2,keep=0.5,skip={path}")
     assert num_parameters(kept) < num_parameters(model)
     assert kept.get_submodule(path).out_channels == model.get_submodule(path).out_channels
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_how_a_map_is_padded_does_not_matter_to_what_is_pruned(mode):
+    torch.manual_seed(0)
+    plain = nn.Sequential(FIRST, nn.Conv2d(8, 8, 3, padding=1), HEAD).eval()
+    padded = copy.deepcopy(plain)
+    padded[1].padding_mode = mode
+    found, wanted = (pruned(model, "prune:l2,keep=0.5") for model in (padded, plain))
+    assert found[1].padding_mode == mode
+    torch.testing.assert_close(found.state_dict(), wanted.state_dict())
+
+
+def test_layers_of_a_users_own_kind_lose_nothing():
+    class Mine(nn.Linear):
+        pass
+
+    model = nn.Sequential(FIRST, nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    model.append(Mine(8, 3))
+    with pytest.raises(InputError, match=r"Mine was changed, .*; add skip=1$"):
+        pruned(model, "prune:l1,keep=0.5")
+    kept = pruned(model, "prune:l1,keep=0.5,skip=1")
+    assert (kept[0].out_channels, kept[1].out_channels, kept[4].out_features) == (4, 8, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"elementwise_affine": False}])
+def test_a_norm_is_written_down_with_the_weights_that_it_has(options):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(32, 16), nn.LayerNorm(16, **options), nn.Linear(16, 3)
+    ).eval()
+    made = pruned(model, "prune:l1,keep=0.5")
+    again = load_changes(copy.deepcopy(model), Path(), changes(model, made))
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in made.state_dict().items()
+    }

@@ -1,12 +1,14 @@
 """Sparsity, shared values, integers and number formats on cases worked out by hand."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from isthmus.compress import Samples, Training, apply, check_chain, figures, parse_chain, settle
 from isthmus.compress.factor import affordable, svd_linear, tucker_conv
@@ -463,12 +465,70 @@ def test_a_weight_that_two_modules_hold_is_not_changed_in_one_of_them():
     check_chain(Tied().eval(), parse_chain(["sparse:magnitude,skip=embed+head"]), samples)
 
 
-def test_weights_that_come_out_of_a_parametrization_are_refused():
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
-    with pytest.raises(InputError, match=r"^0: .*remove_parametrizations"):
-        check_chain(
-            model.eval(), parse_chain(["quantize:int8"]), Samples(example=(torch.zeros(2, 4),))
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "^0: .*remove_parametrizations"),
+        (lambda: nn.utils.weight_norm(nn.Linear(4, 4)), "^0: .*remove_weight_norm"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(4, 4)), "^0: .*remove_spectral_norm"),
+        (
+            lambda: prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5),
+            r"^0: .*prune\.remove",
+        ),
+        (nn.Linear(4, 4).half(), r"^0\.weight: found weights of float16, expected float32"),
+    ],
+    ids=["parametrization", "weight norm", "spectral norm", "mask", "float16"],
+)
+def test_weights_that_are_no_plain_float32_are_refused(layer, said):
+    model = nn.Sequential(layer if isinstance(layer, nn.Module) else layer())
+    samples = Samples(example=(torch.zeros(2, 4),))
+    with pytest.raises(InputError, match=said):
+        check_chain(model.eval(), parse_chain(["quantize:int8"]), samples)
+    plain = nn.Sequential(nn.Linear(4, 4)).eval()
+    check_chain(plain, parse_chain(["quantize:int8"]), samples)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sparse:magnitude,rounds=8", "found rounds=, of no use with schedule=once; leave it out"),
+        ("prune:netadapt,platform=camera-hub", "found platform=, of no use with resource=macs"),
+        ("prune:netadapt,device=camera", "found device=, of no use with resource=macs"),
+        ("prune:netadapt,cut=layer1", "found cut=, of no use with resource=macs"),
+        ("exits,share=0.9,agreement=0.99", "found share=, of no use with agreement=0.99"),
+        ("exits,drop=1,share=0.9", "found share=, of no use with drop=1"),
+        ("format,seed=4", "found seed=, of no use with round=nearest"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(text, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        parse_chain([text])
+    for useful in ("format,seed=4,round=chance", "exits,share=0.9"):
+        parse_chain([useful])
+
+
+def test_what_a_user_froze_stays_frozen_and_is_judged_like_the_rest():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(64, 3)
+    )
+    free = copy.deepcopy(model)
+    model[0].requires_grad_(requires_grad=False)
+    x = torch.rand(48, 1, 6, 6)
+    samples = Samples(example=(x[:2],), inputs=(x,), labels=torch.arange(48) % 3)
+    for text in ("prune:l1", "prune:taylor", "prune:least-squares", "sparse:snip", "sparse:obd"):
+        made, other = (
+            apply(copy.deepcopy(each).eval(), parse_chain([text])[0], samples)
+            for each in (model, free)
         )
+        (first, *_) = made.children()
+        assert [p.requires_grad for p in first.parameters()] == [False, False]
+        weights = [settle(each).state_dict() for each in (made, other)]
+        assert {k: v.shape for k, v in weights[0].items()} == {
+            k: v.shape for k, v in weights[1].items()
+        }
+        torch.testing.assert_close(*weights)
 
 
 @pytest.mark.parametrize(

@@ -300,3 +300,30 @@ def test_netadapt_tunes_each_try_on_samples_that_do_not_judge_it(source, tmp_pat
         asking("stopped", stop=("tune 1 prune:netadapt", 1))
     assert list(tmp_path.glob(".stopped.*/tune 1 prune:netadapt step 1.txt"))
     assert asking("stopped").weights_sha256 == whole.weights_sha256
+
+
+def test_what_a_model_is_made_from_is_not_written_over(source, tmp_path):
+    first = Asking(source, tmp_path, "prune:l1,keep=0.5", config=None)
+    first("first")
+    for folder in ("first", "second"):
+        again = Asking(reference(str(tmp_path / folder)), tmp_path, "fold", config=None)
+        for out in ("first", folder):
+            with pytest.raises(InputError, match="is what the model is made from; name another"):
+                again(out)
+        again("second" if folder == "first" else "third")
+    load_model(reference(str(tmp_path / "third")))
+
+
+def test_frozen_models_are_not_tuned(source, tmp_path):
+    model = load_model(source).requires_grad_(requires_grad=False)
+    with pytest.raises(InputError, match=r"^--epochs: found no weight that learns"):
+        compress_model(
+            model,
+            source,
+            parse_chain(["sparse:magnitude"]),
+            (torch.zeros(1, 1, 6, 6),),
+            tmp_path / "out",
+            inputs=("1x1x6x6",),
+            data=blobs(),
+            config=FitConfig(epochs=1),
+        )

@@ -268,6 +268,12 @@ def test_what_was_trained_is_kept_when_the_disk_is_full_and_not_when_the_user_er
         leave(StateError("state.ckpt: cannot be written (No space left on device)"))
     (folder,) = tmp_path.iterdir()
     assert [file.name for file in folder.iterdir()] == ["state.ckpt"]
+    with pytest.raises(MemoryError):
+        leave(MemoryError)
+    assert [file.name for file in folder.iterdir()] == ["state.ckpt"]
     with pytest.raises(InputError):
         leave(InputError("loss: found foo"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(MemoryError), kept_state(tmp_path / "out", "asked", silent):
+        raise MemoryError
     assert not list(tmp_path.iterdir())

@@ -136,12 +136,7 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
             makes no map.
     """
     widths = widths_of(model)
-    for path, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise InputError(
-                f"{path or 'model'}: its weights come out of a parametrization, as weight_norm's "
-                "do; make them plain by torch.nn.utils.parametrize.remove_parametrizations first"
-            )
+    _check_weights(model)
     for number, step in enumerate(steps):
         name, options = step.technique.name, step.options
         check_names(model, options, technique=name, changed=number > 0)
@@ -155,6 +150,26 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
         for cut in filter(None, (asked,) if isinstance(asked, str) else asked):
             if not inside_a_layer(model, cut):
                 find_cut(capture(model, samples.example), cut)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise where weights are made of others at every call, or are no float32."""
+    for path, module in model.named_modules():
+        own = {**module._parameters, **module._buffers}
+        made = isinstance(getattr(module, "weight", None), torch.Tensor) and "weight" not in own
+        if made or parametrize.is_parametrized(module):
+            raise InputError(
+                f"{path or 'model'}: its weights come out of others at every call, as those of "
+                "weight_norm, spectral_norm or torch.nn.utils.prune do; make them plain first, by "
+                "torch.nn.utils.remove_weight_norm, remove_spectral_norm, prune.remove or "
+                "parametrize.remove_parametrizations"
+            )
+    for path, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise InputError(
+                f"{path}: found weights of {str(parameter.dtype)[6:]}, expected float32: cast the "
+                "model (model.float()) first"
+            )
 
 
 def _check_tied(model: nn.Module, options: Options, *, technique: str) -> None:
@@ -186,7 +201,11 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
     Raises:
         InputError: The technique is not for this model, or these options.
     """
-    return step.technique.apply(model.eval(), step.options, samples).eval()
+    frozen = {path for path, p in model.named_parameters() if not p.requires_grad}
+    made = step.technique.apply(model.eval(), step.options, samples).eval()
+    for path in frozen & {path for path, _ in made.named_parameters()}:
+        made.get_parameter(path).requires_grad = False
+    return made
 
 
 def settle(model: nn.Module) -> nn.Module:

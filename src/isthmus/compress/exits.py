@@ -21,7 +21,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from isthmus.compress.technique import Options, Samples, Technique, check_names, number
+from isthmus.compress.technique import Options, Samples, Technique, check_names, number, useful
 from isthmus.errors import InputError
 from isthmus.models.compressed import ExitRule
 from isthmus.models.joint import Joint, first, kept, pooled
@@ -128,7 +128,7 @@ EXITING = Technique(
     apply=exits,
     options={
         "weight": number(low=0.001, high=100, default=1),
-        "share": number(low=0.01, high=1, default=0.5),
+        "share": useful(number(low=0.01, high=1, default=0.5), agreement=(0,), drop=(inf,)),
         "agreement": number(low=0, high=1, default=0),
         "drop": number(low=0, high=100, default=inf),
     },

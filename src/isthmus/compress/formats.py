@@ -12,6 +12,7 @@ from isthmus.compress.technique import (
     format_name,
     layers,
     number,
+    useful,
     word,
 )
 from isthmus.models.compressed import replaced
@@ -78,7 +79,7 @@ FORMATTING = (
             "name": format_name(),
             "of": word(("weights", "activations", "both"), default="weights"),
             "round": word(("nearest", "chance"), default="nearest"),
-            "seed": number(low=0, high=1 << 31, default=0, whole=True),
+            "seed": useful(number(low=0, high=1 << 31, default=0, whole=True), round=("chance",)),
         },
     ),
 )

@@ -31,6 +31,7 @@ from isthmus.compress.technique import (
     losses,
     needs_data,
     number,
+    useful,
     word,
 )
 from isthmus.errors import InputError
@@ -205,9 +206,11 @@ NETADAPT = Technique(
         "decay": number(low=0.5, high=1, default=0.98),
         "round_to": number(low=1, high=1024, default=1, whole=True),
         "short": number(low=0, high=1 << 20, default=1024, whole=True),
-        "platform": described("a preset or a file"),
-        "device": described("a device of the platform"),
-        "cut": described("the module after which to cut"),
+        "platform": useful(described("a preset or a file"), resource=_PREDICTED),
+        "device": useful(described("a device of the platform"), resource=_PREDICTED, cut=("",)),
+        "cut": useful(
+            described("the module after which to cut"), resource=("crossing", *_PREDICTED)
+        ),
     },
     check=_check,
 )

@@ -22,6 +22,7 @@ from isthmus.compress.technique import (
     Samples,
     Technique,
     layers,
+    learnable,
     losses,
     needs_data,
     number,
@@ -125,7 +126,21 @@ def make_pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
             )
 
     how.setdefault("importance", torch_pruning.importance.GroupMagnitudeImportance(p=2))
-    return torch_pruning.pruner.BasePruner(model, samples.example, **how)
+    with learnable(model), _padded_with_zeros(model):  # the library follows gradients
+        return torch_pruning.pruner.BasePruner(model, samples.example, **how)
+
+
+@contextmanager
+def _padded_with_zeros(model: Any) -> Iterator[None]:
+    """Hide from the library how maps are padded: it does not come back from circular padding."""
+    modes = {m: m.padding_mode for m in model.modules() if hasattr(m, "padding_mode")}
+    for module in modes:
+        module.padding_mode = "zeros"
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.padding_mode = mode
 
 
 @contextmanager
@@ -215,7 +230,7 @@ def ignored_layers(
         InputError: No other is left, or one would go whole.
     """
     chosen = set(layers(model, CHANNELLED, options, technique=name).values())
-    channelled = {module for module in model.modules() if type(module) in CHANNELLED}
+    channelled = {module for module in model.modules() if isinstance(module, CHANNELLED)}
     ignored = _answering(model, samples) | (channelled - chosen)
     if chosen <= ignored:
         raise InputError(
@@ -335,7 +350,7 @@ def _answering(model: nn.Module, samples: Samples) -> set[nn.Module]:
         seen.add(tensor)
         node = made_by[tensor]
         module = modules.get(node.module)
-        if module is not None and type(module) in CHANNELLED:
+        if isinstance(module, CHANNELLED):
             found.add(module)
         else:
             waiting.extend(node.inputs)
@@ -346,12 +361,13 @@ def _taylor(library: Any, model: nn.Module, samples: Samples) -> Any:
     """Leave in every weight the size of the loss's gradient, summed over batches."""
     needs_data(samples, technique="prune:taylor", least=LEAST_SAMPLES)
     sizes = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
-    for loss in losses(model, samples):
-        model.zero_grad()
-        loss.backward()
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                sizes[parameter] += parameter.grad.abs()
+    with learnable(model):
+        for loss in losses(model, samples):
+            model.zero_grad()
+            loss.backward()
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    sizes[parameter] += parameter.grad.abs()
     for parameter, size in sizes.items():
         parameter.grad = size  # the library takes its absolute value, too
     return library.importance.GroupTaylorImportance()

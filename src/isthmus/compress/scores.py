@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from isthmus.compress.technique import Samples, losses, watch
+from isthmus.compress.technique import Samples, learnable, losses, watch
 
 Layers = Mapping[str, nn.Module]  # by path
 Weights = Mapping[str, Tensor]  # of layers, by path, and whatever has their shapes
@@ -78,7 +78,7 @@ def _summed_gradients(
 ) -> Weights:
     """Sum over all batches a power of the gradients of weights, also of those held at 0."""
     total = {path: torch.zeros_like(value) for path, value in values.items()}
-    with parametrize.cached():
+    with learnable(model), parametrize.cached():
         weights: Any = {path: layer.weight for path, layer in chosen.items()}
         for loss in losses(model, samples, batch_size=batch_size):
             found: Any = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

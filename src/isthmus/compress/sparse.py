@@ -43,6 +43,7 @@ from isthmus.compress.technique import (
     layers,
     needs_data,
     number,
+    useful,
     word,
 )
 from isthmus.errors import InputError
@@ -116,6 +117,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 SCHEDULES = ("once", "iterative", "gradual", "cyclical", "splicing", "lottery")
+_ROUNDS = SCHEDULES[1:]
 _STAYING = 1.1 / 0.9  # what is kept counts so much more where the rest may come back
 
 
@@ -268,7 +270,7 @@ def _technique(score: str, does: str, paper: str, scope: str) -> Technique:
             "keep": number(low=0.001, high=1, default=0.5),
             "scope": word(("row", "layer", "model"), default=scope),
             "schedule": word(SCHEDULES, default="once"),
-            "rounds": number(low=2, high=64, default=4, whole=True),
+            "rounds": useful(number(low=2, high=64, default=4, whole=True), schedule=_ROUNDS),
         },
     )
 

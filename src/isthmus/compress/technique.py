@@ -1,7 +1,8 @@
 """What a technique is, and how people write one: ``prune:slimming,keep=0.5``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal, TypeVar
 
@@ -70,11 +71,18 @@ class Option:
         default: What it is where the text is silent.
         expected: What it may be, in words.
         read: Returns the value that a text says, or None where it says none.
+        where: Values of other options, without which this one is of no use.
     """
 
     default: Any
     expected: str
     read: Callable[[str], Any]
+    where: Mapping[str, Collection[Any]] = field(default_factory=dict)
+
+
+def useful(option: Option, **where: Collection[Any]) -> Option:
+    """Return an option that is refused unless other options have one of these values."""
+    return replace(option, where=where)
 
 
 def number(*, low: float, high: float, default: float, whole: bool = False) -> Option:
@@ -206,6 +214,13 @@ def parse_options(technique: Technique, text: str) -> Options:
                 f"technique {technique.name}: found {item}, expected {name}={known[name].expected}"
             )
         values[name] = value
+    for name in sorted(set_):
+        for other, useful in known[name].where.items():
+            if values[other] not in useful:
+                raise InputError(
+                    f"technique {technique.name}: found {name}=, of no use with "
+                    f"{other}={values[other]}; leave it out"
+                )
     technique.check(values)
     return values
 
@@ -308,6 +323,19 @@ def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:
             f"technique {technique}: found {found} training samples, expected {least} or more; "
             f"{'bring more' if found else 'add'} --data"
         )
+
+
+@contextmanager
+def learnable(model: nn.Module) -> Iterator[None]:
+    """Let gradients reach all weights, also those that a user froze."""
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
 
 
 def losses(model: nn.Module, samples: Samples, *, batch_size: int = 128) -> Iterator[Tensor]:

@@ -279,7 +279,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 """Every kind: its type, and the attributes that its constructor takes by the same names."""
 
 _KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}
-_BIASED = {*(name for name in KINDS if name.startswith("conv")), "linear", "adder"}
+_BIASED = {*(name for name in KINDS if name.startswith("conv")), "linear", "adder", "layer_norm"}
 
 
 def describe(module: nn.Module) -> Layer | None:

@@ -94,8 +94,10 @@ def compress_model(
         InputError: A technique is not for this model, or something else stands at ``out``.
     """
     check_ours(out, files=FILES)
-    if data is None and config is not None:
-        raise InputError("--epochs: found no data to train on; add --data")
+    if out.resolve() in (folder.resolve() for folder in _folders(source)):
+        raise InputError(f"--out {out}: is what the model is made from; name another folder")
+    if config is not None:
+        _check_learns(model, data)
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
@@ -151,20 +153,28 @@ def compress_model(
         return facts
 
 
+def _check_learns(model: nn.Module, data: Dataset | None) -> None:
+    if data is None:
+        raise InputError("--epochs: found no data to train on; add --data")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("--epochs: found no weight that learns (requires_grad); leave it out")
+
+
 def _check_after(source: ModelReference, steps: Sequence[Step]) -> None:
     """Raise where a step would undo one by which the source was made."""
+    done = [text for folder in _folders(source) for text in read_compressed(folder).techniques]
     try:
-        parse_chain((*_done(source), *(step.text for step in steps)))
+        parse_chain((*done, *(step.text for step in steps)))
     except InputError as error:
         raise InputError(f"{source.text}: {error}") from error
 
 
-def _done(source: ModelReference) -> tuple[str, ...]:
-    """Return the techniques by which a source was made."""
+def _folders(source: ModelReference) -> tuple[Path, ...]:
+    """Return the folders of compressed models that a source was made from, the first one first."""
     if not carries_weights(source.text):
         return ()
-    facts = read_compressed(Path(source.text))
-    return (*_done(facts.source), *facts.techniques)
+    folder = Path(source.text)
+    return (*_folders(read_compressed(folder).source), folder)
 
 
 def _check_losses(

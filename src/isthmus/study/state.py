@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,11 @@ def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
         raise StateError(line) from error
     try:
         yield Progress(report=report, checkpoints=state)
-    except IsthmusError as error:
-        if not isinstance(error, StateError):
+    except Exception as error:
+        if isinstance(error, IsthmusError) and not isinstance(error, StateError):
             shutil.rmtree(state, ignore_errors=True)
+        with suppress(OSError):  # what holds something stays
+            state.rmdir()
         raise
     shutil.rmtree(state, ignore_errors=True)
 
