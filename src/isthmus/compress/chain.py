@@ -14,7 +14,7 @@ from isthmus.compress.integer import INTEGERS, settled
 from isthmus.compress.lasso import LASSO
 from isthmus.compress.mixed import MIXED
 from isthmus.compress.netadapt import NETADAPT
-from isthmus.compress.prune import PRUNING
+from isthmus.compress.prune import CHANNELLED, PRUNING
 from isthmus.compress.replace import REPLACEMENTS
 from isthmus.compress.share import SHARING
 from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH, widths_after, widths_of
@@ -156,7 +156,7 @@ def _check_weights(model: nn.Module) -> None:
     """Raise where weights are made of others at every call, or are no float32."""
     for path, module in model.named_modules():
         own = {**module._parameters, **module._buffers}
-        made = isinstance(getattr(module, "weight", None), torch.Tensor) and "weight" not in own
+        made = isinstance(module, CHANNELLED) and "weight" not in own
         if made or parametrize.is_parametrized(module):
             raise InputError(
                 f"{path or 'model'}: its weights come out of others at every call, as those of "
