@@ -516,14 +516,14 @@ PROVENANCE = (
     "fitted to the whole network's outputs for 10,000 training images; and the whole network with"
     " so few of its channels that its MACs are at most those before the cut (`link_rate.py "
     "smaller`, see `isthmus techniques`), tuned on all training images by what "
-    "`isthmus compress` minimises. That is there after stage 1 only: at stage 3, block 1, it was "
-    "stopped after two of ten epochs for want of time, on a processor with AVX2 and no more, "
-    "after stage 2 not begun.",
+    "`isthmus compress` minimises. After stage 2 it was not finished for want of time.",
     "ResNet-18 has a quarter of its channels, as two cores would need days for all of them; it "
     "was trained by `link_rate.py base --epochs 20 --model "
     "benchmarks/networks.py:resnet18_quarter`, and `benchmarks/weights` holds what came of that, "
     "as another processor makes other weights of it. Of it learned links are shown after stage 2 "
-    "with the sender frozen, one seed; 128 bytes were asked for after 254 had lost nothing.",
+    "with the sender frozen, one seed; 128 bytes were asked for after 254 had lost nothing. "
+    "ResNet-50, of which 256 bytes after layer3 were wanted, was not measured: it takes a CUDA "
+    "GPU, and none was at hand.",
 )
 TICKS = (100, 200, 500, 1000, 2000, 5000)
 
