@@ -97,7 +97,7 @@ def compress_model(
     if out.resolve() in (folder.resolve() for folder in _folders(source)):
         raise InputError(f"--out {out}: is what the model is made from; name another folder")
     if config is not None:
-        _check_learns(model, data)
+        _check_learns(model, data, config)
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
@@ -153,10 +153,10 @@ def compress_model(
         return facts
 
 
-def _check_learns(model: nn.Module, data: Dataset | None) -> None:
+def _check_learns(model: nn.Module, data: Dataset | None, config: FitConfig) -> None:
     if data is None:
         raise InputError("--epochs: found no data to train on; add --data")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not any(p.requires_grad for p in model.parameters()) and not config.base_epochs:
         raise InputError("--epochs: found no weight that learns (requires_grad); leave it out")
 
 
