@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -125,6 +126,37 @@ def test_a_model_without_weights_is_not_trained_on_samples_without_labels(source
     bare = replace(blobs(), y_train=np.full(96, -1))
     with pytest.raises(InputError, match="no labels to train on, but the model came without weig"):
         fit_base(load_model(source), bare, FitConfig(base_epochs=1))
+
+
+@pytest.mark.parametrize("text", ["fold", "exits,only=0+2", "prune:l1,keep=1"])
+def test_a_model_that_comes_out_as_it_went_in_is_not_written(source, tmp_path, text):
+    if text.startswith("prune"):
+        pytest.importorskip("torch_pruning")
+    with pytest.raises(InputError, match=f"--with {re.escape(text)}: left the model as"):
+        Asking(source, tmp_path, text, config=None)("made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_that_would_answer_otherwise_is_not_put_in_place(source, tmp_path):
+    own = """
+class Own(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.gain = net, float(torch.randn(()))
+
+    def forward(self, x):
+        return self.gain * self.net(x)
+"""
+    net = NET.replace("from torch", "import torch\nfrom torch").replace(
+        "def make", own + "\n\ndef make"
+    )
+    net = net.replace("return nn.Sequential(", "return Own(nn.Sequential(").replace(
+        "3),\n    )", "3),\n    ))"
+    )
+    (tmp_path / "net.py").write_text(net)
+    with pytest.raises(InputError, match="made: once loaded the model gives other outputs"):
+        Asking(reference(source.text), tmp_path, "share:kmeans,bits=4", config=None)("made")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
 
 
 def test_exits_by_a_drop_of_accuracy_lose_no_more_of_it_and_need_labels(source, tmp_path):
@@ -306,7 +338,7 @@ def test_what_a_model_is_made_from_is_not_written_over(source, tmp_path):
     first = Asking(source, tmp_path, "prune:l1,keep=0.5", config=None)
     first("first")
     for folder in ("first", "second"):
-        again = Asking(reference(str(tmp_path / folder)), tmp_path, "fold", config=None)
+        again = Asking(reference(str(tmp_path / folder)), tmp_path, "prune:l1,keep=0.5", config=None)
         for out in ("first", folder):
             with pytest.raises(InputError, match="is what the model is made from; name another"):
                 again(out)

@@ -87,7 +87,7 @@ def parse_chain(texts: Sequence[str]) -> tuple[Step, ...]:
     """
     steps: list[Step] = []
     for text in texts:
-        name, _, options = text.partition(",")
+        name, *options = text.split(",")
         if name not in TECHNIQUES:
             raise InputError(f"no technique {name!r}; there are {', '.join(TECHNIQUES)}")
         technique = TECHNIQUES[name]

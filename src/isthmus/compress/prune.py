@@ -77,9 +77,11 @@ def pruning(name: str, importance: Callable[[Any, nn.Module, Samples], Any]) -> 
         )
         model.zero_grad(set_to_none=True)
         if _sizes(before) == _sizes(model) and options["keep"] < 1:
+            lost = ", ".join(_lost(model, samples, ignored))
             raise InputError(
                 f"technique {name}: no channel could be removed with keep={options['keep']:g}, "
-                f"round_to={options['round_to']}; keep less or round to fewer"
+                f"round_to={options['round_to']}; "
+                f"{f'cannot follow {lost}' if lost else 'keep less or round to fewer'}"
             )
         check_pruned(name, before, model, samples, options)
         return model
@@ -126,6 +128,7 @@ def make_pruner(model: nn.Module, samples: Samples, **how: Any) -> Any:
             )
 
     how.setdefault("importance", torch_pruning.importance.GroupMagnitudeImportance(p=2))
+    how["root_module_types"] = list(CHANNELLED)  # what recurrent layers make stays
     with learnable(model), _padded_with_zeros(model):  # the library follows gradients
         return torch_pruning.pruner.BasePruner(model, samples.example, **how)
 
@@ -446,8 +449,9 @@ def _active(model: nn.Module, samples: Samples) -> Mapping[nn.Module, Tensor]:
     }
 
 
-def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool) -> Technique:
-    name = f"prune:{kind}"
+def _technique(
+    name: str, does: str, paper: str, importance: Any, *, data: bool = False
+) -> Technique:
     return Technique(
         name=name,
         does=f"removes channels {does}",
@@ -462,39 +466,35 @@ def _technique(kind: str, does: str, paper: str, importance: Any, *, data: bool)
 
 PRUNING = (
     _technique(
-        "l1", "of small absolute weights",
+        "prune:l1", "of small absolute weights",
         "Li, Kadav, Durdanovic, Samet, Graf, ICLR 2017, https://arxiv.org/abs/1608.08710",
         lambda library, model, samples: library.importance.GroupMagnitudeImportance(p=1),
-        data=False,
     ),
     _technique(
-        "l2", "of small squared weights, over all layers that depend on them",
+        "prune:l2", "of small squared weights, over all layers that depend on them",
         "Fang, Ma, Song, Mi, Wang, CVPR 2023, https://arxiv.org/abs/2301.12900",
         lambda library, model, samples: library.importance.GroupMagnitudeImportance(p=2),
-        data=False,
     ),
     _technique(
-        "fpgm", "near the geometric median of their layer",
+        "prune:fpgm", "near the geometric median of their layer",
         "He, Liu, Wang, Hu, Yang, CVPR 2019, https://arxiv.org/abs/1811.00250",
         lambda library, model, samples: _median_distance,
-        data=False,
     ),
     _technique(
-        "taylor", "that the loss depends on little, by its gradient",
+        "prune:taylor", "that the loss depends on little, by its gradient",
         "Molchanov, Mallya, Tyree, Frosio, Kautz, CVPR 2019, https://arxiv.org/abs/1906.10771",
         _taylor,
         data=True,
     ),
     _technique(
-        "apoz", "whose activations are 0 most often",
+        "prune:apoz", "whose activations are 0 most often",
         "Hu, Peng, Tai, Tang, 2016, https://arxiv.org/abs/1607.03250",
         _zeros,
         data=True,
     ),
     _technique(
-        "random", "drawn at random: what every other way must beat",
+        "prune:random", "drawn at random: what every other way must beat",
         "Mittal, Bhardwaj, Khapra, Ravindran, WACV 2018, https://arxiv.org/abs/1801.10447",
         lambda library, model, samples: library.importance.RandomImportance(),
-        data=False,
     ),
 )  # fmt: skip

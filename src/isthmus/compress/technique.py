@@ -183,12 +183,12 @@ class Technique:
         return {**self.options, **_WHERE}
 
 
-def parse_options(technique: Technique, text: str) -> Options:
-    """Read ``keep=0.5,round_to=8``.
+def parse_options(technique: Technique, texts: Sequence[str]) -> Options:
+    """Read ``keep=0.5`` and ``round_to=8``.
 
     Args:
         technique: Says what there is.
-        text: What follows the technique's name and a comma.
+        texts: What follows the technique's name, between commas.
 
     Returns:
         Every option with its value.
@@ -199,7 +199,7 @@ def parse_options(technique: Technique, text: str) -> Options:
     known = technique.all_options
     values: dict[str, Any] = {name: option.default for name, option in known.items()}
     set_: set[str] = set()
-    for item in text.split(",") if text else ():
+    for item in texts:
         name, _, written = item.partition("=")
         if name not in known:
             raise InputError(

@@ -11,7 +11,7 @@ description and tensors, nothing that runs.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -154,13 +154,16 @@ class Compressed:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def write_compressed(folder: Path, facts: Compressed, weights: bytes) -> None:
+def write_compressed(
+    folder: Path, facts: Compressed, weights: bytes, *, check: Callable[[Path], None]
+) -> None:
     """Write the folder, whole or not at all; an older one there is replaced.
 
     Args:
         folder: Where.
         facts: The facts.
         weights: What `pack_weights` returned.
+        check: Given the folder before it is put in place, raises if it is not to be.
 
     Raises:
         InputError: Something else stands at ``folder``.
@@ -168,6 +171,7 @@ def write_compressed(folder: Path, facts: Compressed, weights: bytes) -> None:
     with new_folder(folder, files=FILES) as temporary:
         write_bytes(temporary / WEIGHTS_FILE, weights)
         write_json(temporary / COMPRESSED_FILE, facts)
+        check(temporary)
 
 
 def read_compressed(folder: Path) -> Compressed:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from isthmus.compress import (
     Samples,
@@ -56,6 +57,7 @@ from isthmus.train import (
 
 _MOST_SAMPLES = 512  # training samples that techniques look at
 _ALIKE = 0.5  # share of samples labelled as before, from which on batch norms stay
+_STRANGE = 0.1  # of the outputs' norm; a value may round otherwise, and others behind it
 _LEAST_OTHERS = 64  # with fewer beside these, short trainings take those too
 
 
@@ -101,17 +103,7 @@ def compress_model(
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
-        check_fits(model, data)
-        found, said = ([tuple(x.shape[1:]) for x in each] for each in (data.x_train, example))
-        if found != said:
-            raise InputError(
-                f"--input: found samples of {said}, but {data.name} has {found}; give that shape"
-            )
-        if data.unlabelled and any(rule(s.options).kind == "drop" for s in steps if _exiting(s)):
-            raise InputError(
-                f"{data.name}: found no labels, of which {EXITS},drop= counts points of accuracy; "
-                "bring some, or give agreement="
-            )
+        _check_data(model, steps, example, data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
     _check_after(source, steps)
     check_chain(model.eval(), steps, Samples(example=example))
@@ -149,8 +141,36 @@ def compress_model(
             machine=describe_machine(),
             versions=library_versions(),
         )
-        write_compressed(out, facts, weights)
+        if not facts.changes:
+            _check_changed(model, compressed, steps)
+        write_compressed(
+            out, facts, weights, check=lambda folder: _check_same(folder, compressed, example)
+        )
         return facts
+
+
+def _check_changed(model: nn.Module, other: nn.Module, steps: Sequence[Step]) -> None:
+    mine, others = model.state_dict(), other.state_dict()
+    if mine.keys() == others.keys() and all(torch.equal(mine[n], others[n]) for n in mine):
+        raise InputError(
+            f"--with {' '.join(step.text for step in steps)}: left the model as it was, and "
+            "nothing is written; name other techniques, or train with --data and --epochs"
+        )
+
+
+def _check_same(folder: Path, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Raise unless a folder, loaded, answers as the model does that it was written from."""
+    answers = []
+    for each in (model, load_model(str(folder))):
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            answers.append([x.float() for x in tree_leaves(each(*example)) if torch.is_tensor(x)])
+    for made, loaded in zip(*answers, strict=True):
+        if (made - loaded).norm() > _STRANGE * made.norm():
+            raise InputError(
+                f"{folder}: once loaded the model gives other outputs; does it hold numbers that "
+                "are no parameters, or buffers with persistent=False?"
+            )
 
 
 def _check_learns(model: nn.Module, data: Dataset | None, config: FitConfig) -> None:
@@ -158,6 +178,22 @@ def _check_learns(model: nn.Module, data: Dataset | None, config: FitConfig) -> 
         raise InputError("--epochs: found no data to train on; add --data")
     if not any(p.requires_grad for p in model.parameters()) and not config.base_epochs:
         raise InputError("--epochs: found no weight that learns (requires_grad); leave it out")
+
+
+def _check_data(
+    model: nn.Module, steps: Sequence[Step], example: tuple[Tensor, ...], data: Dataset
+) -> None:
+    check_fits(model, data)
+    found, said = ([tuple(x.shape[1:]) for x in each] for each in (data.x_train, example))
+    if found != said:
+        raise InputError(
+            f"--input: found samples of {said}, but {data.name} has {found}; give that shape"
+        )
+    if data.unlabelled and any(rule(s.options).kind == "drop" for s in steps if _exiting(s)):
+        raise InputError(
+            f"{data.name}: found no labels, of which {EXITS},drop= counts points of accuracy; "
+            "bring some, or give agreement="
+        )
 
 
 def _check_after(source: ModelReference, steps: Sequence[Step]) -> None:
