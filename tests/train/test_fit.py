@@ -81,6 +81,13 @@ def test_base_training_learns_and_the_same_seed_gives_the_same_bits():
     assert not first.training
 
 
+def test_training_that_ends_nowhere_says_so():
+    data = blobs()
+    far = replace(data, x_train=(data.x_train[0] * np.float32(1e37),))
+    with pytest.raises(InputError, match=r"^base, epoch 1: found a loss of (nan|inf), expected"):
+        fit_base(nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), far, FitConfig(base_epochs=3))
+
+
 def test_every_epoch_has_an_order_of_its_own():
     data, orders = blobs(), []
 

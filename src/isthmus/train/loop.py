@@ -182,7 +182,8 @@ def run_phase(
         The record; its curves include epochs of an earlier sitting.
 
     Raises:
-        InputError: A checkpoint cannot be written (the one before it stands), or is damaged.
+        InputError: A checkpoint cannot be written (the one before it stands), or is damaged; or
+            an epoch's loss is no number.
     """
     from isthmus.train.trainer import train  # noqa: PLC0415  takes seconds
 

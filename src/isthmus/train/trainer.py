@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ class _Training(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.losses.append(float(torch.stack(self.of_this_epoch).mean()))
         self.of_this_epoch.clear()
+        if not isfinite(self.losses[-1]):
+            raise InputError(
+                f"{self.phase.name}, epoch {len(self.losses)}: found a loss of {self.losses[-1]}, "
+                "expected a number; are the samples around -1 to 1? if so, name other losses"
+            )
         step = f"{self.phase.name}, loss {self.losses[-1]:.4f}"
         if self.phase.measure is not None:
             self.accuracies.append(self.phase.measure())
