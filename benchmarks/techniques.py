@@ -118,6 +118,7 @@ LONGER = (  # for the smallest file, then for the fewest MACs
 )
 WHOLE = (  # tuned on all training images for so many epochs: how far fewer MACs can go
     (("prune:least-squares,keep=0.48",), 10),
+    (("prune:netadapt,keep=0.6,step=0.1,short=128",), 5),
     (("prune:netadapt,keep=0.5,step=0.1,short=512",), 5),
 )
 NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
