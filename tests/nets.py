@@ -268,6 +268,34 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).contiguous().view(batch, tokens, dim))
 
 
+class Windows(nn.Module):
+    """Attention inside windows, which stand in the batch, with a learned bias of positions."""
+
+    def __init__(self, dim: int = 16) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, dim, 2, stride=2)
+        self.norm = nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.bias = nn.Parameter(torch.randn(7, 2))
+        self.head = nn.Linear(dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x)
+        batch, dim, rows, columns = x.shape
+        windows = x.view(batch, dim, rows // 2, 2, columns // 2, 2).permute(0, 2, 4, 3, 5, 1)
+        y = self.attend(self.norm(windows.contiguous().view(-1, 4, dim)))
+        return self.head(x.flatten(2).mean(2) + y.view(batch, -1, dim).mean(1))
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.view(x.shape[0], 4, 2, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, 2)
+        )
+        places = torch.arange(4)
+        bias = self.bias[(places[:, None] - places).view(-1) + 3].view(4, 4, 2).permute(2, 0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.contiguous()[None])
+        return self.out(y.transpose(1, 2).contiguous().view(x.shape[0], 4, -1))
+
+
 class MultiHead(nn.Module):
     """`nn.MultiheadAttention` with and without the attention map, which draw dropout apart."""
 
@@ -429,6 +457,7 @@ NETS: dict[str, Net] = {
     "branches": Net(Branches),
     "u-net": Net(UNet),
     "attention": Net(Attention),
+    "windows": Net(Windows),
     "multi-head": Net(MultiHead),
     "decoder": Net(Decoder, ((12,),), tokens=32),
     "recurrent": Net(Recurrent, ((5, 6),)),

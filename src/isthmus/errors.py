@@ -19,6 +19,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 
+def one_line(error: BaseException) -> str:
+    """Return the first line of what a library says, or what kind of error says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class IsthmusError(Exception):
     """Base class: ``except IsthmusError`` catches whatever a user can mend."""
 

@@ -17,7 +17,7 @@ from isthmus.backends import TensorSpec
 from isthmus.errors import CaptureError, InputError
 from isthmus.graph.integers import Grid, find_grids
 from isthmus.graph.ir import HELD_BITS
-from isthmus.graph.modes import Modes, compare, in_eval_form
+from isthmus.graph.modes import IN_EVAL_FORM, Modes, compare, in_eval_form
 from isthmus.graph.stage import write_stage
 from isthmus.graph.trace import Trace, is_batched, results, trace
 from isthmus.plan.plan import Crossing, Plan, as_walk
@@ -110,7 +110,11 @@ def split(
     if eval_form:
         modes = in_eval_form(evaluation, model)
     else:
-        modes = compare(evaluation, trace(model, example, train=True))
+        try:
+            training = trace(model, example, train=True)
+        except CaptureError as error:
+            raise CaptureError(f"in training: {error}; or {IN_EVAL_FORM}") from error
+        modes = compare(evaluation, training)
     stage_of = _stage_of(plan, evaluation, modes)
     edges = [modes.trace.inputs]
     grids: list[dict[fx.Node, Grid]] = [{}]

@@ -57,6 +57,37 @@ def test_l1_keeps_the_channels_of_the_largest_weights_and_what_reads_them():
     assert made[3].out_channels == 8
 
 
+def test_a_forward_that_insists_on_channel_counts_without_a_word_is_named():
+    class Four(nn.Identity):
+        def forward(self, x):
+            if x.shape[1] != 4:
+                raise ValueError
+            return x
+
+    model = net()
+    model[2] = Four()
+    with pytest.raises(InputError, match=r"does not run \(ValueError\)"):
+        pruned(model, "prune:l1,keep=0.5,only=0")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_left_as_they_are(kind):
+    class Series(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.recur = nn.Linear(4, 8), kind(8, 6, batch_first=True)
+            self.leave = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.leave(self.recur(self.enter(x))[0][:, -1])
+
+    (step,) = parse_chain(["prune:l1,keep=0.5,skip=enter"])
+    model, given = Series(), Samples(example=(torch.rand(2, 5, 4),))
+    made = apply(copy.deepcopy(model), step, given)
+    assert made.leave[0].out_features == 4
+    assert torch.equal(made.recur.weight_hh_l0, model.recur.weight_hh_l0)
+
+
 def test_slimming_keeps_what_batch_norm_scales_most():
     model = net()
     with torch.no_grad():

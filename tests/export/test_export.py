@@ -228,7 +228,7 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
         export(split_model, plan, tmp_path / "home", samples=samples)
 
 
-QUICK = ("branches", "attention", "decoder", "sensors")
+QUICK = ("branches", "attention", "windows", "decoder", "sensors")
 
 
 @pytest.mark.parametrize(

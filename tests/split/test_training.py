@@ -97,11 +97,17 @@ class Scheduled(nn.Module):
         return x + 1
 
 
+class Skipped(nn.Module):
+    def forward(self, x):
+        return x if self.training and torch.rand(()) < 0.5 else x + 1
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 1), DropPath(), Head(4)), "module '1', op 'new_empty'"),
         (Auxiliary(), "module 'aux', op 'mean'"),
+        (nn.Sequential(Skipped(), Head(3)), "^in training: (.*); or train the form of evaluation"),
         (nn.Sequential(Scheduled(), Head(3)), r"module '0', op 'mul' \(test_training.py:\d+\)"),
         (nn.Sequential(Scaled(), Head(3)), "module '0', op '(lift_fresh_copy|detach_|mul)'"),
     ],

@@ -338,7 +338,9 @@ def test_what_a_model_is_made_from_is_not_written_over(source, tmp_path):
     first = Asking(source, tmp_path, "prune:l1,keep=0.5", config=None)
     first("first")
     for folder in ("first", "second"):
-        again = Asking(reference(str(tmp_path / folder)), tmp_path, "prune:l1,keep=0.5", config=None)
+        again = Asking(
+            reference(str(tmp_path / folder)), tmp_path, "prune:l1,keep=0.5", config=None
+        )
         for out in ("first", folder):
             with pytest.raises(InputError, match="is what the model is made from; name another"):
                 again(out)

@@ -100,8 +100,3 @@ def load_program(path: Path, *, backend: str | Backend, threads: int = 1) -> Pro
             raise RunError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
         backend = BACKENDS[backend]
     return backend(path, threads=threads)
-
-
-def one_line(error: Exception) -> str:
-    """Return the first line of what a library says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from isthmus.backends import Array, Program, one_line
-from isthmus.errors import RunError
+from isthmus.backends import Array, Program
+from isthmus.errors import RunError, one_line
 
 
 def load(path: Path, *, threads: int) -> Program:

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from isthmus.backends import Array, Program, one_line
-from isthmus.errors import InputError, RunError
+from isthmus.backends import Array, Program
+from isthmus.errors import InputError, RunError, one_line
 from isthmus.files import from_json
 
 METADATA = "isthmus"

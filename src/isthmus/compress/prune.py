@@ -29,7 +29,7 @@ from isthmus.compress.technique import (
     watch,
     word,
 )
-from isthmus.errors import InputError
+from isthmus.errors import InputError, one_line
 from isthmus.graph import capture
 from isthmus.models.blocks import Adder, Octave
 from isthmus.models.compressed import changes
@@ -322,7 +322,7 @@ def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
         with torch.no_grad():
             model.eval()(*samples.example)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        line = str(error).splitlines()[0]
+        line = one_line(error)
         raise InputError(
             f"technique {name}: after it the model does not run ({line}); its forward may hold "
             "channel counts: leave those layers out with skip="

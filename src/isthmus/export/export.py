@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import isthmus
 from isthmus.backends import TensorSpec, program_file
@@ -29,7 +30,7 @@ from isthmus.bundle import (
     WidthEntry,
     write_bundle,
 )
-from isthmus.errors import CaptureError, InputError
+from isthmus.errors import CaptureError, InputError, one_line
 from isthmus.export.calls import write_calls
 from isthmus.export.operators import give_zeros, our_operators, read_once
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
@@ -270,7 +271,7 @@ def write_program(
         except (OSError, MemoryError, InputError):
             raise
         except Exception as error:  # the exporter raises many types
-            line = str(error).strip().splitlines()[0]
+            line = one_line(error.__cause__ or error)
             raise CaptureError(
                 f"stage on {device}: cannot be written as {path.name} ({line}); cut the model "
                 "elsewhere"
@@ -280,9 +281,10 @@ def write_program(
 
 
 def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:
-    onnx_program = torch.onnx.export(
-        exported, dynamo=True, verbose=False, custom_translation_table=our_operators()
-    )
+    with sdpa_kernel(SDPBackend.MATH):  # else the exporter lays attention out in two ways
+        onnx_program = torch.onnx.export(
+            exported, dynamo=True, verbose=False, custom_translation_table=our_operators()
+        )
     assert onnx_program is not None
     give_zeros(onnx_program.model)
     onnx_program.save(path, external_data=False)

@@ -28,6 +28,7 @@ from isthmus.graph.trace import (
     written,
 )
 
+IN_EVAL_FORM = "train the form of evaluation (isthmus fit --eval-form, split(..., eval_form=True))"
 _FLAGS = {
     **dict.fromkeys(DROPOUTS, "train"),
     **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), "train"),
@@ -198,6 +199,5 @@ def _code(node: fx.Node) -> str:
 def _differs(node: fx.Node) -> CaptureError:
     return CaptureError(
         f"{where(node)}: training and evaluation differ here in more than dropout, batch norm "
-        "and the like; drop what depends on self.training, or train the form of evaluation "
-        "(isthmus fit --eval-form, split(..., eval_form=True))"
+        f"and the like; drop what depends on self.training, or {IN_EVAL_FORM}"
     )

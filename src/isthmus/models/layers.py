@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, one_line
 from isthmus.graph.integers import NAMESPACE
 from isthmus.models.blocks import Adder, Concat, Octave, Shift, Switchable
 from isthmus.models.rounding import RoundTo
@@ -322,5 +322,4 @@ def build(layer: Layer, *, where: str) -> nn.Module:
         with torch.device("meta"):
             return made(*inside, **layer.options)
     except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"{where}: {layer.kind} cannot be made ({line})") from error
+        raise InputError(f"{where}: {layer.kind} cannot be made ({one_line(error)})") from error

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isthmus.data import Dataset
-from isthmus.errors import InputError
+from isthmus.errors import InputError, one_line
 from isthmus.graph import capture, find_cut
 from isthmus.models import carries_weights, load_model
 from isthmus.models.compressed import ExitFigures, ExitRule
@@ -91,7 +91,7 @@ def smaller_exit(text: str, split_model: SplitModel, inputs: Sequence[np.ndarray
         try:
             (scores,) = found(*few)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            line = str(error).splitlines()[0]
+            line = one_line(error)
             raise InputError(f"early model {text}: does not take the inputs ({line})") from error
     if not isinstance(expected, Tensor) or scores.shape != expected.shape:
         raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
-from isthmus.errors import InputError
+from isthmus.errors import InputError, one_line
 from isthmus.links import Codec
 from isthmus.models.joint import first
 from isthmus.split import SplitModel
@@ -277,13 +277,12 @@ def check_fits(model: nn.Module, data: Dataset) -> None:
         halves = [tuple(x[:2] for x in half) for half in halves]
     try:
         scores_NK, _ = (predict(model, half) for half in halves)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
         shapes = ", ".join("x".join(map(str, x.shape[1:])) for x in data.x_train)
-        line = str(error).splitlines()[0]
         raise InputError(
-            f"{data.name}: the model does not take its samples of {shapes} ({line}); "
+            f"{data.name}: the model does not take its samples of {shapes} ({one_line(error)}); "
             "bring data of the model's input shape and range"
         ) from error
     said, least = f"the model's output is {tuple(scores_NK.shape[1:])}", data.num_classes

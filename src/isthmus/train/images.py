@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, one_line
 from isthmus.train.augment import Augmentation, Normalization, augment, to_float
 from isthmus.train.loop import (
     Batch,
@@ -325,9 +325,10 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, normalization: Norm
     try:
         logits_BK = _logits(model, images[:2], normalization, 2)
     except (RuntimeError, ValueError) as error:
-        shape, line = "x".join(map(str, images.shape[1:])), str(error).splitlines()[0]
+        shape = "x".join(map(str, images.shape[1:]))
         raise InputError(
-            f"images: the model does not take {shape} ({line}); bring images of its input shape"
+            f"images: the model does not take {shape} ({one_line(error)}); bring images of its "
+            "input shape"
         ) from error
     if logits_BK.ndim != 2 or not 0 <= int(labels.min()) <= int(labels.max()) < logits_BK.shape[1]:
         raise InputError(
