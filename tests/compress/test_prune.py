@@ -82,8 +82,9 @@ def test_recurrent_layers_are_left_as_they_are(kind):
             return self.leave(self.recur(self.enter(x))[0][:, -1])
 
     (step,) = parse_chain(["prune:l1,keep=0.5,skip=enter"])
-    model, given = Series(), Samples(example=(torch.rand(2, 5, 4),))
-    made = apply(copy.deepcopy(model), step, given)
+    model: Any = Series()
+    given = Samples(example=(torch.rand(2, 5, 4),))
+    made: Any = apply(copy.deepcopy(model), step, given)
     assert made.leave[0].out_features == 4
     assert torch.equal(made.recur.weight_hh_l0, model.recur.weight_hh_l0)
 
