@@ -520,8 +520,10 @@ PROVENANCE = (
     "ResNet-18 has a quarter of its channels, as two cores would need days for all of them; it "
     "was trained by `link_rate.py base --epochs 20 --model "
     "benchmarks/networks.py:resnet18_quarter`, and `benchmarks/weights` holds what came of that, "
-    "as another processor makes other weights of it. Of it learned links are shown after stage 2 "
-    "with the sender frozen, one seed; 128 bytes were asked for after 254 had lost nothing. "
+    "as another processor makes other weights of it. Its learned links are of one seed; 128 bytes "
+    "were asked for after 254 had lost nothing, and the sizes of the others are those that "
+    "ResNet-20 had. It had 20 epochs of its own, which may not have been enough: learned from it, "
+    "a link with everything tuned can end above it. "
     "ResNet-50, of which 256 bytes after layer3 were wanted, was not measured: it takes a CUDA "
     "GPU, and none was at hand.",
 )
