@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from isthmus.cli import options
 from isthmus.cli.options import resumable
 from isthmus.data.inputs import read_inputs
 from isthmus.errors import InputError
@@ -444,8 +445,19 @@ def bundle(isthmus, planned):
     return planned / "bundle"
 
 
+def nobody_reads(*_, **__):
+    raise BrokenPipeError
+
+
+def test_a_result_is_written_though_nobody_reads_what_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "print_text", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        options.print_result("{}", json_=True, out=tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").read_text() == "{}\n"
+
+
 @pytest.mark.long
-def test_bundles(isthmus, bundle):
+def test_bundles(isthmus, bundle, monkeypatch):
     base = ("run", "bundle", "--data", "npz:data.npz", "--requests", "2")
     index = bundle / "bundle.json"
     content = index.read_text()
@@ -470,6 +482,9 @@ def test_bundles(isthmus, bundle):
         one_line(isthmus(*base, "--port", port), port)
     one_line(isthmus(*base[:2], "--data", "digits"), "--data digits: input", "1, 8, 8", "2, 9, 7")
     assert isthmus(*base).code == 0
+    monkeypatch.setattr("isthmus.cli.chain.print_result", nobody_reads)
+    assert isthmus(*base, "--out", "run").code == 1
+    assert (bundle.parent / "run" / "run.json").is_file()
 
 
 def test_an_unknown_option_is_wrong_usage():

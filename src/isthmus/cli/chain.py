@@ -48,15 +48,12 @@ def demo(
     """
     from isthmus.progress import shown
     from isthmus.report.demo import write_demo
+    from isthmus.report.tables import demo_tables
 
     with shown() as progress:
         outcome = write_demo(out, seed=seed, report=progress)
-    if json_:
-        print_json(outcome.summary)
-    else:
-        from isthmus.report.tables import demo_tables
-
-        print_parts(*demo_tables(outcome.record, report=outcome.report))
+    tables = demo_tables(outcome.record, report=outcome.report)
+    print_result(json.dumps(outcome.summary, indent=1), *tables, json_=json_)
 
 
 def profile(
@@ -451,9 +448,10 @@ def run(
             timeline=traces.append,
             progress=lambda done, total: progress("requests", done, total),
         )
-    print_result(to_json(record), *run_tables(record), json_=json_)
-    if out is not None:  # after it is told, as the disk may be full
-        with new_folder(out, files=files) as folder:
-            write_json(folder / RUN_FILE, record)
-            for trace in traces:
-                write_bytes(folder / TIMELINE_FILE, json.dumps(trace).encode())
+    try:  # it is told first, as the disk may be full, and written though nobody reads to the end
+        print_result(to_json(record), *run_tables(record), json_=json_)
+    finally:
+        if out is not None:
+            with new_folder(out, files=files) as folder:
+                write_json(folder / RUN_FILE, record)
+                write_bytes(folder / TIMELINE_FILE, json.dumps(traces[0]).encode())

@@ -198,12 +198,14 @@ def print_result(text: str, *parts: Any, json_: bool, out: Path | None = None) -
         json_: Whether programs read it.
         out: A file; one of JSON gets it too, after it is told, as the disk may be full.
     """
-    if json_:
-        print_text(text)
-    else:
-        print_parts(*parts)
-    if out is not None and out.suffix == ".json":
-        write_bytes(out, f"{text}\n".encode())
+    try:
+        if json_:
+            print_text(text)
+        else:
+            print_parts(*parts)
+    finally:  # also where nobody reads to the end
+        if out is not None and out.suffix == ".json":
+            write_bytes(out, f"{text}\n".encode())
 
 
 def print_parts(*parts: Any) -> None:
