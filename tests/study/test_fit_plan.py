@@ -5,6 +5,7 @@ import torch
 
 from isthmus.data import load_data
 from isthmus.errors import CaptureError, InputError, StateError
+from isthmus.files import write_bytes
 from isthmus.models import reference
 from isthmus.progress import silent
 from isthmus.study.evaluate import fit_plan
@@ -267,6 +268,9 @@ def test_what_was_trained_is_kept_when_the_disk_is_full_and_not_when_the_user_er
     with pytest.raises(StateError):
         leave(StateError("state.ckpt: cannot be written (No space left on device)"))
     (folder,) = tmp_path.iterdir()
+    assert [file.name for file in folder.iterdir()] == ["state.ckpt"]
+    with pytest.raises(InputError), kept_state(tmp_path / "out", "asked", silent):
+        write_bytes(tmp_path, b"what was trained")  # refused as by a full disk
     assert [file.name for file in folder.iterdir()] == ["state.ckpt"]
     with pytest.raises(MemoryError):
         leave(MemoryError)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isthmus.data import Dataset
 from isthmus.errors import IsthmusError, StateError
+from isthmus.files import refusing
 from isthmus.progress import Report
 from isthmus.train import Progress
 
@@ -33,15 +34,13 @@ def kept_state(out: Path, asked: object, report: Report) -> Iterator[Progress]:
         What training takes; a `StateError` says that nothing can be kept there.
     """
     state = out.parent / f".{out.name}.{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
-    try:
+    with refusing(out, "cannot be made", "name another --out"):
         state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        line = f"{out}: cannot be made ({error.strerror}); name another --out"
-        raise StateError(line) from error
     try:
         yield Progress(report=report, checkpoints=state)
     except Exception as error:
-        if isinstance(error, IsthmusError) and not isinstance(error, StateError):
+        refused = isinstance(error, StateError) or isinstance(error.__cause__, OSError)
+        if isinstance(error, IsthmusError) and not refused:
             shutil.rmtree(state, ignore_errors=True)
         with suppress(OSError):  # what holds something stays
             state.rmdir()
