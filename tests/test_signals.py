@@ -36,6 +36,18 @@ def test_a_swallowed_signal_is_sent_again_and_clearing_up_is_not_disturbed():
     assert not found.stderr
 
 
+def test_a_terminal_that_is_closed_ends_a_command_as_sigterm_does_but_not_under_nohup():
+    code = (
+        "import signal\nfrom isthmus import cli\n"
+        "def app():\n    try:\n        signal.raise_signal(signal.SIGHUP)\n"
+        "        print('went on')\n    finally:\n        print('cleared up')\n"
+        "cli.app = app\ncli.main()\n"
+    )
+    closed, nohup = run(code), run(f"import signal\nsignal.signal(1, signal.SIG_IGN)\n{code}")
+    assert (closed.returncode, closed.stdout) == (143, "cleared up\n")
+    assert (nohup.returncode, nohup.stdout) == (0, "went on\ncleared up\n")
+
+
 def test_what_else_a_destructor_raises_is_still_reported():
     code = SWALLOWING.partition("class")[0] + (
         "class Broken:\n    def __del__(self):\n        raise ValueError('broken')\nBroken()\n"

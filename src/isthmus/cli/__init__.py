@@ -45,6 +45,8 @@ _EXTRAS = {
 def main() -> None:
     """Run one command; a user's mistake is one line and exit 1, wrong usage is typer's exit 2."""
     raise_at(signal.SIGTERM, lambda: SystemExit(143))  # so that workers are stopped
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed; no nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         with json_alone(sys.argv):
             app()

@@ -365,10 +365,8 @@ def export(
         exit_rule=asked[0] if asked else None,
         exit_model=early_model,
     )
-    if json_:
-        print_json({"bundle": str(out), **asdict(verification)})
-    else:
-        print_parts(verification_table(verification, out))
+    facts = json.dumps({"bundle": str(out), **asdict(verification)}, indent=1)
+    print_result(facts, verification_table(verification, out), json_=json_)
 
 
 def run(

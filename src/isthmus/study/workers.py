@@ -345,7 +345,8 @@ def _stop(processes: Collection[BaseProcess]) -> None:
 
 def _process(end: Connection, threads: int, work: Callable[..., int]) -> None:
     """Be a worker process: report to the launcher, end when asked or when it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and asks
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the launcher gets it too, and asks
     raise_at(signal.SIGTERM, KeyboardInterrupt)  # the cell is put back
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
