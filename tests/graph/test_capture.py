@@ -319,6 +319,18 @@ def test_what_cannot_be_captured_is_the_users_and_never_a_line_of_ours(model, me
     assert "trace.py" not in str(caught.value)
 
 
+def test_an_interruption_that_torch_loses_while_it_clears_up_is_none_of_the_models_faults():
+    class Interrupted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise AssertionError("Trying to pop empty mode stack")
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(Interrupted(), (torch.zeros(1, 4),))
+
+
 def test_a_write_to_what_the_caller_gave_is_refused():
     class Scaled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

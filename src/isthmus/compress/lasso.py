@@ -330,8 +330,7 @@ def _best(
         gram.index_add_(1, roots, rows)
         towards.index_add_(0, roots, (weight.T * rest[own]).sum(1))
     linear: Any = import_module("sklearn.linear_model")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of channels that others equal
+    with warnings.catch_warnings(action="ignore"):  # of channels that others equal
         _, _, path = linear.lars_path_gram(
             towards.numpy(), gram.numpy(), n_samples=1, method="lasso", max_iter=8 * channels
         )

@@ -152,8 +152,7 @@ def tracing(
 ) -> Iterator[None]:
     """Turn whatever the library raises into an `InputError` that says what to leave out."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except InputError:
         raise
@@ -169,8 +168,7 @@ def tracing(
 def _lost(model: nn.Module, samples: Samples, ignored: Collection[nn.Module]) -> list[str]:
     """Return the layers whose channels the library cannot follow, as far as it can be told."""
     found = []
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):
         every = {p: m for p, m in model.named_modules() if type(m) in CHANNELLED}
         pruner = make_pruner(model, samples, ignored_layers=list(every.values()))
         for path, module in every.items():

@@ -199,6 +199,11 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], *, train: bool) -> Ex
                 model, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False
             )
         except Exception as error:  # torch.export and the model raise every kind
+            cause: BaseException | None = error
+            while isinstance(cause, Exception):
+                cause = cause.__context__
+            if cause is not None:  # an interruption: torch, clearing up, fails in its place
+                raise cause from None
             raise CaptureError(_explain(error, model)) from error
 
 
@@ -214,8 +219,7 @@ def _quiet_mode(model: nn.Module, *, train: bool) -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(StringIO()))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.enter_context(torch.enable_grad())
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
