@@ -25,6 +25,15 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def raise_interruption(error: Exception) -> None:
+    """Raise the interruption in whose place torch, clearing up after it, raised an error."""
+    cause: BaseException | None = error
+    while isinstance(cause, Exception):
+        cause = cause.__context__
+    if cause is not None:
+        raise cause from None
+
+
 class IsthmusError(Exception):
     """Base class: ``except IsthmusError`` catches whatever a user can mend."""
 

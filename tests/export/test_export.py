@@ -11,7 +11,7 @@ from torch import nn
 from isthmus.bundle import read_bundle
 from isthmus.errors import BundleError, CaptureError, InputError
 from isthmus.export import check_devices, export
-from isthmus.export.export import write_program
+from isthmus.export.export import Program, write_program
 from isthmus.graph import capture, cuts
 from isthmus.plan import partition
 from isthmus.platform import load_platform
@@ -226,6 +226,23 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
     (tmp_path / "home" / "letter").write_text("dear")
     with pytest.raises(InputError, match="not ours"):
         export(split_model, plan, tmp_path / "home", samples=samples)
+
+
+def test_an_interruption_that_torch_loses_while_it_writes_is_no_fault_of_the_model(tmp_path):
+    class Interrupted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise AssertionError("Trying to pop empty mode stack")
+
+    with pytest.raises(KeyboardInterrupt):
+        write_program(
+            Program(None, Interrupted(), None),
+            (torch.zeros(2, 4),),
+            tmp_path / "a" / "p.onnx",
+            device="a",
+        )
 
 
 QUICK = ("branches", "attention", "windows", "decoder", "sensors")

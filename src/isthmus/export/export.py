@@ -30,7 +30,7 @@ from isthmus.bundle import (
     WidthEntry,
     write_bundle,
 )
-from isthmus.errors import CaptureError, InputError, one_line
+from isthmus.errors import CaptureError, InputError, one_line, raise_interruption
 from isthmus.export.calls import write_calls
 from isthmus.export.operators import give_zeros, our_operators, read_once
 from isthmus.export.verify import VERIFICATION_FILE, Verification, verify
@@ -271,6 +271,7 @@ def write_program(
         except (OSError, MemoryError, InputError):
             raise
         except Exception as error:  # the exporter raises many types
+            raise_interruption(error)
             line = one_line(error.__cause__ or error)
             raise CaptureError(
                 f"stage on {device}: cannot be written as {path.name} ({line}); cut the model "

@@ -26,7 +26,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import TreeSpec
 
-from isthmus.errors import CaptureError, InputError
+from isthmus.errors import CaptureError, InputError, raise_interruption
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _WRAPPERS = {  # and what to give in place of them
@@ -199,11 +199,7 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], *, train: bool) -> Ex
                 model, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=False
             )
         except Exception as error:  # torch.export and the model raise every kind
-            cause: BaseException | None = error
-            while isinstance(cause, Exception):
-                cause = cause.__context__
-            if cause is not None:  # an interruption: torch, clearing up, fails in its place
-                raise cause from None
+            raise_interruption(error)
             raise CaptureError(_explain(error, model)) from error
 
 
