@@ -175,6 +175,17 @@ def test_what_is_computed_in_floats_is_named(tmp_path):
         lower(written(model, tmp_path / "sigmoid.onnx"))
 
 
+@pytest.mark.parametrize("ends", [{"min": 0.1}, {"max": 0.1}])
+def test_values_bounded_on_one_side_are_named(ends, tmp_path):
+    class Bound(nn.Module):
+        def forward(self, x):
+            return x.clamp(**ends)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Bound(), nn.Flatten(), nn.Linear(288, 4)).eval()
+    with pytest.raises(CaptureError, match="Clip clamp is not computed in integers"):
+        lower(written(rounded(model), tmp_path / "program.onnx"))
+
+
 def test_sums_beyond_32_bits_are_refused(tmp_path):
     layer = nn.Linear(192, 1)
     with torch.no_grad():

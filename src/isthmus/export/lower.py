@@ -190,13 +190,13 @@ def _dequantize(program: _Program, node: _Node) -> _Weight | _Sum | None:
 
 
 def _clip(program: _Program, node: _Node) -> _Bytes | _Sum | None:
+    if len(node.reads) < 3:  # one of its two ends is left out
+        return None
     value, low, high = node.reads[0], float(node.reads[1]), float(node.reads[2])
     if isinstance(value, _Bytes):  # a grid of fewer bits
         limits = int(low) - value.zero, int(high) - value.zero
-        clamped = program.change("clamp", value.term, limits=limits)
-        return clamped and _Bytes(
-            replace(clamped.terms[0], most=max(map(abs, limits))), value.zero
-        )
+        name = program.add("clamp", [value.term.name], limits=limits)
+        return _Bytes(replace(value.term, name=name, most=max(map(abs, limits))), value.zero)
     term = node.read(even=True)
     if term is None or low != 0:
         return None
@@ -264,9 +264,8 @@ def _max_pool(program: _Program, node: _Node) -> _Sum | None:
 
 def _average_pool(program: _Program, node: _Node) -> _Sum | None:
     window = _window(node.options)
-    if any(window["padding"]):
-        return None
-    return _mean(program.change("sum_pool", node.read(), **window), prod(window["kernel"]))
+    term = None if any(window["padding"]) else node.read()
+    return _mean(program.change("sum_pool", term, **window), prod(window["kernel"]))
 
 
 def _reduce_mean(program: _Program, node: _Node) -> _Sum | None:
