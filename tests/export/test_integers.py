@@ -186,6 +186,13 @@ def test_values_bounded_on_one_side_are_named(ends, tmp_path):
         lower(written(rounded(model), tmp_path / "program.onnx"))
 
 
+def test_a_view_that_makes_another_batch_is_named(tmp_path):
+    middle = nn.Flatten(), nn.Unflatten(1, (8, 64)), nn.Flatten(0, 1), nn.Linear(64, 4)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *middle).eval()
+    with pytest.raises(CaptureError, match="Reshape view_2 is not computed in integers"):
+        lower(written(rounded(model), tmp_path / "program.onnx"))
+
+
 def test_sums_beyond_32_bits_are_refused(tmp_path):
     layer = nn.Linear(192, 1)
     with torch.no_grad():

@@ -290,7 +290,7 @@ def _mean(sums: _Sum | None, num: int) -> _Sum | None:
 
 def _reshape(program: _Program, node: _Node) -> _Input | _Sum | None:
     value, shape = node.reads[0], node.options["made"][1:]
-    if not all(shape):
+    if not all(shape) or prod(shape) != prod(node.options["read"][1:]):  # a batch of others
         return None
     if isinstance(value, _Input):
         return replace(value, name=program.add("reshape", [value.name], shape=shape))
