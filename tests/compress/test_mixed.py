@@ -50,8 +50,10 @@ def test_tensors_are_cut_where_two_do_not_fit_at_once():
     # layer 1 reads 40 and makes 80; layer 2 reads these and makes 20
     assert cut_bits([ram(80, 40, 80, 0), ram(100, 0, 80, 20)]) == (8, 4, 8)
     assert cut_bits([ram(200, 40, 80, 0), ram(50, 0, 80, 20)]) == (8, 4, 4)  # 40 + 20 is too much
-    with pytest.raises(InputError, match="ram has room for 24 bytes of integers, expected 25"):
+    with pytest.raises(InputError, match=r"ram has room for 24 bytes of .*, expected 25"):
         cut_bits([ram(24, 0, 80, 20)])
+    with pytest.raises(InputError, match=r"for -2 bytes of .*, expected 25 .* allow 27 bytes"):
+        cut_bits([ram(24, 0, 80, 20), ram(-2, 0, 80, 20), ram(24, 0, 80, 20)])
 
 
 def test_the_bits_of_least_loss_are_those_of_brute_force():

@@ -71,12 +71,11 @@ def cut_bits(limits: Sequence[Limit]) -> tuple[int, ...]:
     Raises:
         InputError: 2 bits are too many; says by how much.
     """
+    _check_room(limits)
     bits = [WIDTHS[0]] * len(limits[0].sizes)
     for limit in limits:
         while limit.need(bits) > limit.room:
             able = [p for p, n in enumerate(limit.sizes) if n and bits[p] > WIDTHS[-1]]
-            if not able:
-                raise _too_small(limit)
             if limit.what == "flash":
                 shares = {p: limit.sizes[p] * bits[p] / 8 / limit.need(bits) for p in able}
                 part = next(p for p in able if shares[p] > max(shares.values()) - _NEAR)
@@ -126,14 +125,17 @@ def least_loss(limits: Sequence[Limit], losses: Sequence[Sequence[float]]) -> tu
         chosen = better
 
 
-def _too_small(limit: Limit) -> InputError:
-    least = limit.need([WIDTHS[-1]] * len(limit.sizes))
-    more = f"{least - limit.room:,.0f}"
-    return InputError(
-        f"{limit.what} has room for {max(limit.room, 0):,.0f} bytes of "
-        f"integers, expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow "
-        f"{more} {'byte' if more == '1' else 'bytes'} more, or make the model smaller first"
-    )
+def _check_room(limits: Sequence[Limit]) -> None:
+    """Raise where 2 bits are too many: of the limit that they miss by most."""
+    needs = [limit.need([WIDTHS[-1]] * len(limit.sizes)) for limit in limits]
+    limit, least = max(zip(limits, needs, strict=True), key=lambda each: each[1] - each[0].room)
+    if least > limit.room:
+        more = f"{least - limit.room:,.0f}"
+        raise InputError(
+            f"{limit.what} has room for {limit.room:,.0f} bytes of integers beside floats, "
+            f"expected {least:,} or more, that is {WIDTHS[-1]} bits each; allow {more} "
+            f"{'byte' if more == '1' else 'bytes'} more, or make the model smaller first"
+        )
 
 
 Place = tuple[str, str]  # path of a layer, and which of its grids: grid, inputs or outputs
@@ -181,9 +183,7 @@ def _check(name: str) -> Callable[[Options], None]:
         if options["flash"] == options["ram"] == options["link"] == inf and not options["cut"]:
             raise InputError(f"technique {name}: found no limit; give flash=64KiB or ram=16KiB")
         if (options["link"] < inf) != bool(options["cut"]):
-            found, add = (
-                ("link=", "cut=layer1") if options["link"] < inf else ("cut=", "link=2KiB")
-            )
+            found, add = ("cut=", "link=2KiB") if options["cut"] else ("link=", "cut=layer1")
             raise InputError(
                 f"technique {name}: found {found} alone, expected link= and cut= together: how "
                 f"much may cross, and after which modules; add such as {add}"
