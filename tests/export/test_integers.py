@@ -167,6 +167,20 @@ def test_weights_and_inputs_at_their_ends_are_added_up_in_more_than_16_bits(tmp_
     np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
+def test_a_layer_that_is_called_twice_is_computed_in_integers_both_times(tmp_path):
+    torch.manual_seed(0)
+    again = nn.Conv2d(8, 8, 3, padding=1)
+    model = rounded(stage(again, nn.ReLU(), again, nn.AvgPool2d(8))[:-1].append(nn.Linear(8, 4)))
+    path = written(model, tmp_path / "program.onnx")
+    x = images(64, seed=2)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    (by_runtime,) = load_program(path, backend="onnxruntime")([x.numpy()])
+    (found,) = run_integers(*lower(path), [x.numpy()])
+    np.testing.assert_allclose(by_runtime, expected, atol=0.02)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_what_is_computed_in_floats_is_named(tmp_path):
     with pytest.raises(CaptureError, match="Conv getitem is not computed in integers"):
         lower(written(stage(nn.AdaptiveAvgPool2d(1)), tmp_path / "floats.onnx"))

@@ -67,27 +67,28 @@ def our_operators() -> dict[Any, Callable[..., Any]]:
 
 
 def give_zeros(model: Any) -> None:
-    """Give the weights of each layer of integers zeros of their own, in place.
+    """Give each reader of integer weights, in a model of onnx_ir, a copy of these with zeros.
 
     ONNX Runtime moves int8 weights by 128 where a processor would else add them up in 16 bits (see
     `isthmus.backends.onnxruntime`), and moves the zeros with them: one for each channel has to be
-    there, and none that another layer's weights have too.
-
-    Args:
-        model: Of onnx_ir.
+    there, and nobody else may read either, as another call of the layer would.
     """
     ir: Any = import_module("onnx_ir")
+    tape = ir.tape.Tape(model.graph)
     for node in list(model.graph):
         weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         if weight is None or weight.const_value is None or len(node.inputs) > 2:
             continue
-        zeros = ir.tensor(np.zeros(weight.shape[0], np.int8), name=f"{weight.name}.zero")
-        value = ir.Value(name=zeros.name, shape=zeros.shape, type=ir.TensorType(zeros.dtype))
-        value.const_value = zeros
-        if zeros.name not in model.graph.initializers:
-            model.graph.register_initializer(value)
-        node.resize_inputs(3)
-        node.replace_input_with(2, model.graph.initializers[zeros.name])
+        for reader, index in list(node.outputs[0].uses()):
+            name = f"{weight.name}.{reader.name}"
+            own = tape.initializer(weight.const_value, name)
+            zeros = np.zeros(weight.shape[0], np.int8)
+            reads = own, node.inputs[1], tape.initializer(ir.tensor(zeros), f"{name}.zero")
+            reader.replace_input_with(index, tape.op(node.op_type, reads, {"axis": 0}))
+        model.graph.remove(node, safe=True)
+        if not weight.uses():
+            del model.graph.initializers[weight.name]
+    model.graph.sort()
 
 
 def _in_format(opset: Any, x: Any, name: str) -> Any:
