@@ -70,6 +70,29 @@ def test_a_forward_that_insists_on_channel_counts_without_a_word_is_named():
         pruned(model, "prune:l1,keep=0.5,only=0")
 
 
+def test_weights_that_two_modules_hold_do_not_part_by_what_is_pruned_before_one_of_them():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.far, self.near = nn.Embedding(9, 8), nn.Linear(8, 6), nn.Linear(6, 8)
+            self.answer = nn.Linear(8, 9, bias=False)
+            self.answer.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.answer(self.near(self.far(self.embed(x).mean(1))))
+
+    given = Samples(example=(torch.zeros(2, 5, dtype=torch.long),))
+    (step,) = parse_chain(["prune:l1,keep=0.5,skip=embed+answer"])
+    with pytest.raises(
+        InputError, match=r"hold one weight would part; add skip=embed\+answer\+near"
+    ):
+        apply(Tied(), step, given)
+    (step,) = parse_chain(["prune:l1,keep=0.5,skip=embed+answer+near"])
+    made: Any = apply(Tied(), step, given)
+    assert made.answer.weight is made.embed.weight
+    assert made.far.out_features == 3
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_are_left_as_they_are(kind):
     class Series(nn.Module):

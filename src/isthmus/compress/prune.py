@@ -307,6 +307,8 @@ def check_pruned(
 
 def _check_same_kind(name: str, before: nn.Module, model: nn.Module, samples: Samples) -> None:
     check_runs(name, model, samples)
+    if len([*before.parameters()]) < len([*model.parameters()]):
+        raise InputError(f"technique {name}: modules that hold one weight would part; skip them")
     changes(before, model)
 
 
