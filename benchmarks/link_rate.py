@@ -22,7 +22,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
-from table import write_csv
+from table import rows_begun, write_csv
 from torch import nn
 
 from isthmus.compress import parse_chain
@@ -124,7 +123,7 @@ def main() -> None:
     parser.add_argument("--hardware", default="2core-x86")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = arguments.out / f"link_rate_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
+    rows = rows_begun(arguments.out, f"link_rate_{arguments.hardware}")
     if arguments.what == "page":
         write_page(rows)
         return

@@ -19,12 +19,12 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from link_rate import load, plan_of
+from table import rows_begun
 from torch import nn
 
 from isthmus.data import Dataset
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--hardware", default="2core-x86")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = arguments.out / f"nested_widths_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
+    path = rows_begun(arguments.out, f"nested_widths_{arguments.hardware}")
     if arguments.page:
         write_page(path)
         return

@@ -3,10 +3,25 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from isthmus.files import write_bytes
+
+
+def rows_begun(folder: Path, name: str) -> Path:
+    """Return the file whose rows a benchmark of many days goes on with.
+
+    Args:
+        folder: Of the results.
+        name: Of the benchmark and the machine; the month in which it was begun follows.
+
+    Returns:
+        The newest there is, or this month's.
+    """
+    begun = sorted(folder.glob(f"{name}_[0-9]*-[0-9]*.jsonl"))
+    return begun[-1] if begun else folder / f"{name}_{date.today():%Y-%m}.jsonl"
 
 
 def write_csv(

@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import numpy as np
 import onnxruntime
 import torch
 from link_rate import judged, load, plan_of
+from table import rows_begun
 from techniques_page import ENERGY, best_ten, write_page
 from torch import nn
 
@@ -231,8 +231,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--hardware", default="2core-x86")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    name = f"techniques_{arguments.hardware}_{date.today():%Y-%m}.jsonl"
-    arguments.rows = arguments.out / name
+    arguments.rows = rows_begun(arguments.out, f"techniques_{arguments.hardware}")
     return arguments
 
 
