@@ -186,6 +186,8 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_done(
 
 def test_a_study_is_kept_in_no_file(isthmus, mine):
     one_line(isthmus("study", "digits", "--out", "net.py"), "net.py/study.db: cannot be made (Not")
+    (mine / "dangling").symlink_to("nowhere")
+    one_line(isthmus("study", "digits", "--out", "dangling"), "dangling: cannot be made", "--out")
 
 
 def test_a_model_that_has_nothing_to_train_and_no_weights_is_refused(isthmus, planned):

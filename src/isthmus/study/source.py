@@ -12,7 +12,7 @@ from sqlalchemy import URL
 
 from isthmus.data import load_images
 from isthmus.errors import InputError
-from isthmus.files import check_writable, read_json, write_json
+from isthmus.files import check_writable, read_json, refusing, write_json
 from isthmus.machine import describe_machine, git_revision, library_versions
 from isthmus.progress import Report, silent
 from isthmus.study.cells import CHOICE_FILE, RECIPES, Choice, choose, compute_cell
@@ -79,7 +79,8 @@ def run_study(
             f"study {recipe.name}: search: found {search}, expected at most {space}, the networks "
             "that it may choose from"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusing(folder, "cannot be made", "name another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
     url = storage or _own_database(folder)
     check_storage(url)
     choice = choose(recipe.candidates, folder, report=report)
@@ -141,7 +142,8 @@ def join_study(
     path = folder / CHOICE_FILE
     if path.is_file() and read_json(path, Choice) != stored:
         raise InputError(f"{path}: is of another study; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusing(folder, "cannot be made", "name another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(path, stored)
     run_workers(
         storage, name, compute_cell, folder=folder / "cells", workers=workers, report=report
