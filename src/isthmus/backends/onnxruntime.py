@@ -1,6 +1,7 @@
 """ONNX programs by onnxruntime, on the processor."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ def load(path: Path, *, threads: int) -> Program:
 
     Its own loader refuses external data outside of the program's folder. Where the processor has
     no instruction for sums of bytes (VNNI), two products of int8 weights may overflow the 16 bits
-    in which it adds them; it is told to compute these by another, which is slower and right.
+    in which it adds them; it is told to compute these by another, which is slower and right. Only
+    there: it would do so as well where the processor has matrices of bytes (AMX).
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not _sums_bytes():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -39,3 +42,11 @@ def load(path: Path, *, threads: int) -> Program:
         return tuple(np.asarray(output) for output in outputs)
 
     return run
+
+
+@cache
+def _sums_bytes() -> bool:
+    """Return whether the processor is known to have VNNI."""
+    flags = Path("/proc/cpuinfo")
+    words = flags.read_text().split() if flags.is_file() else []
+    return "avx512_vnni" in words or "avx_vnni" in words
