@@ -36,6 +36,7 @@ from table import rows_begun
 from techniques_page import ENERGY, best_ten, write_page
 from torch import nn
 
+from isthmus.backends.onnxruntime import session_options
 from isthmus.compress import TECHNIQUES, apply, figures, parse_chain, settle
 from isthmus.compress.exits import EXITS, rule
 from isthmus.compress.sparse import SCHEDULES
@@ -413,10 +414,7 @@ def session_of(model: nn.Module) -> Any:
 
 
 def session_from(program: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as the backend does
-    return onnxruntime.InferenceSession(program, options)
+    return onnxruntime.InferenceSession(program, session_options(threads=1))
 
 
 def run(session: Any, x: np.ndarray) -> np.ndarray:

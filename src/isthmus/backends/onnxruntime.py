@@ -14,17 +14,9 @@ from isthmus.errors import RunError, one_line
 def load(path: Path, *, threads: int) -> Program:
     """Load a program; see `isthmus.backends.Backend`.
 
-    Its own loader refuses external data outside of the program's folder. Where the processor has
-    no instruction for sums of bytes (VNNI), two products of int8 weights may overflow the 16 bits
-    in which it adds them; it is told to compute these by another, which is slower and right. Only
-    there: it would do so as well where the processor has matrices of bytes (AMX).
+    Its own loader refuses external data outside of the program's folder.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if not _sums_bytes():
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    options = session_options(threads=threads)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -42,6 +34,23 @@ def load(path: Path, *, threads: int) -> Program:
         return tuple(np.asarray(output) for output in outputs)
 
     return run
+
+
+def session_options(*, threads: int) -> onnxruntime.SessionOptions:
+    """Return how programs are run.
+
+    Where the processor has no instruction for sums of bytes (VNNI), two products of int8 weights
+    may overflow the 16 bits in which it adds them; it is told to compute these by another, which
+    is slower and right. Only there: it would do so, too, where the processor has matrices of bytes
+    (AMX).
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if not _sums_bytes():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 @cache
