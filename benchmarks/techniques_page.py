@@ -72,10 +72,8 @@ COLUMNS = (
 
 
 OLDER = (
-    "Of before a change that may move them a little: rows of quantize:int8 (biases are rounded to "
-    "steps of the sums since; made anew as applied, see above), of mxfp6 of both and of mxfp4 "
-    "with other seeds (blocks end with the weights of an output channel since, as in the other "
-    "rows of mxfp4).",
+    "Of before a change that may move them a little: the rows of quantize:int8 with other seeds "
+    "(biases are rounded to steps of the sums since).",
 )
 
 
