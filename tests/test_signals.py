@@ -43,7 +43,10 @@ def test_a_terminal_that_is_closed_ends_a_command_as_sigterm_does_but_not_under_
         "        print('went on')\n    finally:\n        print('cleared up')\n"
         "cli.app = app\ncli.main()\n"
     )
-    closed, nohup = run(code), run(f"import signal\nsignal.signal(1, signal.SIG_IGN)\n{code}")
+    closed, nohup = (
+        run(f"import signal\nsignal.signal(signal.SIGHUP, signal.{how})\n{code}")
+        for how in ("SIG_DFL", "SIG_IGN")
+    )
     assert (closed.returncode, closed.stdout) == (143, "cleared up\n")
     assert (nohup.returncode, nohup.stdout) == (0, "went on\ncleared up\n")
 

@@ -322,10 +322,9 @@ def check_runs(name: str, model: nn.Module, samples: Samples) -> None:
         with torch.no_grad():
             model.eval()(*samples.example)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        line = one_line(error)
         raise InputError(
-            f"technique {name}: after it the model does not run ({line}); its forward may hold "
-            "channel counts: leave those layers out with skip="
+            f"technique {name}: after it the model does not run ({one_line(error)}); its forward "
+            "may hold channel counts: leave those layers out with skip="
         ) from error
 
 

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,7 @@ def compress_model(
         )
         if not facts.changes:
             _check_changed(model, compressed, steps)
-        write_compressed(
-            out, facts, weights, check=lambda folder: _check_same(folder, compressed, example)
-        )
+        write_compressed(out, facts, weights, check=partial(_check_same, compressed, example))
         return facts
 
 
@@ -158,7 +157,7 @@ def _check_changed(model: nn.Module, other: nn.Module, steps: Sequence[Step]) ->
         )
 
 
-def _check_same(folder: Path, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+def _check_same(model: nn.Module, example: tuple[Tensor, ...], folder: Path) -> None:
     """Raise unless a folder, loaded, answers as the model does that it was written from."""
     answers = []
     for each in (model, load_model(str(folder))):

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy import URL, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from isthmus.errors import StorageError
+from isthmus.errors import StorageError, one_line
 
 _MAX_RETRIES = 3  # of a cell whose workers die; running the study again begins anew
 _LOCK_S = 300  # longest wait for another process that changes the study
@@ -69,8 +69,7 @@ def reaching(url: URL) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError, Timeout) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
-        why = lines[0] if lines else type(cause).__name__
+        why = one_line(getattr(cause, "orig", None) or cause or error)
         raise StorageError(
             f"storage {shown(url)}: cannot be used ({why}); mend that or name another --storage"
         ) from error
