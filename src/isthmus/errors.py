@@ -30,7 +30,7 @@ def raise_interruption(error: Exception) -> None:
     cause: BaseException | None = error
     while isinstance(cause, Exception):
         cause = cause.__context__
-    if cause is not None:
+    if isinstance(cause, KeyboardInterrupt | SystemExit):
         raise cause from None
 
 

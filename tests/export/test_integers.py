@@ -75,6 +75,16 @@ def test_a_layer_adds_up_what_torch_does(conv):
     np.testing.assert_array_equal(made, expected)
 
 
+def assert_computed_alike(model, path, x, **within):
+    """Assert that ONNX Runtime, and integers alone, compute of x what the model does."""
+    with torch.no_grad():
+        expected = model(x).numpy()
+    (by_runtime,) = load_program(path, backend="onnxruntime")([x.numpy()])
+    (found,) = run_integers(*lower(path), [x.numpy()])
+    np.testing.assert_allclose(by_runtime, expected, **within)
+    np.testing.assert_allclose(found, expected, **within)
+
+
 def block(channels=8):
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     return nn.Sequential(Sum(nn.Identity(), nn.Sequential(nn.ReLU(), conv)), nn.ReLU())
@@ -158,13 +168,7 @@ def test_weights_and_inputs_at_their_ends_are_added_up_in_more_than_16_bits(tmp_
     model = nn.Sequential(layers[0], nn.Flatten(), layers[1])
     model = rounded(model, x=torch.ones(32, 3, 8, 8))
     path = written(model, tmp_path / "program.onnx")
-    x = torch.ones(2, 3, 8, 8)
-    with torch.no_grad():
-        expected = model(x).numpy()
-    (by_runtime,) = load_program(path, backend="onnxruntime")([x.numpy()])
-    (found,) = run_integers(*lower(path), [x.numpy()])
-    np.testing.assert_allclose(by_runtime, expected, rtol=0.01)
-    np.testing.assert_allclose(found, expected, rtol=0.01)
+    assert_computed_alike(model, path, torch.ones(2, 3, 8, 8), rtol=0.01)
 
 
 def test_a_layer_that_is_called_twice_is_computed_in_integers_both_times(tmp_path):
@@ -172,13 +176,7 @@ def test_a_layer_that_is_called_twice_is_computed_in_integers_both_times(tmp_pat
     again = nn.Conv2d(8, 8, 3, padding=1)
     model = rounded(stage(again, nn.ReLU(), again, nn.AvgPool2d(8))[:-1].append(nn.Linear(8, 4)))
     path = written(model, tmp_path / "program.onnx")
-    x = images(64, seed=2)
-    with torch.no_grad():
-        expected = model(x).numpy()
-    (by_runtime,) = load_program(path, backend="onnxruntime")([x.numpy()])
-    (found,) = run_integers(*lower(path), [x.numpy()])
-    np.testing.assert_allclose(by_runtime, expected, atol=0.02)
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert_computed_alike(model, path, images(64, seed=2), atol=0.02)
 
 
 def test_what_is_computed_in_floats_is_named(tmp_path):
