@@ -51,6 +51,7 @@ from isthmus.platform import load_platform
 from isthmus.study.compress import run_steps, samples_of
 from isthmus.train import (
     FitConfig,
+    Progress,
     accuracy,
     augmentation_for,
     fit_crossings,
@@ -122,6 +123,8 @@ WHOLE = (  # tuned on all training images for so many epochs: how far fewer MACs
     (("prune:netadapt,keep=0.6,step=0.1,short=128",), 5),
     (("prune:netadapt,keep=0.5,step=0.1,short=512",), 5),
 )
+STUDENT = "replace:network,name=benchmarks/networks.py:shuffle_student"
+STUDENT_EPOCHS = 75
 NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
     ((STEM, "quantize:weights,bits=4"), 400),
     ((STEM, "quantize:int8"), 400),
@@ -129,7 +132,9 @@ NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
-GROUPS = ("chain", "alone", "longer", "narrow", "whole", "stronger", "format", "loss", "seed")
+GROUPS = (
+    "chain", "alone", "longer", "narrow", "whole", "student", "stronger", "format", "loss", "seed",
+)  # fmt: skip
 BUDGET, LONG_BUDGET, ALL = 3200, 12_800, 50_000  # training images seen
 SEEN = 10_000  # training images that an exit is fitted to and calibrated on
 TUNING = FitConfig(
@@ -137,6 +142,9 @@ TUNING = FitConfig(
     batch_size=32,
     losses=("hinton",),
     augmentation=augmentation_for("cifar100"),
+)
+LEARNING = replace(  # what is new has all to learn, which takes two hours
+    TUNING, batch_size=128, losses=("task", "hinton"), precision="bf16-mixed"
 )
 TRIED = ("prune:l1,keep=0.75", "quantize:weights,bits=4", "sparse:magnitude,keep=0.2")
 RATES = (1e-3, 3e-4, 1e-4)
@@ -174,6 +182,7 @@ APART = {  # from the rows that have one budget
         Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size) for chain, size in NARROW
     ],
     "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
+    "student": [Row(group="student", chain=(STUDENT,), images=ALL * STUDENT_EPOCHS)],
     "format": [Row(group="format", chain=(f"format,name={n}",)) for n in APPLIED],
     "loss": [
         Row(
@@ -212,9 +221,15 @@ def main() -> None:
         page(arguments.rows)
         return
     groups = (rows_of(group, arguments.rows) for group in arguments.groups)
+    progress = Progress(report=say, checkpoints=arguments.state)
     for row in wanted(itertools.chain.from_iterable(groups), arguments.only):
-        keep(row.key, lambda row=row: measured(model, row, data, base))
+        keep(row.key, lambda row=row: measured(model, row, data, base, progress))
     page(arguments.rows)
+
+
+def say(step: str, done: int, total: int) -> None:
+    """Print how far a training has come."""
+    print(step, f"{done}/{total}", flush=True)
 
 
 def page(path: Path) -> None:
@@ -228,10 +243,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--state", type=Path, help="of the row of a student, to go on from")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--hardware", default="2core-x86")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     arguments.rows = rows_begun(arguments.out, f"techniques_{arguments.hardware}")
     return arguments
 
@@ -320,7 +337,12 @@ def trainings(chain: Sequence[str]) -> int:
 
 
 def made_of(
-    model: nn.Module, chain: Sequence[str], data: Dataset, images: int, config: FitConfig
+    model: nn.Module,
+    chain: Sequence[str],
+    data: Dataset,
+    images: int,
+    config: FitConfig,
+    progress: Progress,
 ) -> nn.Module:
     """Return what a chain makes, tuned on so many images in all where they are more than 0."""
     torch.manual_seed(config.seed)
@@ -329,19 +351,27 @@ def made_of(
         return run_steps(model, steps, samples)
     each = images // trainings(chain)
     config = replace(config, epochs=max(1, each // ALL))
-    return run_steps(model, steps, samples, first_of(data, each), config)
+    return run_steps(model, steps, samples, first_of(data, each), config, progress=progress)
 
 
 def first_of(data: Dataset, count: int) -> Dataset:
     return replace(data, x_train=(data.x_train[0][:count],), y_train=data.y_train[:count])
 
 
-def measured(model: nn.Module, row: Row, data: Dataset, base: Any) -> Measure:
-    """Return the figures of a row; ``base`` is timed beside it."""
+def measured(
+    model: nn.Module, row: Row, data: Dataset, base: Any, progress: Progress | None = None
+) -> Measure:
+    """Return the figures of a row; ``base`` is timed beside it.
+
+    Only a student's training keeps its state: the others take minutes, and share its name.
+    """
     started = time.perf_counter()
+    student = row.group == "student"
+    how = LEARNING if student else replace(TUNING, losses=row.losses)
+    kept = progress if student and progress else Progress()
     try:
-        how = replace(TUNING, seed=row.seed, losses=row.losses)
-        made = made_of(model, row.chain, data, row.images, how)
+        how = replace(how, seed=row.seed)
+        made = made_of(model, row.chain, data, row.images, how, kept)
     except IsthmusError as error:
         return {"refused": str(error)}
     seconds = time.perf_counter() - started

@@ -76,6 +76,10 @@ def compress(
             show_default="task,hinton",
         ),
     ] = None,
+    bf16: Annotated[
+        bool,
+        typer.Option("--bf16", help="Train in bfloat16: faster where the processor has it."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),
     json_: Json = False,
@@ -100,7 +104,7 @@ def compress(
     from isthmus.train.fit import check_seed
 
     check_used(data is not None, "--data", data_dir=data_dir, download=download)
-    check_used(epochs > 0, "--epochs", loss=loss)
+    check_used(epochs > 0, "--epochs", loss=loss, bf16=bf16)
     steps = parse_chain(with_)
     check_seed(seed)
     torch.manual_seed(seed)
@@ -117,6 +121,7 @@ def compress(
             base_epochs=0 if trained else epochs,
             losses=tuple((loss or "task,hinton").split(",")),
             seed=seed,
+            precision="bf16-mixed" if bf16 else "32-true",
             augmentation=augmentation_for(data or ""),
         )
     with resumable(bool(epochs)), shown() as progress:

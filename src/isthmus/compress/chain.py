@@ -15,7 +15,7 @@ from isthmus.compress.lasso import LASSO
 from isthmus.compress.mixed import MIXED
 from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import CHANNELLED, PRUNING
-from isthmus.compress.replace import REPLACEMENTS
+from isthmus.compress.replace import NETWORK, REPLACEMENTS
 from isthmus.compress.share import SHARING
 from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH, widths_after, widths_of
 from isthmus.compress.sparse import SPARSITY
@@ -109,7 +109,7 @@ def _check_order(before: Technique, after: Technique) -> None:
         raise InputError(
             f"{after.name} after {before.name}: both choose the values of weights; leave one out"
         )
-    if second < first:
+    if second < first or (after.name == NETWORK != before.name):
         raise InputError(
             f"{after.name} after {before.name}: would undo it; put {after.name} first"
         )
@@ -144,7 +144,7 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
             widths = widths_after(name, options, widths)
         if name == EXITS and {*options["only"]} <= {path for path, _ in model.named_modules()}:
             exit_paths(model, options, samples)
-        if name not in (EXITS, SLIMMABLE, WIDTH):
+        if name not in (EXITS, SLIMMABLE, WIDTH, NETWORK):
             _check_tied(model, options, technique=name)
         asked = options.get("cut", ())
         for cut in filter(None, (asked,) if isinstance(asked, str) else asked):
@@ -202,6 +202,8 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
         InputError: The technique is not for this model, or these options.
     """
     frozen = {path for path, p in model.named_parameters() if not p.requires_grad}
+    if step.technique.name == NETWORK:  # its weights may have the names of others
+        frozen = set()
     made = step.technique.apply(model.eval(), step.options, samples).eval()
     for path in frozen & {path for path, _ in made.named_parameters()}:
         made.get_parameter(path).requires_grad = False

@@ -1,14 +1,26 @@
-"""Compact blocks in place of 3x3 convolutions; what they make has to be learned anew."""
+"""Compact blocks in place of 3x3 convolutions, or another network; both have to learn anew."""
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from isthmus.compress.technique import Apply, Options, Samples, Technique, layers
-from isthmus.errors import InputError
+from isthmus.compress.technique import (
+    Apply,
+    Options,
+    Samples,
+    Technique,
+    check_names,
+    described,
+    layers,
+)
+from isthmus.errors import InputError, one_line
+from isthmus.models import load_model
 from isthmus.models.blocks import BLOCKS
 from isthmus.models.compressed import replaced
+from isthmus.models.joint import first
 
+NETWORK = "replace:network"
 _FEWEST = 9  # channels read: an image's few are better read as they are
 
 
@@ -50,6 +62,41 @@ def _plain(conv: Any) -> bool:
         and conv.in_channels >= _FEWEST
         and conv.out_channels % 2 == 0
     )
+
+
+def network(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Put another network in place of the model, or of the one module that ``only`` names.
+
+    Tuned, it is the student of Hinton et al., and what it replaced its teacher.
+    """
+    check_names(model, options, technique=NETWORK)
+    made = load_model(options["name"])
+    asked = f"technique {NETWORK}: {options['name']}"
+    with torch.no_grad():
+        wanted = first(model(*samples.example)).shape
+        (path,) = options["only"] or ("",)
+        model = replaced(model, path, made, where=NETWORK).eval()
+        try:
+            found = first(model(*samples.example)).shape
+        except Exception as error:  # a user's own network raises what it likes
+            raise InputError(
+                f"{asked}: does not take what {path or 'the model'} takes ({one_line(error)}); "
+                "name another network"
+            ) from error
+    if found != wanted:
+        raise InputError(
+            f"{asked}: of two samples found outputs of {tuple(found)}, expected the model's, "
+            f"{tuple(wanted)}; name a network of as many classes"
+        )
+    return model
+
+
+def _check_network(options: Options) -> None:
+    if not options["name"] or len(options["only"]) > 1 or options["skip"]:
+        raise InputError(
+            f"technique {NETWORK}: expected name= with a model as MODEL is named, and at most one "
+            "module that it replaces, only="
+        )
 
 
 def _technique(kind: str, does: str, paper: str, improves: tuple[str, ...]) -> Technique:
@@ -98,5 +145,16 @@ REPLACEMENTS = (
     _technique(
         "adder", "layers that add in place of multiplying",
         "Chen et al., CVPR 2020, https://arxiv.org/abs/1912.13200", ("macs", "energy"),
+    ),
+    Technique(
+        name=NETWORK,
+        does="puts another network in place of the model, which teaches it",
+        paper="Hinton, Vinyals, Dean, 2015, https://arxiv.org/abs/1503.02531",
+        needs="training",
+        improves=("macs",),
+        stage="structure",
+        apply=network,
+        options={"name": described("a model as MODEL is named: FILE.py:FUNCTION, or with a name")},
+        check=_check_network,
     ),
 )  # fmt: skip

@@ -123,6 +123,19 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """Another network that stands in a model.
+
+    Attributes:
+        path: Of the module in whose place it is; empty for the whole model.
+        model: Where it came from.
+    """
+
+    path: str
+    model: ModelReference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compressed:
     """The facts of a compressed model.
 
@@ -130,10 +143,11 @@ class Compressed:
         source: The model that it was made from.
         techniques: What was done, in order, as ``--with`` takes it.
         inputs: Shapes of its inputs, as ``--input`` takes them.
-        changes: The layers that are not the source's.
+        changes: The layers that are not the source's, nor those of ``networks``.
         weights_sha256: Of the file of weights.
         before: What the source costs.
         after: What this costs.
+        networks: Others that stand in the source.
         exits: What early exits are worth, where the network was trained with some.
         data: Name of the data set; empty where none was given.
         machine: What it was made on.
@@ -148,6 +162,7 @@ class Compressed:
     weights_sha256: str
     before: Figures
     after: Figures
+    networks: tuple[Network, ...] = ()
     exits: tuple[ExitFigures, ...] = ()
     data: str = ""
     machine: str = ""

@@ -27,8 +27,10 @@ from isthmus.models.compressed import (
     COMPRESSED_FILE,
     WEIGHTS_FILE,
     ModelReference,
+    Network,
     load_changes,
     read_compressed,
+    replaced,
     unpack_weights,
 )
 from isthmus.models.resnet import BLOCKS, resnet
@@ -213,13 +215,27 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
     if not file.is_file() or sha256(file) != digest:
         raise InputError(f"{file}: has changed since it was fitted or compressed; do that again")
     facts = read_compressed(folder)
-    model = load_changes(load_model(facts.source), folder, facts.changes)
+    model = with_networks(load_model(facts.source), facts.networks, where=str(file))
+    model = load_changes(model, folder, facts.changes)
     path = folder / WEIGHTS_FILE
     weights = unpack_weights(path, digest=facts.weights_sha256)
     check_weights(model, weights, where=str(path))  # before memory is taken for it
     for change in facts.changes:
         model.get_submodule(change.path).to_empty(device="cpu")
     load_weights(model, weights, where=str(path))
+    return model
+
+
+def with_networks(model: nn.Module, networks: Sequence[Network], *, where: str) -> nn.Module:
+    """Put other networks in their places in a model; return it.
+
+    Args:
+        model: Changed in place.
+        networks: As `isthmus compress` wrote them down.
+        where: Names them in error messages.
+    """
+    for network in networks:
+        model = replaced(model, network.path, load_model(network.model), where=where)
     return model
 
 

@@ -29,6 +29,7 @@ from isthmus.compress import (
     settle,
 )
 from isthmus.compress.exits import EXITS, exit_paths, rule
+from isthmus.compress.replace import NETWORK
 from isthmus.compress.slim import SLIMMABLE
 from isthmus.compress.technique import may_change
 from isthmus.data import Dataset
@@ -36,10 +37,24 @@ from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
-from isthmus.models import Compressed, ModelReference, load_model, read_compressed
-from isthmus.models.compressed import FILES, ExitFigures, changes, pack_weights, write_compressed
+from isthmus.models import (
+    Compressed,
+    ModelReference,
+    carries_weights,
+    load_model,
+    read_compressed,
+    reference,
+)
+from isthmus.models.compressed import (
+    FILES,
+    ExitFigures,
+    Network,
+    changes,
+    pack_weights,
+    write_compressed,
+)
 from isthmus.models.joint import Joint
-from isthmus.models.load import carries_weights
+from isthmus.models.load import with_networks
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -97,7 +112,13 @@ def compress_model(
         InputError: A technique is not for this model, or something else stands at ``out``.
     """
     check_ours(out, files=FILES)
-    if out.resolve() in (folder.resolve() for folder in _folders(source)):
+    networks = tuple(
+        Network(path="".join(step.options["only"]), model=reference(step.options["name"]))
+        for step in steps
+        if step.technique.name == NETWORK
+    )
+    made_from = (source, *(network.model for network in networks))
+    if out.resolve() in (folder.resolve() for ref in made_from for folder in _folders(ref)):
         raise InputError(f"--out {out}: is what the model is made from; name another folder")
     if config is not None:
         _check_learns(model, data, config)
@@ -113,6 +134,7 @@ def compress_model(
     asked = (
         source,
         tuple(step.text for step in steps),
+        networks,
         data and data_fingerprint(data),
         weights_fingerprint(model.state_dict()),
         config,
@@ -133,7 +155,10 @@ def compress_model(
             source=source,
             techniques=tuple(step.text for step in steps),
             inputs=tuple(inputs),
-            changes=changes(load_model(source), compressed),
+            networks=networks,
+            changes=changes(
+                with_networks(load_model(source), networks, where=NETWORK), compressed
+            ),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
             before=before,
             after=after,
@@ -142,7 +167,7 @@ def compress_model(
             machine=describe_machine(),
             versions=library_versions(),
         )
-        if not facts.changes:
+        if not facts.changes and not networks:
             _check_changed(model, compressed, steps)
         write_compressed(out, facts, weights, check=partial(_check_same, compressed, example))
         return facts
@@ -263,7 +288,10 @@ def run_steps(
         name = f"tune {number} {step.technique.name}"
         training = None
         if data is not None and config is not None:
-            training = _training(name, model, data, config, progress)
+            how = config
+            if step.technique.name == NETWORK and not step.options["only"]:
+                how = replace(config, finetune_rate=config.learning_rate)  # it is new
+            training = _training(name, model, data, how, progress)
         made = apply(made, step, replace(samples, training=training))
         progress.report(step.text, 1, 1)
         if training and step.technique.name != "fold":

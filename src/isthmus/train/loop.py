@@ -60,7 +60,7 @@ class Progress:
 
 def adamw(groups: Groups) -> Optimizer:
     """Return AdamW with a small weight decay."""
-    return torch.optim.AdamW(groups, weight_decay=1e-4)
+    return torch.optim.AdamW(groups, weight_decay=1e-4, fused=True)
 
 
 def one_cycle(optimizer: Optimizer, num_steps: int, **how: Any) -> LRScheduler:
