@@ -77,6 +77,7 @@ STRENGTHS = {  # that which tells most first
     "prune": ("keep=0.9", "keep=0.75"),
     "lowrank:svd": ("energy=0.95", "energy=0.8"),
     "lowrank:tucker": ("energy=0.95", "energy=0.9", "energy=0.8"),
+    "replace:network": (),  # has all to learn: a group of its own
     "replace": ("only=layer3", ""),
     "sparse:magnitude": (
         "keep=0.5",

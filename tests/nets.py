@@ -53,6 +53,18 @@ class Net:
         return tuple(torch.rand(batch, *shape, generator=generator) for shape in self.shapes)
 
 
+def student() -> nn.Module:
+    """Take what `tests/contracts/test_techniques.py` does, with layers that are no plain data."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def student_stage() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.SiLU())
+
+
 def chain() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),

@@ -49,6 +49,7 @@ PLAN = "plan digits-resnet two-mcu-spi "
         (PLAN + "--limit latency=50", ["'latency=50'", "s", "unit"]),
         (PLAN + "--codec bottleneck:ratio=8,ratio=4", ["found option 'ratio' twice"]),
         ("compress digits-resnet --with fold --loss hinton", ["--loss", "without --epochs"]),
+        ("compress digits-resnet --with fold --bf16", ["--bf16", "without --epochs"]),
         ("probe 127.0.0.1 --weights w.safetensors", ["--weights", "without --model"]),
         ("probe --listen 127.0.0.1 --out p.yaml", ["--out", "without HOST"]),
         ("study transfer --workers 2", ["--workers", "without a study that trains"]),

@@ -18,9 +18,12 @@ from isthmus.export.export import Program, write_program
 from isthmus.graph import capture
 from isthmus.models import Compressed, load_model, reference
 from isthmus.models.compressed import changes, pack_weights, write_compressed
+from isthmus.models.load import with_networks
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.split import split
+from isthmus.study.compress import networks_of
+from tests.nets import __file__ as nets
 
 pytest.importorskip("torch_pruning")
 
@@ -65,10 +68,22 @@ STRENGTHS = {
     "quantize:memory": ",flash=40KiB,ram=16KiB",
     "quantize:mixed": ",flash=40KiB,ram=16KiB",
     "format": ",name=mxfp6-e2m3,of=both",
+    "replace:network": f",name={nets}:student",
+}
+OF_A_STAGE = {
+    "lowrank:svd": ",energy=0.5,only=fc",
+    "replace:network": f",name={nets}:student_stage,only=far",
 }
 BEFORE = {"prune:width": "prune:slimmable,widths=0.25+0.5"}  # what has to come first
 
-QUICK = ("prune:l1", "lowrank:tucker", "sparse:nm", "share:kmeans", "quantize:int8")
+QUICK = (
+    "prune:l1",
+    "lowrank:tucker",
+    "sparse:nm",
+    "replace:network",
+    "share:kmeans",
+    "quantize:int8",
+)
 EVERY = pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TECHNIQUES],
@@ -194,11 +209,14 @@ class TestEveryTechnique:
     def test_is_saved_and_loaded(self, name, model, source, tmp_path):
         made = compressed(model, name + STRENGTHS.get(name, ""))
         weights = pack_weights(made)
+        networks = networks_of(parse_chain([name + STRENGTHS.get(name, "")]))
+        found = with_networks(load_model(source), networks, where="")
         facts = Compressed(
             source=source,
             techniques=(name,),
             inputs=("1x3x6x6",),
-            changes=changes(load_model(source), made),
+            networks=networks,
+            changes=changes(found, made),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
             before=cost(made),
             after=cost(made),
@@ -219,8 +237,8 @@ class TestEveryTechnique:
         assert off.max() < 0.05
 
     def test_works_on_one_stage_of_a_split_model(self, name, model):
-        only = "fc" if name == "lowrank:svd" else "far"
-        made = compressed(model, f"{name}{STRENGTHS.get(name, '')},only={only}")
+        how = OF_A_STAGE.get(name, f"{STRENGTHS.get(name, '')},only=far")
+        made = compressed(model, name + how)
         graph = capture(made, samples().example)
         cut = (
             next(

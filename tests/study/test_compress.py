@@ -137,7 +137,7 @@ def test_a_model_that_comes_out_as_it_went_in_is_not_written(source, tmp_path, t
     assert not (tmp_path / "made").exists()
 
 
-def test_a_folder_that_would_answer_otherwise_is_not_put_in_place(source, tmp_path):
+def test_a_model_that_cannot_be_made_again_is_refused_before_it_is_trained(source, tmp_path):
     own = """
 class Own(nn.Module):
     def __init__(self, net):
@@ -154,8 +154,25 @@ class Own(nn.Module):
         "3),\n    )", "3),\n    ))"
     )
     (tmp_path / "net.py").write_text(net)
+    config = FitConfig(epochs=1)
+    asking = Asking(reference(source.text), tmp_path, "share:kmeans,bits=4", config=config)
+    with pytest.raises(InputError, match="make: once loaded the model gives other outputs"):
+        asking("made")
+    assert not asking.lines
+    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
+
+
+def test_a_folder_that_would_answer_otherwise_is_not_put_in_place(source, tmp_path, monkeypatch):
+    def loaded(model):
+        made = load_model(model)
+        if isinstance(model, str):  # the folder that was written
+            torch.nn.init.zeros_(made.get_parameter("7.weight"))
+        return made
+
+    monkeypatch.setattr("isthmus.study.compress.load_model", loaded)
+    asking = Asking(source, tmp_path, "prune:l1,keep=0.5", config=None)
     with pytest.raises(InputError, match="made: once loaded the model gives other outputs"):
-        Asking(reference(source.text), tmp_path, "share:kmeans,bits=4", config=None)("made")
+        asking("made")
     assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
 
 
@@ -361,3 +378,120 @@ def test_frozen_models_are_not_tuned(source, tmp_path):
             data=blobs(),
             config=FitConfig(epochs=1),
         )
+
+
+STUDENTS = """
+import torch
+from torch import nn
+
+
+class Few(nn.Module):
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4 * 16, num_classes)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x)).flatten(1))
+
+
+def few():
+    return Few()
+
+
+def more():
+    return Few(5)
+
+
+def wide():
+    return nn.Conv2d(3, 8, 1)
+
+
+def stage():
+    return nn.Conv2d(8, 8, 3, groups=4)
+"""
+
+
+@pytest.fixture
+def students(tmp_path):
+    (tmp_path / "students.py").write_text(STUDENTS)
+    return f"replace:network,name={tmp_path / 'students.py'}"
+
+
+def test_another_network_learns_from_the_model_in_whose_place_it_stands(
+    source, students, tmp_path
+):
+    config = FitConfig(base_epochs=12, epochs=12, batch_size=16)
+    asking = Asking(source, tmp_path, f"{students}:few", "quantize:int8", config=config)
+    facts = asking("made")
+    assert [network.path for network in facts.networks] == [""]
+    assert facts.networks[0].model == reference(f"{tmp_path / 'students.py'}:few")
+    assert facts.before.accuracy == 1
+    assert facts.after.accuracy > 0.8
+    loaded = load_model(str(tmp_path / "made"))
+    assert type(loaded).__name__ == "Few"
+    kinds = [(change.path, change.layer.kind) for change in facts.changes]
+    assert kinds == [("conv", "integer"), ("head", "integer")]
+
+
+def test_a_folder_with_another_network_is_compressed_further(source, students, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1)
+    Asking(source, tmp_path, f"{students}:few", config=config)("made")
+    again = Asking(reference(str(tmp_path / "made")), tmp_path, "quantize:weights", config=None)
+    assert again("smaller").networks == ()
+    assert type(load_model(str(tmp_path / "smaller"))).__name__ == "Few"
+    over = Asking(source, tmp_path, f"replace:network,name={tmp_path / 'made'}", config=None)
+    with pytest.raises(InputError, match="is what the model is made from"):
+        over("made")
+
+
+def test_a_network_may_stand_in_place_of_one_module(source, students, tmp_path):
+    facts = Asking(source, tmp_path, f"{students}:stage,only=2", config=None)("made")
+    assert [network.path for network in facts.networks] == ["2"]
+    assert load_model(str(tmp_path / "made")).get_parameter("2.weight").shape == (8, 2, 3, 3)
+
+
+def test_a_network_whose_file_has_changed_is_not_loaded(source, students, tmp_path):
+    Asking(source, tmp_path, f"{students}:few", config=None)("made")
+    (tmp_path / "students.py").write_text(STUDENTS.replace("tanh", "relu"))
+    with pytest.raises(InputError, match=r"students.py: has changed since"):
+        load_model(str(tmp_path / "made"))
+
+
+def test_weights_of_another_network_learn_where_those_of_the_same_name_were_frozen(students):
+    model = load_model(f"{students.partition('=')[2]}:few")
+    model.get_parameter("conv.weight").requires_grad = False
+    (step,) = parse_chain([f"{students}:few"])
+    example = (torch.zeros(2, 1, 6, 6),)
+    made = run_steps(model, [step], Samples(example=example))
+    assert all(p.requires_grad for p in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (":few,skip=0", r"expected name= with a model as MODEL is named"),
+        (":few,only=0+2", r"expected name= with a model as MODEL is named"),
+        (":few,only=tail", r"found no module 'tail'"),
+        (":less", r"less"),
+        (":more", r"found outputs of \(2, 5\), expected the model's, \(2, 3\)"),
+        (":wide", r"does not take what the model takes"),
+        (":stage,only=0", r"does not take what 0 takes"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_trained(
+    source, students, tmp_path, how, said
+):
+    config = FitConfig(base_epochs=1, epochs=1)
+    with pytest.raises(InputError, match=said):
+        Asking(source, tmp_path, students + how, config=config)("made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.py", "students.py"]
+
+
+def test_what_comes_after_another_network_names_its_modules(source, students, tmp_path):
+    config = FitConfig(base_epochs=1, epochs=1)
+    Asking(source, tmp_path, f"{students}:few", "sparse:magnitude,only=conv", config=config)("a")
+    with pytest.raises(InputError, match="found no module '5'"):
+        Asking(source, tmp_path, f"{students}:few", "sparse:magnitude,only=5", config=config)("b")
+    with pytest.raises(InputError, match="put replace:network first"):
+        parse_chain(["prune:l1", f"{students}:few"])

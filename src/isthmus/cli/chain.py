@@ -10,6 +10,7 @@ import typer
 
 from isthmus.cli.options import (
     Adapt,
+    Bf16,
     Data,
     DataDir,
     Download,
@@ -227,10 +228,7 @@ def fit(
             "dropout and norms (DropPath, auxiliary heads).",
         ),
     ] = False,
-    bf16: Annotated[
-        bool,
-        typer.Option("--bf16", help="Train in bfloat16: faster where the processor has it."),
-    ] = False,
+    bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("fitted"),
     json_: Json = False,

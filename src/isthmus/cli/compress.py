@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from isthmus.cli.options import (
+    Bf16,
     DataDir,
     Download,
     Inputs,
@@ -76,10 +77,7 @@ def compress(
             show_default="task,hinton",
         ),
     ] = None,
-    bf16: Annotated[
-        bool,
-        typer.Option("--bf16", help="Train in bfloat16: faster where the processor has it."),
-    ] = False,
+    bf16: Bf16 = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("compressed"),
     json_: Json = False,

@@ -60,6 +60,9 @@ Adapt = Annotated[
         "its answer is in time while the links are as slow as they are.",
     ),
 ]
+Bf16 = Annotated[
+    bool, typer.Option("--bf16", help="Train in bfloat16: faster where the processor has it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Keys = Annotated[
     Path | None,

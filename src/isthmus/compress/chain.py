@@ -1,5 +1,6 @@
 """All techniques by name, and a chain of them."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,14 +133,18 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
         samples: Its example is run.
 
     Raises:
-        InputError: A step names a module, a cut or a width that there is not, or exits behind what
-            makes no map.
+        InputError: A step names a module, a cut, a width or another network that there is not or
+            that is not for this model, or exits behind what makes no map.
     """
     widths = widths_of(model)
     _check_weights(model)
     for number, step in enumerate(steps):
         name, options = step.technique.name, step.options
         check_names(model, options, technique=name, changed=number > 0)
+        if name == NETWORK:
+            model = step.technique.apply(copy.deepcopy(model), options, samples)
+            _check_weights(model)
+            widths = widths_of(model)
         if name in (SLIMMABLE, WIDTH):
             widths = widths_after(name, options, widths)
         if name == EXITS and {*options["only"]} <= {path for path, _ in model.named_modules()}:
@@ -201,9 +206,8 @@ def apply(model: nn.Module, step: Step, samples: Samples) -> nn.Module:
     Raises:
         InputError: The technique is not for this model, or these options.
     """
-    frozen = {path for path, p in model.named_parameters() if not p.requires_grad}
-    if step.technique.name == NETWORK:  # its weights may have the names of others
-        frozen = set()
+    new = step.technique.name == NETWORK  # its weights may have the names of others
+    frozen = {path for path, p in model.named_parameters() if not p.requires_grad and not new}
     made = step.technique.apply(model.eval(), step.options, samples).eval()
     for path in frozen & {path for path, _ in made.named_parameters()}:
         made.get_parameter(path).requires_grad = False

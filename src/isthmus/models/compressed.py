@@ -124,12 +124,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """Another network that stands in a model.
-
-    Attributes:
-        path: Of the module in whose place it is; empty for the whole model.
-        model: Where it came from.
-    """
+    """Another network, in place of the module at a path; of the whole model where it is empty."""
 
     path: str
     model: ModelReference

@@ -227,13 +227,7 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
 
 
 def with_networks(model: nn.Module, networks: Sequence[Network], *, where: str) -> nn.Module:
-    """Put other networks in their places in a model; return it.
-
-    Args:
-        model: Changed in place.
-        networks: As `isthmus compress` wrote them down.
-        where: Names them in error messages.
-    """
+    """Put other networks in their places in a model, which is changed; return it."""
     for network in networks:
         model = replaced(model, network.path, load_model(network.model), where=where)
     return model

@@ -9,7 +9,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ from isthmus.models.compressed import (
     write_compressed,
 )
 from isthmus.models.joint import Joint
-from isthmus.models.load import with_networks
+from isthmus.models.load import load_weights, with_networks
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -112,11 +111,7 @@ def compress_model(
         InputError: A technique is not for this model, or something else stands at ``out``.
     """
     check_ours(out, files=FILES)
-    networks = tuple(
-        Network(path="".join(step.options["only"]), model=reference(step.options["name"]))
-        for step in steps
-        if step.technique.name == NETWORK
-    )
+    networks = networks_of(steps)
     made_from = (source, *(network.model for network in networks))
     if out.resolve() in (folder.resolve() for ref in made_from for folder in _folders(ref)):
         raise InputError(f"--out {out}: is what the model is made from; name another folder")
@@ -129,6 +124,10 @@ def compress_model(
     example = tuple(torch.cat([x, x])[:2] for x in example)
     _check_after(source, steps)
     check_chain(model.eval(), steps, Samples(example=example))
+    base = with_networks(load_model(source), networks, where=NETWORK)
+    if not networks:
+        load_weights(base, model.state_dict(), where=source.text)
+        _check_same(model, base, example, where=source.text)
     if data is not None and config is not None:
         _check_losses(model, steps, data, config)
     asked = (
@@ -156,9 +155,7 @@ def compress_model(
             techniques=tuple(step.text for step in steps),
             inputs=tuple(inputs),
             networks=networks,
-            changes=changes(
-                with_networks(load_model(source), networks, where=NETWORK), compressed
-            ),
+            changes=changes(base, compressed),
             weights_sha256=hashlib.sha256(weights).hexdigest(),
             before=before,
             after=after,
@@ -167,32 +164,47 @@ def compress_model(
             machine=describe_machine(),
             versions=library_versions(),
         )
-        if not facts.changes and not networks:
-            _check_changed(model, compressed, steps)
-        write_compressed(out, facts, weights, check=partial(_check_same, compressed, example))
+        _check_changed(model, compressed, facts)
+
+        def check(folder: Path) -> None:
+            _check_same(compressed, load_model(str(folder)), example, where=str(folder))
+
+        write_compressed(out, facts, weights, check=check)
         return facts
 
 
-def _check_changed(model: nn.Module, other: nn.Module, steps: Sequence[Step]) -> None:
+def networks_of(steps: Sequence[Step]) -> tuple[Network, ...]:
+    """Return the networks that a chain puts in a model, and where."""
+    return tuple(
+        Network(path="".join(step.options["only"]), model=reference(step.options["name"]))
+        for step in steps
+        if step.technique.name == NETWORK
+    )
+
+
+def _check_changed(model: nn.Module, other: nn.Module, facts: Compressed) -> None:
     mine, others = model.state_dict(), other.state_dict()
-    if mine.keys() == others.keys() and all(torch.equal(mine[n], others[n]) for n in mine):
+    same = mine.keys() == others.keys() and all(torch.equal(mine[n], others[n]) for n in mine)
+    if same and not facts.changes:
         raise InputError(
-            f"--with {' '.join(step.text for step in steps)}: left the model as it was, and "
+            f"--with {' '.join(facts.techniques)}: left the model as it was, and "
             "nothing is written; name other techniques, or train with --data and --epochs"
         )
 
 
-def _check_same(model: nn.Module, example: tuple[Tensor, ...], folder: Path) -> None:
-    """Raise unless a folder, loaded, answers as the model does that it was written from."""
+def _check_same(
+    model: nn.Module, again: nn.Module, example: tuple[Tensor, ...], *, where: str
+) -> None:
+    """Raise unless a model that was made again with a model's weights answers as that does."""
     answers = []
-    for each in (model, load_model(str(folder))):
+    for each in (model, again):
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             answers.append([x.float() for x in tree_leaves(each(*example)) if torch.is_tensor(x)])
     for made, loaded in zip(*answers, strict=True):
         if (made - loaded).norm() > _STRANGE * made.norm():
             raise InputError(
-                f"{folder}: once loaded the model gives other outputs; does it hold numbers that "
+                f"{where}: once loaded the model gives other outputs; does it hold numbers that "
                 "are no parameters, or buffers with persistent=False?"
             )
 
