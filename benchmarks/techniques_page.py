@@ -217,7 +217,7 @@ def strongest(rows: Sequence[Row], technique: str) -> Row | None:
     """Return the strongest that loses 3 points at most, else that which loses least."""
     of_it = [
         row
-        for pair in pairs(rows, "alone")
+        for pair in pairs(rows, "alone", "student")
         for row in [pair[1] or pair[0]]
         if row and row["chain"].partition(",")[0] == technique and "accuracy" in row
     ]
@@ -243,7 +243,8 @@ def survey(rows: Sequence[Row]) -> list[str]:
         "Footprint: weights in memory and the most activations alive at once. Access: bytes that "
         "all operations read and write. Core utilization: MACs of a second of one core in ONNX "
         "Runtime. Joule: predicted. Each technique at the strongest strength that loses "
-        f"{100 * _STRONG:g} points at most, or where none does at that which loses least.",
+        f"{100 * _STRONG:g} points at most, or where none does at that which loses least; "
+        "`replace:network` as it is tuned longer, below.",
         "",
         "| technique | accuracy, % | " + " | ".join(column.title for column in COLUMNS) + " |",
         "| --- | ---: " + "| :---: " * len(COLUMNS) + "|",

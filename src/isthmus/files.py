@@ -314,6 +314,7 @@ def call_function(path: Path, name: str, kind: type[Any], expected: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _forget_namesakes(path.parent)
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -335,3 +336,20 @@ def call_function(path: Path, name: str, kind: type[Any], expected: str) -> Any:
         raise InputError(f"{path}: {name} failed when run ({problem})") from error
     finally:
         sys.path.remove(str(path.parent))
+
+
+_folders: set[Path] = set()  # beside whose files modules may have been imported
+
+
+def _forget_namesakes(folder: Path) -> None:
+    """Let a file of the user's import what lies beside it, not what lay beside another file."""
+    _folders.add(folder)
+    others = _folders - {folder}
+    for name, module in list(sys.modules.items()):
+        facts = getattr(module, "__dict__", {})
+        files = (*facts.get("__path__", ()), facts.get("__file__"))
+        parents = Path(files[0] or "").parents
+        top, depth = name.partition(".")[0], name.count(".")
+        beside = parents[depth] if depth < len(parents) else None
+        if beside in others and any((folder / each).exists() for each in (top, f"{top}.py")):
+            del sys.modules[name]

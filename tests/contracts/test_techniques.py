@@ -18,7 +18,7 @@ from isthmus.export.export import Program, write_program
 from isthmus.graph import capture
 from isthmus.models import Compressed, load_model, reference
 from isthmus.models.compressed import changes, pack_weights, write_compressed
-from isthmus.models.load import with_networks
+from isthmus.models.load import load_with
 from isthmus.plan import partition
 from isthmus.platform import load_platform
 from isthmus.split import split
@@ -210,7 +210,7 @@ class TestEveryTechnique:
         made = compressed(model, name + STRENGTHS.get(name, ""))
         weights = pack_weights(made)
         networks = networks_of(parse_chain([name + STRENGTHS.get(name, "")]))
-        found = with_networks(load_model(source), networks, where="")
+        found = load_with(source, networks, where="")
         facts = Compressed(
             source=source,
             techniques=(name,),

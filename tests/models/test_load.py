@@ -212,3 +212,16 @@ def test_inputs_with_defaults_may_be_left_out_and_star_arguments_take_any_number
         texts = [f"1x{k + 1}" for k in range(count)]
         found = example_inputs(texts, model)
         assert [x.shape[1] for x in found] == list(range(1, count + 1))
+
+
+def test_two_files_of_a_user_each_import_what_lies_beside_them(tmp_path):
+    for name, width in (("a", 3), ("b", 5)):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "layers.py").write_text(f"WIDTH = {width}")
+        (tmp_path / name / "parts" / "one.py").write_text(f"WIDTH = {width}")
+        (tmp_path / name / "net.py").write_text(
+            "from layers import WIDTH\nfrom parts import one\nfrom torch import nn\n\n\n"
+            "def make():\n    return nn.Linear(WIDTH, one.WIDTH)\n"
+        )
+    shapes = [load_model(f"{tmp_path / name}/net.py:make").weight.shape for name in "aba"]
+    assert shapes == [(3, 3), (5, 5), (3, 3)]

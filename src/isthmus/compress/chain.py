@@ -121,7 +121,7 @@ def _check_order(before: Technique, after: Technique) -> None:
         )
 
 
-def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> None:
+def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> nn.Module:
     """Find what is wrong with a chain for a model before any of it is applied, or trained.
 
     What a later step names may be inside of what an earlier one puts in place of a layer; that
@@ -131,6 +131,9 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
         model: In evaluation; left as it is.
         steps: The chain.
         samples: Its example is run.
+
+    Returns:
+        The model, or a copy with other networks where steps put these.
 
     Raises:
         InputError: A step names a module, a cut, a width or another network that there is not or
@@ -155,6 +158,7 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> No
         for cut in filter(None, (asked,) if isinstance(asked, str) else asked):
             if not inside_a_layer(model, cut):
                 find_cut(capture(model, samples.example), cut)
+    return model
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isthmus.compress.technique import (
     Apply,
@@ -70,32 +70,38 @@ def network(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     Tuned, it is the student of Hinton et al., and what it replaced its teacher.
     """
     check_names(model, options, technique=NETWORK)
-    made = load_model(options["name"])
     asked = f"technique {NETWORK}: {options['name']}"
+    made = load_model(options["name"])
     with torch.no_grad():
-        wanted = first(model(*samples.example)).shape
+        wanted = first(model(*samples.example))
         (path,) = options["only"] or ("",)
         model = replaced(model, path, made, where=NETWORK).eval()
         try:
-            found = first(model(*samples.example)).shape
+            found = first(model(*samples.example))
         except Exception as error:  # a user's own network raises what it likes
             raise InputError(
-                f"{asked}: does not take what {path or 'the model'} takes ({one_line(error)}); "
+                f"{asked}: cannot stand in place of {path or 'the model'} ({one_line(error)}); "
                 "name another network"
             ) from error
-    if found != wanted:
+    if found.shape != wanted.shape or found.dtype != wanted.dtype or found.isnan().any():
         raise InputError(
-            f"{asked}: of two samples found outputs of {tuple(found)}, expected the model's, "
-            f"{tuple(wanted)}; name a network of as many classes"
+            f"{asked}: for two samples found {_said(found)}, expected the model's "
+            f"{_said(wanted)}; name another network"
         )
     return model
 
 
+def _said(output: Tensor) -> str:
+    nan = ", NaN among them" if output.isnan().any() else ""
+    return f"outputs {tuple(output.shape)} of {str(output.dtype)[6:]}{nan}"
+
+
 def _check_network(options: Options) -> None:
-    if not options["name"] or len(options["only"]) > 1 or options["skip"]:
+    name, only, skip = options["name"], "+".join(options["only"]), "+".join(options["skip"])
+    if not name or "+" in only or skip:
         raise InputError(
-            f"technique {NETWORK}: expected name= with a model as MODEL is named, and at most one "
-            "module that it replaces, only="
+            f"technique {NETWORK}: found name={name}, only={only}, skip={skip}; expected name= "
+            "with a model as MODEL is named, one module in only= or none, and no skip="
         )
 
 
@@ -148,13 +154,14 @@ REPLACEMENTS = (
     ),
     Technique(
         name=NETWORK,
-        does="puts another network in place of the model, which teaches it",
+        does="puts another network, name=FILE.py:FUNCTION, in place of the model, which teaches "
+        "it, or of the module only=",
         paper="Hinton, Vinyals, Dean, 2015, https://arxiv.org/abs/1503.02531",
         needs="training",
         improves=("macs",),
         stage="structure",
         apply=network,
-        options={"name": described("a model as MODEL is named: FILE.py:FUNCTION, or with a name")},
+        options={"name": described("a model as MODEL is named")},
         check=_check_network,
     ),
 )  # fmt: skip

@@ -128,8 +128,10 @@ def load_model(source: str | ModelReference, *, weights: Path | None = None) -> 
         model = _from_timm(name)
     elif ref.sha256:
         model = _from_folder(Path(ref.text), ref.sha256)
-    else:
+    elif ref.text in MODELS:
         model = MODELS[ref.text].make()
+    else:
+        raise InputError(f"model {ref.text!r}: unknown; expected what `isthmus compress` takes")
     if weights is not None:
         load_weights(model, read_weights(weights), where=str(weights))
     return model.eval()
@@ -215,7 +217,7 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
     if not file.is_file() or sha256(file) != digest:
         raise InputError(f"{file}: has changed since it was fitted or compressed; do that again")
     facts = read_compressed(folder)
-    model = with_networks(load_model(facts.source), facts.networks, where=str(file))
+    model = load_with(facts.source, facts.networks, where=str(file))
     model = load_changes(model, folder, facts.changes)
     path = folder / WEIGHTS_FILE
     weights = unpack_weights(path, digest=facts.weights_sha256)
@@ -226,8 +228,12 @@ def _from_folder(folder: Path, digest: str) -> nn.Module:
     return model
 
 
-def with_networks(model: nn.Module, networks: Sequence[Network], *, where: str) -> nn.Module:
-    """Put other networks in their places in a model, which is changed; return it."""
+def load_with(source: ModelReference, networks: Sequence[Network], *, where: str) -> nn.Module:
+    """Make a model with other networks in their places; begin at the last that stands for all."""
+    for number, network in enumerate(networks, start=1):
+        if not network.path:
+            return load_with(network.model, networks[number:], where=where)
+    model = load_model(source)
     for network in networks:
         model = replaced(model, network.path, load_model(network.model), where=where)
     return model

@@ -37,6 +37,7 @@ from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import (
+    MODELS,
     Compressed,
     ModelReference,
     carries_weights,
@@ -53,7 +54,7 @@ from isthmus.models.compressed import (
     write_compressed,
 )
 from isthmus.models.joint import Joint
-from isthmus.models.load import load_weights, with_networks
+from isthmus.models.load import load_weights, load_with
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -115,21 +116,22 @@ def compress_model(
     made_from = (source, *(network.model for network in networks))
     if out.resolve() in (folder.resolve() for ref in made_from for folder in _folders(ref)):
         raise InputError(f"--out {out}: is what the model is made from; name another folder")
-    if config is not None:
-        _check_learns(model, data, config)
+    if config is not None and data is None:
+        raise InputError("--epochs: found no data to train on; add --data")
     if not steps:
         raise InputError("--with: found no technique; give one, see `isthmus techniques`")
     if data is not None:
         _check_data(model, steps, example, data)
     example = tuple(torch.cat([x, x])[:2] for x in example)
-    _check_after(source, steps)
-    check_chain(model.eval(), steps, Samples(example=example))
-    base = with_networks(load_model(source), networks, where=NETWORK)
-    if not networks:
-        load_weights(base, model.state_dict(), where=source.text)
-        _check_same(model, base, example, where=source.text)
+    _check_after(source, networks, steps)
+    placed = check_chain(model.eval(), steps, Samples(example=example))
+    base = load_with(source, networks, where=NETWORK)
+    where = ", ".join(ref.text for ref in made_from)
+    load_weights(base, placed.state_dict(), where=where)
+    _check_same(placed, base, example, where=where)
+    _check_learns(placed, networks, config)
     if data is not None and config is not None:
-        _check_losses(model, steps, data, config)
+        _check_losses(placed, model, steps, data, config)
     asked = (
         source,
         tuple(step.text for step in steps),
@@ -178,14 +180,18 @@ def networks_of(steps: Sequence[Step]) -> tuple[Network, ...]:
     return tuple(
         Network(path="".join(step.options["only"]), model=reference(step.options["name"]))
         for step in steps
-        if step.technique.name == NETWORK
+        if _is_network(step)
     )
+
+
+def _is_network(step: Step) -> bool:
+    return step.technique.name == NETWORK
 
 
 def _check_changed(model: nn.Module, other: nn.Module, facts: Compressed) -> None:
     mine, others = model.state_dict(), other.state_dict()
     same = mine.keys() == others.keys() and all(torch.equal(mine[n], others[n]) for n in mine)
-    if same and not facts.changes:
+    if same and not facts.changes and not facts.networks:
         raise InputError(
             f"--with {' '.join(facts.techniques)}: left the model as it was, and "
             "nothing is written; name other techniques, or train with --data and --epochs"
@@ -209,10 +215,17 @@ def _check_same(
             )
 
 
-def _check_learns(model: nn.Module, data: Dataset | None, config: FitConfig) -> None:
-    if data is None:
-        raise InputError("--epochs: found no data to train on; add --data")
-    if not any(p.requires_grad for p in model.parameters()) and not config.base_epochs:
+def _check_learns(model: nn.Module, networks: Sequence[Network], config: FitConfig | None) -> None:
+    if config is None:
+        random = [n.model.text for n in networks if n.model.text in MODELS]
+        if random:
+            raise InputError(
+                f"technique {NETWORK}: {random[0]} has random weights here; add --data and "
+                "--epochs to train it"
+            )
+    elif not any(p.requires_grad for p in model.parameters()) and (
+        networks or not config.base_epochs
+    ):
         raise InputError("--epochs: found no weight that learns (requires_grad); leave it out")
 
 
@@ -232,13 +245,29 @@ def _check_data(
         )
 
 
-def _check_after(source: ModelReference, steps: Sequence[Step]) -> None:
-    """Raise where a step would undo one by which the source was made."""
-    done = [text for folder in _folders(source) for text in read_compressed(folder).techniques]
+def _check_after(
+    source: ModelReference, networks: Sequence[Network], steps: Sequence[Step]
+) -> None:
+    """Raise where a step would undo one by which what it changes was made."""
     try:
-        parse_chain((*done, *(step.text for step in steps)))
+        parse_chain(_history(source, networks, tuple(step.text for step in steps)))
     except InputError as error:
         raise InputError(f"{source.text}: {error}") from error
+
+
+def _history(
+    source: ModelReference, networks: Sequence[Network], texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return all techniques behind a model, from the last network on that stands for all of it."""
+    whole = [network.model for network in networks if not network.path]
+    if whole:
+        steps = parse_chain(texts)
+        last = max(k for k, s in enumerate(steps) if _is_network(s) and not s.options["only"])
+        return _history(whole[-1], (), texts[last + 1 :])
+    if not carries_weights(source.text):
+        return texts
+    facts = read_compressed(Path(source.text))
+    return (*_history(facts.source, facts.networks, facts.techniques), *texts)
 
 
 def _folders(source: ModelReference) -> tuple[Path, ...]:
@@ -246,14 +275,20 @@ def _folders(source: ModelReference) -> tuple[Path, ...]:
     if not carries_weights(source.text):
         return ()
     folder = Path(source.text)
-    return (*_folders(read_compressed(folder).source), folder)
+    facts = read_compressed(folder)
+    refs = (facts.source, *(network.model for network in facts.networks))
+    return (*(before for ref in refs for before in _folders(ref)), folder)
 
 
 def _check_losses(
-    model: nn.Module, steps: Sequence[Step], data: Dataset, config: FitConfig
+    model: nn.Module,
+    teacher: nn.Module,
+    steps: Sequence[Step],
+    data: Dataset,
+    config: FitConfig,
 ) -> None:
     """Raise where a step, tuned, would be refused whatever the steps before it make."""
-    reused = check_losses(model, data, config)
+    reused = check_losses(model, teacher, data, config)
     for step in steps if reused else ():
         technique, line = step.technique, f"loss simkd: takes over the classifier {reused}"
         if technique.name in (EXITS, SLIMMABLE):
@@ -301,9 +336,11 @@ def run_steps(
         training = None
         if data is not None and config is not None:
             how = config
-            if step.technique.name == NETWORK and not step.options["only"]:
+            if _is_network(step) and not step.options["only"]:
                 how = replace(config, finetune_rate=config.learning_rate)  # it is new
             training = _training(name, model, data, how, progress)
+        if config is not None:
+            torch.manual_seed(config.seed)  # whatever was trained in this sitting
         made = apply(made, step, replace(samples, training=training))
         progress.report(step.text, 1, 1)
         if training and step.technique.name != "fold":

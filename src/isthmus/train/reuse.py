@@ -33,6 +33,21 @@ _STARTING = 1024  # samples from which the projector begins
 _RIDGE = 1e-3  # of a feature's mean square
 
 
+def shared_classifier(model: nn.Module, teacher: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Return the path of the linear layer that makes the outputs of both.
+
+    Raises:
+        InputError: There is none, or not under the same name.
+    """
+    path = classifier(teacher, inputs)
+    if not path or path != classifier(model.eval(), inputs):
+        raise InputError(
+            "loss simkd: found no linear layer that makes the outputs of both the model and its "
+            "teacher, and under the same name; expected hinton"
+        )
+    return path
+
+
 class Reuse(nn.Module):
     """A student, and the projector between it and its teacher's classifier.
 
@@ -48,12 +63,7 @@ class Reuse(nn.Module):
     def __init__(self, model: nn.Module, teacher: nn.Module, inputs: Sequence[np.ndarray]) -> None:
         super().__init__()
         start = tuple(map(torch.from_numpy, few_of(inputs, _STARTING)))
-        self.path = classifier(teacher, start)
-        if not self.path or self.path != classifier(model.eval(), start):
-            raise InputError(
-                "loss simkd: found no linear layer that makes the outputs of both the model and "
-                "its teacher, and under the same name; expected hinton"
-            )
+        self.path = shared_classifier(model, teacher, start)
         self.model = model
         self._teacher = [teacher]  # not among what is trained
         with torch.no_grad():

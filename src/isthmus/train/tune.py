@@ -14,7 +14,7 @@ from isthmus.models.joint import Joint, first, kept
 from isthmus.train.fit import FitConfig, check_labels
 from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import EQUAL, LOSSES, MATCHING, PLACED, Answers, hinton_loss
-from isthmus.train.reuse import Reuse, classifier
+from isthmus.train.reuse import Reuse, shared_classifier
 from isthmus.train.views import augmented, laid_out, layout_of
 
 _COMPARED = 512
@@ -121,11 +121,12 @@ def tune(
     return record
 
 
-def check_losses(model: nn.Module, data: Dataset, config: FitConfig) -> str:
+def check_losses(model: nn.Module, teacher: nn.Module, data: Dataset, config: FitConfig) -> str:
     """Find what no change of a model could be tuned by, before one is made.
 
     Args:
-        model: The teacher; left in evaluation.
+        model: What is to be tuned; left in evaluation.
+        teacher: The model itself, or another.
         data: Of its training half two samples are run.
         config: Its losses.
 
@@ -133,17 +134,12 @@ def check_losses(model: nn.Module, data: Dataset, config: FitConfig) -> str:
         With the loss ``simkd`` the path of the classifier that is taken over; else nothing.
 
     Raises:
-        InputError: A loss compares blocks, or reuses a classifier, and the model has none.
+        InputError: A loss compares blocks, or reuses a classifier, and not both models have these.
     """
-    _blocks(model, model, data, config)
+    _blocks(model, teacher.eval(), data, config)
     if "simkd" not in config.losses:
         return ""
-    path = classifier(model.eval(), tuple(torch.from_numpy(x[:2]) for x in data.x_train))
-    if not path:
-        raise InputError(
-            "loss simkd: found no linear layer that makes the model's outputs; expected hinton"
-        )
-    return path
+    return shared_classifier(model, teacher, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
 
 
 @torch.no_grad()
@@ -203,8 +199,8 @@ def _blocks(
 def _check_blocks(matching: Sequence[str], found: Mapping[str, tuple[torch.Size, ...]]) -> None:
     if not found or ({*matching} & {*PLACED} and all(len(t) < 2 for _, t in found.values())):
         raise InputError(
-            f"loss {', '.join(matching)}: found no block of the model with an output to compare; "
-            "expected task, hinton or decoupled"
+            f"loss {', '.join(matching)}: found no block with an output to compare, of a "
+            "name that both the model and its teacher have; expected task, hinton or decoupled"
         )
     for loss in matching:
         for path, (x, t) in found.items():
