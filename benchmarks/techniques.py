@@ -126,9 +126,10 @@ WHOLE = (  # tuned on all training images for so many epochs: how far fewer MACs
 )
 STUDENT = "replace:network,name=benchmarks/networks.py:shuffle_student"
 STUDENT_EPOCHS = 75
-NARROW = (  # a chain, and the mean bytes of its crossing that are asked for
-    ((STEM, "quantize:weights,bits=4"), 400),
-    ((STEM, "quantize:int8"), 400),
+NARROW = (  # a chain, the mean bytes of its crossing that are asked for, and epochs of that
+    ((STEM, "quantize:weights,bits=4"), 400, 0),
+    ((STEM, "quantize:int8"), 400, 0),
+    ((STEM, "quantize:int8"), 600, 4),  # on all training images: what is lost by haste
 )
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
@@ -160,19 +161,24 @@ Measure = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is measured: steps, images seen while tuning (0 is as applied), and a seed."""
+    """What is measured: steps, images seen while tuning (0 is as applied), and a seed.
+
+    A crossing is narrowed by as many images in each of its phases, or by epochs of all of them.
+    """
 
     group: str
     chain: tuple[str, ...]
     images: int = 0
     seed: int = 0
     bytes: int | None = None
+    narrowing: int = 0
     losses: tuple[str, ...] = TUNING.losses
 
     @property
     def key(self) -> Measure:
         """What tells one row from another."""
         name = " + ".join(self.chain) + (f" + narrow to {self.bytes} B" if self.bytes else "")
+        name += f" in {self.narrowing} epochs" if self.narrowing else ""
         name += f" by {'+'.join(self.losses)}" if self.group == "loss" else ""
         return {"group": self.group, "chain": name, "tuned": self.images, "seed": self.seed}
 
@@ -180,7 +186,8 @@ class Row:
 APART = {  # from the rows that have one budget
     "longer": [Row(group="longer", chain=chain, images=LONG_BUDGET) for chain in LONGER],
     "narrow": [
-        Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size) for chain, size in NARROW
+        Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size, narrowing=epochs)
+        for chain, size, epochs in NARROW
     ],
     "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
     "student": [Row(group="student", chain=(STUDENT,), images=ALL * STUDENT_EPOCHS)],
@@ -400,7 +407,10 @@ def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:
     plan, _ = plan_of(made, CROSSING_AFTER, CODEC)
     split_model = split_with_codecs(made, plan)
     config = replace(TUNING, wanted_bytes=row.bytes, seed=row.seed, sender="frozen")
-    fit_crossings(split_model, first_of(data, row.images), config)
+    seen = row.images
+    if row.narrowing:
+        config, seen = replace(config, epochs=row.narrowing, batch_size=64), ALL
+    fit_crossings(split_model, first_of(data, seen), config, progress=Progress(report=say))
     found = judged(split_model, data)
     return {**costs(made, found["accuracy"]), "crossing_bytes": found["bytes_mean"]}
 
