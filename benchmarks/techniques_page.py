@@ -72,12 +72,6 @@ COLUMNS = (
 )
 
 
-OLDER = (
-    "Of before a change that may move them a little: the rows of quantize:int8 with other seeds "
-    "(biases are rounded to steps of the sums since).",
-)
-
-
 def write_page(path: Path, budget: int, long_budget: int, planned: Sequence[Row]) -> None:
     """Write the csv and the page beside the rows; the page names planned rows that are missing."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -510,4 +504,4 @@ def foot(rows: Sequence[Row]) -> list[str]:
     machines = "; ".join(sorted({row["machine"] for row in rows}))
     revisions = ", ".join(sorted({str(row["revision"]) for row in rows}))
     versions = ", ".join(f"{key} {value}" for key, value in rows[-1]["versions"].items())
-    return [*OLDER, "", f"Machine: {machines}. Revisions: {revisions}. Versions: {versions}."]
+    return [f"Machine: {machines}. Revisions: {revisions}. Versions: {versions}."]
