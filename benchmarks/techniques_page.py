@@ -394,7 +394,8 @@ def longer(rows: Sequence[Row], long_budget: int) -> list[str]:
         "## Tuned longer",
         "",
         f"Apart from the equal budget: {long_budget:,} training images seen, or all 50,000 for "
-        "several epochs. Where a crossing was narrowed, as many again for each of its phases; "
+        "several epochs. Where a crossing was narrowed, as many again for each of its phases, or "
+        "the epochs of all training images that its name says; "
         "crossing is then the mean payload of all test images, and the front of the network stays "
         "as the chain made it. `replace:network` begins at random and learns from the network as "
         "it came: 75 epochs, by task and hinton, in batches of 128, in bfloat16, at a peak rate "
