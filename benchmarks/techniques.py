@@ -130,6 +130,8 @@ NARROW = (  # a chain, the mean bytes of its crossing that are asked for, and ep
     ((STEM, "quantize:weights,bits=4"), 400, 0),
     ((STEM, "quantize:int8"), 400, 0),
     ((STEM, "quantize:int8"), 600, 4),  # on all training images: what is lost by haste
+    ((STEM, "quantize:int8"), 800, 4),
+    ((STUDENT, "quantize:int8"), 600, 4),
 )
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
@@ -251,7 +253,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--model", default="resnet_cifar100.py:resnet20")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--state", type=Path, help="of the row of a student, to go on from")
+    parser.add_argument("--state", type=Path, help="of a student's training, to go on from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--hardware", default="2core-x86")
@@ -350,7 +352,7 @@ def made_of(
     data: Dataset,
     images: int,
     config: FitConfig,
-    progress: Progress,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Return what a chain makes, tuned on so many images in all where they are more than 0."""
     torch.manual_seed(config.seed)
@@ -371,15 +373,18 @@ def measured(
 ) -> Measure:
     """Return the figures of a row; ``base`` is timed beside it.
 
-    Only a student's training keeps its state: the others take minutes, and share its name.
+    What stands behind a student is done to it as to a network that came so. Only a student's
+    training keeps its state: the others take minutes, and share its name.
     """
     started = time.perf_counter()
-    student = row.group == "student"
-    how = LEARNING if student else replace(TUNING, losses=row.losses)
-    kept = progress if student and progress else Progress()
+    how = replace(TUNING, losses=row.losses, seed=row.seed)
+    chain = row.chain
     try:
-        how = replace(how, seed=row.seed)
-        made = made_of(model, row.chain, data, row.images, how, kept)
+        if chain[:1] == (STUDENT,):
+            learning, all_seen = replace(LEARNING, seed=row.seed), ALL * STUDENT_EPOCHS
+            model = made_of(model, chain[:1], data, all_seen, learning, progress or Progress())
+            chain = chain[1:]
+        made = made_of(model, chain, data, row.images, how)
     except IsthmusError as error:
         return {"refused": str(error)}
     seconds = time.perf_counter() - started
