@@ -126,15 +126,17 @@ WHOLE = (  # tuned on all training images for so many epochs: how far fewer MACs
 )
 STUDENT = "replace:network,name=benchmarks/networks.py:shuffle_student"
 STUDENT_EPOCHS = 75
-NARROW = (  # a chain, the mean bytes of its crossing that are asked for, and epochs of that
-    ((STEM, "quantize:weights,bits=4"), 400, 0),
-    ((STEM, "quantize:int8"), 400, 0),
-    ((STEM, "quantize:int8"), 600, 4),  # on all training images: what is lost by haste
-    ((STEM, "quantize:int8"), 800, 4),
-    ((STUDENT, "quantize:int8"), 600, 4),
+CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
+DEEPER = "bottleneck:ratio=2,stride=2,hidden=64,sender_hidden=32,bits=8+entropy"
+NARROW = (  # a chain, the mean bytes of its crossing asked for, epochs of that, and the codec
+    ((STEM, "quantize:weights,bits=4"), 400, 0, CODEC),
+    ((STEM, "quantize:int8"), 400, 0, CODEC),
+    ((STEM, "quantize:int8"), 600, 4, CODEC),  # on all training images: what is lost by haste
+    ((STEM, "quantize:int8"), 800, 4, CODEC),
+    ((STEM, "quantize:int8"), 600, 4, DEEPER),
+    ((STUDENT, "quantize:int8"), 600, 4, CODEC),
 )
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
-CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
 GROUPS = (
     "chain", "alone", "longer", "narrow", "whole", "student", "stronger", "format", "loss", "seed",
@@ -174,6 +176,7 @@ class Row:
     seed: int = 0
     bytes: int | None = None
     narrowing: int = 0
+    codec: str = CODEC
     losses: tuple[str, ...] = TUNING.losses
 
     @property
@@ -181,6 +184,7 @@ class Row:
         """What tells one row from another."""
         name = " + ".join(self.chain) + (f" + narrow to {self.bytes} B" if self.bytes else "")
         name += f" in {self.narrowing} epochs" if self.narrowing else ""
+        name += f" by {self.codec}" if self.codec != CODEC else ""
         name += f" by {'+'.join(self.losses)}" if self.group == "loss" else ""
         return {"group": self.group, "chain": name, "tuned": self.images, "seed": self.seed}
 
@@ -188,8 +192,15 @@ class Row:
 APART = {  # from the rows that have one budget
     "longer": [Row(group="longer", chain=chain, images=LONG_BUDGET) for chain in LONGER],
     "narrow": [
-        Row(group="narrow", chain=chain, images=LONG_BUDGET, bytes=size, narrowing=epochs)
-        for chain, size, epochs in NARROW
+        Row(
+            group="narrow",
+            chain=chain,
+            images=LONG_BUDGET,
+            bytes=size,
+            narrowing=epochs,
+            codec=codec,
+        )
+        for chain, size, epochs, codec in NARROW
     ],
     "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
     "student": [Row(group="student", chain=(STUDENT,), images=ALL * STUDENT_EPOCHS)],
@@ -409,7 +420,7 @@ def exited(made: nn.Module, row: Row, data: Dataset) -> Measure:
 
 def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:
     """Learn a narrow crossing for what a chain made; count the payloads of all test images."""
-    plan, _ = plan_of(made, CROSSING_AFTER, CODEC)
+    plan, _ = plan_of(made, CROSSING_AFTER, row.codec)
     split_model = split_with_codecs(made, plan)
     config = replace(TUNING, wanted_bytes=row.bytes, seed=row.seed, sender="frozen")
     seen = row.images

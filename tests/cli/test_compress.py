@@ -27,6 +27,23 @@ def test_techniques_are_listed_with_their_papers(isthmus):
     assert "sparse:nm" in isthmus("techniques").out
 
 
+def leads_on(isthmus, model, figures):
+    """Split a compressed folder after its module ``stem``, and run it; return its accuracy."""
+    profile = loads(isthmus("profile", model, "--json"))
+    assert sum(node["macs"] for node in profile["nodes"]) == figures["macs"]
+    planning = ("plan", model, "two-mcu-spi", "--cut", "stem", "--codec", "uniform:bits=8")
+    plan = loads(isthmus(*planning, "--out", "plan.json", "--json"))
+    assert len(plan["stages"]) == 2
+    fitting = ("fit", model, "plan.json", "--data", "npz:data.npz", "--epochs", "1", "--json")
+    fitted = loads(isthmus(*fitting))
+    assert [phase["phase"] for phase in fitted["phases"]] == ["receiver", "whole"]
+    exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
+    assert exported["equal_predictions"] >= 0.98
+    run = loads(isthmus("run", "bundle", "--data", "npz:data.npz", "--requests", "10", "--json"))
+    assert (run["requests"], run["lost"]) == (10, 0)
+    return fitted["accuracy_whole"]
+
+
 @pytest.mark.long
 def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     pytest.importorskip("torch_pruning")
@@ -44,26 +61,8 @@ def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     assert after["stored_bytes"] == (mine / "small" / "weights.safetensors").stat().st_size
     assert after["accuracy"] > 0.6
 
-    profile = loads(isthmus("profile", "small", "--json"))
-    assert sum(node["macs"] for node in profile["nodes"]) == after["macs"]
-    plan = loads(
-        isthmus(
-            "plan", "small", "two-mcu-spi", "--cut", "stem", "--codec", "uniform:bits=8",
-            "--out", "plan.json", "--json",
-        )
-    )  # fmt: skip
-    assert len(plan["stages"]) == 2
-    fitted = loads(
-        isthmus(
-            "fit", "small", "plan.json", "--data", "npz:data.npz", "--epochs", "1", "--json",
-        )
-    )  # fmt: skip
-    assert fitted["accuracy_whole"] == after["accuracy"]
-    assert [phase["phase"] for phase in fitted["phases"]] == ["receiver", "whole"]
-    exported = loads(isthmus("export", "fitted", "--out", "bundle", "--json"))
-    assert exported["equal_predictions"] >= 0.98
-    run = loads(isthmus("run", "bundle", "--data", "npz:data.npz", "--requests", "10", "--json"))
-    assert run["requests"] == 10
+    whole = leads_on(isthmus, "small", after)
+    assert whole == after["accuracy"]
 
     asked = ("integers", "bundle", "--data", "npz:data.npz", "--requests", "20")
     assert "mcu-a: Sub" in isthmus(*asked).err  # of the codec, which scales floats
@@ -86,6 +85,35 @@ def test_a_compressed_model_goes_the_way_of_any_model(isthmus, mine):
     said = isthmus("integers", "bundle", "--data", "npz:other.npz", "--out", "none").err
     assert "found float32[4, 3, 5, 5], expected float32 with samples of shape" in said
     assert not (mine / "none").exists()
+
+
+STUDENT = """
+from collections import OrderedDict
+
+from torch import nn
+
+
+def make():
+    stem = nn.Sequential(nn.Conv2d(2, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.SiLU())
+    rest = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 5))
+    return nn.Sequential(OrderedDict(stem=stem, rest=rest))
+"""
+
+
+@pytest.mark.long
+def test_a_student_goes_the_way_of_any_model(isthmus, mine):
+    (mine / "student.py").write_text(STUDENT)
+    facts = loads(
+        isthmus(
+            "compress", OURS[0], *OURS[3:], "--data", "npz:data.npz", "--epochs", "60",
+            "--with", "replace:network,name=student.py:make", "--with", "quantize:int8",
+            "--out", "small", "--json",
+        )
+    )  # fmt: skip
+    before, after = facts["before"], facts["after"]
+    assert after["macs"] == 5 * 4 * 32 * 2 * 9 + 128 * 5 < before["macs"] / 4
+    assert after["accuracy"] > 0.6
+    assert leads_on(isthmus, "small", after) == after["accuracy"]
 
 
 def test_a_compressed_model_can_be_compressed_again(isthmus, mine):
