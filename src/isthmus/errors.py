@@ -25,6 +25,12 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def few(names: Sequence[str], *, most: int = 3, apart: str = ", ") -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return apart.join(names[:most]) + more
+
+
 def raise_interruption(error: Exception) -> None:
     """Raise the interruption in whose place torch, clearing up after it, raised an error."""
     cause: BaseException | None = error

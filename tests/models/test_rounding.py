@@ -52,7 +52,7 @@ EVERY = [
 
 
 def rounded(values, name, **options):
-    return round_to(torch.tensor(values), find_format(name), **options).tolist()
+    return round_to(torch.tensor([values]), find_format(name), **options)[0].tolist()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -70,7 +70,7 @@ def test_every_value_and_every_tie_is_rounded_as_ml_dtypes_does(name):
     x = np.concatenate([theirs, ties, *(np.nextafter(ties, np.float32(e)) for e in (0, np.inf))])
     x = np.concatenate([x, -x])
     expected = x.astype(kind).astype(np.float32)
-    assert np.array_equal(round_to(torch.from_numpy(x), form).numpy(), expected)
+    assert np.array_equal(round_to(torch.from_numpy(x[None]), form)[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -82,9 +82,9 @@ def test_what_is_rounded_stays_and_nothing_nearer_was_left_out(name):
     assert np.isfinite(values).all()
     x = torch.randn(4, 3, 70, generator=torch.Generator().manual_seed(0))
     x = x * torch.tensor([1e-3, 1.0, 30.0])[:, None]
-    once = round_to(x, form, per_sample=True)
-    assert torch.equal(round_to(once, form, per_sample=True), once)
-    assert torch.equal(once[:1], round_to(x[:1], form, per_sample=True))  # samples are alone
+    once = round_to(x, form)
+    assert torch.equal(round_to(once, form), once)
+    assert torch.equal(once[:1], round_to(x[:1], form))  # samples are alone
     assert ((once == 0) | (once.sign() == x.sign())).all()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus.cli.options import Json, Keys, Weights, check_used, print_result, read_model
+from isthmus.cli.options import Inputs, Json, Keys, Weights, check_used, print_result, read_model
 from isthmus.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ def probe(
         ),
     ] = None,
     weights: Weights = None,
-    input_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            help="Shape of the model's input, batch first: 1x3x32x32. Repeat for several.",
-        ),
-    ] = None,
+    input_: Inputs = None,
     keys: Keys = None,
     out: Annotated[
         Path | None,

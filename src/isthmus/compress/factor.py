@@ -39,14 +39,19 @@ def svd_linear(layer: nn.Linear, energy: float) -> nn.Sequential:
     References:
         Denton, Zaremba, Bruna, LeCun, Fergus, NeurIPS 2014, https://arxiv.org/abs/1404.0736.
     """
-    left, singular, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-    rank = rank_of(singular, energy)
-    first = nn.Linear(layer.in_features, rank, bias=False)
-    second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None)
-    root = singular[:rank].sqrt()
-    _fill(first, root[:, None] * right[:rank])
-    _fill(second, left[:, :rank] * root, bias=layer.bias)
+    read_RI, made_OR = _halves(layer.weight.detach(), energy)
+    first = nn.Linear(layer.in_features, len(read_RI), bias=False)
+    second = nn.Linear(len(read_RI), layer.out_features, bias=layer.bias is not None)
+    _fill(first, read_RI)
+    _fill(second, made_OR, bias=layer.bias)
     return nn.Sequential(first, second)
+
+
+def _halves(weight_OI: Tensor, energy: float) -> tuple[Tensor, Tensor]:
+    left, singular, right = torch.linalg.svd(weight_OI, full_matrices=False)
+    rank = rank_of(singular, energy)
+    root_R = singular[:rank].sqrt()
+    return root_R[:, None] * right[:rank], left[:, :rank] * root_R
 
 
 def tucker_conv(layer: Any, energy: float) -> nn.Sequential:
@@ -87,23 +92,19 @@ def tucker_conv(layer: Any, energy: float) -> nn.Sequential:
 
 def _pointwise(layer: Any, energy: float) -> nn.Sequential:
     kind, one = type(layer), (1,) * (layer.weight.ndim - 2)
-    flat = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
-    _fill(flat, layer.weight.detach().flatten(1), bias=layer.bias)
-    pair: Any = svd_linear(flat, energy)
-    first, second = pair
-    rank = first.out_features
+    read_RI, made_OR = _halves(layer.weight.detach().flatten(1), energy)
     narrow = kind(
         layer.in_channels,
-        rank,
+        len(read_RI),
         1,
         stride=layer.stride,
         padding=layer.padding,
         padding_mode=layer.padding_mode,
         bias=False,
     )
-    widen = kind(rank, layer.out_channels, 1, bias=layer.bias is not None)
-    _fill(narrow, first.weight.detach().reshape(*first.weight.shape, *one))
-    _fill(widen, second.weight.detach().reshape(*second.weight.shape, *one), bias=second.bias)
+    widen = kind(len(read_RI), layer.out_channels, 1, bias=layer.bias is not None)
+    _fill(narrow, read_RI.reshape(*read_RI.shape, *one))
+    _fill(widen, made_OR.reshape(*made_OR.shape, *one), bias=layer.bias)
     return nn.Sequential(narrow, widen)
 
 

@@ -38,12 +38,7 @@ class InFormat(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return what the weight becomes."""
         weight = torch.where(self.kept, weight, 0.0)
-        return weight + (_rounded(weight, self.form) - weight).detach()
-
-
-def _rounded(weight: Tensor, form: AnyFormat, generator: torch.Generator | None = None) -> Tensor:
-    """Round weights whose blocks lie along what is summed up: each ends with its row."""
-    return round_to(weight, form, per_sample=True, generator=generator)
+        return weight + (round_to(weight, self.form) - weight).detach()
 
 
 def formatted(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
@@ -56,7 +51,7 @@ def formatted(model: nn.Module, options: Options, samples: Samples) -> nn.Module
             weight = layer.get_parameter("weight")
             if options["round"] == "chance":
                 with torch.no_grad():
-                    weight.copy_(_rounded(weight, form, generator))
+                    weight.copy_(round_to(weight, form, generator=generator))
             rounding = InFormat(form, weight.detach() != 0)
             parametrize.register_parametrization(layer, "weight", rounding)
         if options["of"] != "weights":

@@ -59,13 +59,10 @@ def fold(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
     convs = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     chosen = layers(model, (*convs, nn.Linear), options, technique="fold")
     graph = capture(model, samples.example)
-    readers: dict[str, list[Any]] = {name: [] for name in graph.outputs}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    readers = graph.readers()
     uses = [node.module for node in graph.nodes if node.macs or node.op == "batch_norm"]
     for node in graph.nodes:
-        following = readers.get(node.outputs[0].name, [])
+        following = [graph.nodes[k] for k in readers.get(node.outputs[0].name, [])]
         if type(chosen.get(node.module)) not in convs or node.outputs[0].name in graph.outputs:
             continue
         if len(following) != 1 or following[0].op != "batch_norm":

@@ -21,7 +21,7 @@ References:
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from isthmus.compress.prune import (
 )
 from isthmus.compress.technique import Options, Samples, Technique, number, shares
 from isthmus.errors import InputError
+from isthmus.graph.trace import named_tensors
 from isthmus.models.blocks import Switchable
 from isthmus.models.compressed import replaced
 from isthmus.models.joint import Joint, first
@@ -97,7 +98,7 @@ class Slimmable(Joint):
         """Return the network of one width, with weights of its own."""
         made = copy.deepcopy(self._narrow[width].template).to_empty(device="cpu")
         state = self._state(width)
-        for name, tensor in _tensors(made):
+        for name, tensor in named_tensors(made):
             tensor.data = state[name].detach().clone()
         return made.train(self.training)
 
@@ -109,7 +110,7 @@ class Slimmable(Joint):
         """Return the parameters and buffers of one width; those of norms are the model's own."""
         narrow = self._narrow[width]
         modules = dict(self.model.named_modules(remove_duplicate=False))
-        own = dict(_tensors(self.model))
+        own = dict(named_tensors(self.model))
         state = {}
         tied: dict[int, Tensor] = {}
         for name, places in narrow.places.items():
@@ -214,22 +215,16 @@ def _narrowed(
             pruning_ratio=ratio_of(share),
             ignored_layers=list(ignored),
         )
-        shapes = {key: tensor.shape for key, tensor in _tensors(plain)}
-        places = {key: _places(tensor, shapes[key]) for key, tensor in _tensors(made)}
+        shapes = {key: tensor.shape for key, tensor in named_tensors(plain)}
+        places = {key: _places(tensor, shapes[key]) for key, tensor in named_tensors(made)}
         found[share] = _Narrow(template=made.to("meta"), places=places)
     return found
 
 
 def _number(model: nn.Module) -> None:
-    for _, tensor in _tensors(model):
+    for _, tensor in named_tensors(model):
         numbers = torch.arange(tensor.numel(), dtype=torch.float64)
         tensor.data = numbers.reshape(tensor.shape)
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer by name, what is tied under each of its names."""
-    for each in (model.named_parameters, model.named_buffers):
-        yield from each(remove_duplicate=False)
 
 
 def _places(numbers: Tensor, shape: torch.Size) -> Places:
@@ -252,8 +247,8 @@ def _taken(tensor: Tensor, places: Places) -> Tensor:
 def _norm(norm: nn.Module, path: str, narrow: _Narrow) -> nn.Module:
     """Return the norm of a narrower network, as a norm of the whole one begins it."""
     made = copy.deepcopy(narrow.template.get_submodule(path)).to_empty(device="cpu")
-    state = dict(_tensors(norm))
-    for name, tensor in _tensors(made):
+    state = dict(named_tensors(norm))
+    for name, tensor in named_tensors(made):
         tensor.data = _taken(state[name].detach(), narrow.places[f"{path}.{name}"]).clone()
     return made.train(norm.training)
 

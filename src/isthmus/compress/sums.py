@@ -30,16 +30,13 @@ def read_elsewhere(graph: Graph, chosen: Mapping[str, nn.Module]) -> Callable[[N
 
     It may stand behind a ReLU. What the model returns is left as it is.
     """
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    readers = graph.readers()
 
     def outside(node: Node) -> bool:
         return any(
             outside(reader) if reader.op.strip("_") == "relu" else reader.module not in chosen
             for tensor in node.outputs
-            for reader in readers.get(tensor.name, [])
+            for reader in (graph.nodes[k] for k in readers.get(tensor.name, []))
         )
 
     return outside

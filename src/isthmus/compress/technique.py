@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, few
 from isthmus.models.joint import first
 from isthmus.models.layers import Integer
 from isthmus.units import parse_quantity
@@ -275,7 +275,7 @@ def check_names(
         if name not in modules and not (changed and inside_a_layer(model, name)):
             raise InputError(
                 f"technique {technique}: found no module {name!r}; "
-                f"there are {', '.join(_few(modules))}"
+                f"there are {few([*filter(None, modules)], most=8)}"
             )
 
 
@@ -301,14 +301,6 @@ def may_change(path: str, options: Options) -> bool:
 
 def _inside(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in names)
-
-
-def _few(modules: Mapping[str, nn.Module]) -> Iterator[str]:
-    for number, name in enumerate(name for name in modules if name):
-        if number == 8:
-            yield "..."
-            return
-        yield name
 
 
 def needs_data(samples: Samples, *, technique: str, least: int = 1) -> None:

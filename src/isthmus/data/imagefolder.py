@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from isthmus.data.images import NO_LABEL, Images, Part
 from isthmus.data.published import Search
-from isthmus.errors import InputError
+from isthmus.errors import InputError, few
 
 SIZE = 224  # pixels, where the reference names no other
 SIZES = (8, 1024)
@@ -92,10 +92,9 @@ def _check_same(train: Path, ours: Sequence[str], test: Path, theirs: Sequence[s
     for place, names, others in ((test, theirs, ours), (train, ours, theirs)):
         lacking = [name for name in others if name not in names]
         if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise InputError(
-                f"{place}: has no class {', '.join(lacking[:3])}{more}; expected the same folders "
-                f"in {train.name} and {test.name}"
+                f"{place}: has no class {few(lacking)}; expected the same folders in "
+                f"{train.name} and {test.name}"
             )
 
 

@@ -159,6 +159,14 @@ class Graph:
         made = (tensor for node in self.nodes for tensor in node.outputs)
         return {tensor.name: tensor for tensor in (*self.inputs, *made)}
 
+    def readers(self) -> dict[str, list[int]]:
+        """Return, by name of each tensor that a node reads, the indices of those nodes."""
+        found: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.inputs):
+                found.setdefault(name, []).append(index)
+        return found
+
 
 def fingerprint(graph: Graph) -> str:
     """Return 16 hexadecimal digits that tell one graph from another, the same in every run.

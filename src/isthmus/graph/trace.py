@@ -109,7 +109,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], *, train: bool = False)
         operations=tuple(n for n in made if n in dependent and op_name(n) != "getitem"),
         needs=needs,
         weights=weights,
-        tensors={**constants, **dict(_named_tensors(model))},
+        tensors={**constants, **dict(named_tensors(model))},
         batch=batch,
     )
 
@@ -279,9 +279,9 @@ def _placeholders(
 ) -> tuple[dict[fx.Node, str], tuple[fx.Node, ...]]:
     """Return the placeholders of weights with their names, and those of the inputs."""
     first: dict[int, str] = {}
-    for name, tensor in _named_tensors(model):
+    for name, tensor in named_tensors(model):
         first.setdefault(id(tensor), name)
-    canonical = {name: first[id(tensor)] for name, tensor in _named_tensors(model)}
+    canonical = {name: first[id(tensor)] for name, tensor in named_tensors(model)}
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     weights, inputs = {}, []
     for spec in program.graph_signature.input_specs:
@@ -293,7 +293,8 @@ def _placeholders(
     return weights, tuple(inputs)
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer by name, what is tied under each of its names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 

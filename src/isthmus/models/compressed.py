@@ -280,8 +280,9 @@ def changes(source: nn.Module, model: nn.Module) -> tuple[Change, ...]:
     found: list[Change] = []
     for path, layer in _different("", source, model):
         module = model.get_submodule(path)
-        found.append(Change(path=path, layer=layer, same_as=seen.setdefault(module, path)))
-    return tuple(Change(path=c.path, layer=c.layer) if c.same_as == c.path else c for c in found)
+        first = seen.setdefault(module, path)
+        found.append(Change(path=path, layer=layer, same_as="" if first == path else first))
+    return tuple(found)
 
 
 def _different(path: str, old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Layer]]:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from isthmus.errors import InputError
+from isthmus.errors import InputError, few
 from isthmus.files import call_function, sha256
 from isthmus.models import compact
 from isthmus.models.compressed import (
@@ -187,7 +187,7 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str
         if not key.endswith("_extra_state")
     ]
     problems = [
-        f"{label} {_few(keys)}"
+        f"{label} {few(keys)}"
         for label, keys in (("missing", missing), ("unexpected", extra), ("shape:", shapes))
         if keys
     ]
@@ -198,11 +198,6 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str
 def _storage(tensor: Tensor) -> tuple[object, ...]:
     """Return what two tied tensors share; an empty tensor is tied to none."""
     return (tensor.data_ptr() or id(tensor), tensor.shape)
-
-
-def _few(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more
 
 
 def _from_file(path: Path, function: str, digest: str) -> nn.Module:

@@ -49,19 +49,13 @@ def _tables(form: AnyFormat) -> tuple[Tensor, ...]:
     return tuple(map(torch.from_numpy, (edges(form), form.magnitudes(), *scales(form))))
 
 
-def round_to(
-    x: Tensor,
-    form: AnyFormat,
-    *,
-    per_sample: bool = False,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def round_to(x: Tensor, form: AnyFormat, *, generator: torch.Generator | None = None) -> Tensor:
     """Return the values of a format that are nearest to x, ties to the even pattern.
 
     Args:
-        x: Of any shape; what is too large becomes the largest finite value.
+        x: (B, ...); what is too large becomes the largest finite value. Blocks end with each of
+            the B, a sample or the row of a weight.
         form: The format.
-        per_sample: Whether blocks end with a sample of x (B, ...), not only with x.
         generator: Rounds up by chance instead, as likely as x is near: then the mean is x.
 
     Returns:
@@ -77,15 +71,14 @@ def round_to(
     """
     above, values, scale_edges, powers = (t.to(x.device) for t in _tables(form))
     exact = x.detach().float()
-    rows = exact if per_sample else exact.reshape(1, -1)
     if form.block:
-        size_BKV = in_groups(rows.abs(), min(form.block, max(rows[:1].numel(), 1)))
+        size_BKV = in_groups(exact.abs(), min(form.block, max(exact[:1].numel(), 1)))
         largest_BK1 = size_BKV.amax(dim=-1, keepdim=True)
         scale_BK1 = powers[torch.bucketize(largest_BK1, scale_edges, right=True)]
         found_BKV = _snapped(size_BKV / scale_BK1, above, values, generator) * scale_BK1
-        found = out_of_groups(found_BKV, tuple(rows.shape[1:]))
+        found = out_of_groups(found_BKV, tuple(x.shape[1:]))
     else:
-        found = _snapped(rows.abs(), above, values, generator)
+        found = _snapped(exact.abs(), above, values, generator)
     return (found.reshape(x.shape) * exact.sign()).to(x.dtype)
 
 
@@ -118,7 +111,7 @@ def round_to_format(x: Tensor, name: str) -> Tensor:
 
     In ONNX it is a search among the format's values.
     """
-    return round_to(x, find_format(name), per_sample=True)
+    return round_to(x, find_format(name))
 
 
 round_to_format.register_fake(lambda x, _: torch.empty_like(x))

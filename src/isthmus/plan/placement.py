@@ -276,10 +276,7 @@ def weigh(setting: Setting, placement: Placement) -> Weighed:
 
 def _travellers(graph: Graph) -> Iterator[tuple[Tensor, int, tuple[int, ...]]]:
     """Yield every tensor that is read, the node that makes it, and what reads it."""
-    readers: dict[str, list[int]] = {}
-    for index, node in enumerate(graph.nodes):
-        for name in dict.fromkeys(node.inputs):
-            readers.setdefault(name, []).append(index)
+    readers = graph.readers()
     for name in dict.fromkeys(graph.outputs):
         readers.setdefault(name, []).append(len(graph.nodes))
     made = [graph.inputs, *(node.outputs for node in graph.nodes)]

@@ -6,7 +6,7 @@
                   one at a time     one at a time on its medium
 
 Every stage and every hop has a queue before it and is served by a station, one request at a time
-in the order of arrival: a stage by its device, a hop by its medium (`isthmus.platform.media`),
+in the order of arrival: a stage by its device, a hop by its medium (`Link.medium`),
 which is taken while the frame occupies it and free again during the latency after that.
 
 A request is served once it has a place in the next queue: a full queue blocks the stage or hop

@@ -6,6 +6,7 @@ The colours are those of Okabe and Ito, which colour-blind readers can tell apar
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from math import log10
 
 import plotly.graph_objects as go
@@ -468,7 +469,7 @@ def _ticks(graph: Graph, places: Sequence[Cut]) -> list[Cut]:
 
 def plain(text: str) -> str:
     """Return text that plotly shows as it is: it reads some HTML tags and entities."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escape(text, quote=False)
 
 
 def styled(chart: go.Figure, *, height: int, top: int = 14, legend: bool = False) -> go.Figure:

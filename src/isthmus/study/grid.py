@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic_core import to_jsonable_python
 
 from isthmus.errors import InputError
 
 SCHEMA = "isthmus.study/1"
-PLACEMENTS = ("block", "cut")
+Placement = Literal["block", "cut"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 
 # What every cell's figures have to hold, as numbers, and which way is better in a search.
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
+from isthmus.models import RATIOS
 from isthmus.study.grid import PLACEMENTS, Cell
 from isthmus.train import FitConfig
 
@@ -97,7 +98,7 @@ def paper() -> StudyRecipe:
         name="paper",
         candidates=(plain, replace(plain, epochs=40)),
         depths=(18, 34, 50, 101, 152),
-        ratios=(1, 2, 4, 8, 16, 32),
+        ratios=RATIOS,
         seeds=(0, 1, 2),
         searched_depths=(18, 34, 50, 101, 152),
         searched_widths=(32, 48, 64),

@@ -27,7 +27,7 @@ from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import URL
 
-from isthmus.errors import InputError, StorageError
+from isthmus.errors import InputError, StorageError, few
 from isthmus.files import from_json
 from isthmus.study.database import (
     Heartbeat,
@@ -155,10 +155,10 @@ def create_study(grid: Grid, url: str) -> None:
         if not stored and not study.get_trials(deepcopy=False):
             study.set_user_attr("config", asked)
         elif differing := differences(stored, asked):
-            more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
             raise InputError(
                 f"study {grid.name}: it is stored with another config: "
-                f"{'; '.join(differing[:8])}{more}; ask for the stored one, or begin another study"
+                f"{few(differing, most=8, apart='; ')}; ask for the stored one, or begin another "
+                "study"
             )
         elif grid.search > stored["search"]["cells"]:
             study.set_user_attr("config", {**stored, "search": asked["search"]})

@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import psutil
@@ -32,16 +31,15 @@ from torch import Tensor, nn
 from isthmus.errors import InputError
 from isthmus.export import export
 from isthmus.graph import capture, find_cut
-from isthmus.models import resnet
+from isthmus.models import RATIOS, resnet
 from isthmus.models.joint import kept
 from isthmus.plan import partition
 from isthmus.platform import Device, Link, Platform
 from isthmus.progress import Report, silent
 from isthmus.run import start_workers
+from isthmus.study.grid import PLACEMENTS, Placement
 from isthmus.train import split_with_codecs
 
-Placement = Literal["block", "cut"]
-PLACEMENTS: tuple[Placement, ...] = ("block", "cut")
 FIFTH = 4  # index of the paper's fifth layer; the stem is the first
 CLAIM_RATIO = 8
 
@@ -118,7 +116,7 @@ def measure_transfer(
     meters: Sequence[str] = ("memory", "shape", "wire"),
     *,
     placements: Sequence[Placement] = PLACEMENTS,
-    ratios: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    ratios: Sequence[int] = RATIOS,
     repeats: int = 20,
     pixels: int = 224,
     width: int = 64,

@@ -7,7 +7,7 @@ folder for checkpoints an interrupted fit goes on where it stopped.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ def fit_base(
         groups=[{"params": list(model.parameters()), "lr": config.learning_rate}],
         precision=config.precision,
     )
-    batches = _batches(data, torch.from_numpy(data.y_train), config)
+    batches = batches_of(data, config)
     record = run_phase(model, phase, batches, seed=config.seed, progress=progress or Progress())
     model.eval()
     return (record,)
@@ -318,11 +318,7 @@ def _check_answers(model: nn.Module, data: Dataset) -> None:
         )
 
 
-def _batches(data: Dataset, targets: Tensor, config: FitConfig) -> Batches:
-    return Batches(
-        tuple(torch.from_numpy(x) for x in data.x_train),
-        torch.from_numpy(data.y_train),
-        targets,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+def batches_of(data: Dataset, config: FitConfig, **how: Any) -> Batches:
+    """Return batches of all training samples, whose targets are their labels."""
+    x, y = tuple(map(torch.from_numpy, data.x_train)), torch.from_numpy(data.y_train)
+    return Batches(x, y, y, batch_size=config.batch_size, seed=config.seed, **how)

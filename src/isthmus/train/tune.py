@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
 from isthmus.models.joint import Joint, first, kept
-from isthmus.train.fit import FitConfig, check_labels
-from isthmus.train.loop import Batch, Batches, Inputs, Phase, PhaseRecord, Progress, run_phase
+from isthmus.train.fit import FitConfig, batches_of, check_labels
+from isthmus.train.loop import Batch, Inputs, Phase, PhaseRecord, Progress, run_phase
 from isthmus.train.losses import EQUAL, LOSSES, MATCHING, PLACED, Answers, hinton_loss
 from isthmus.train.reuse import Reuse, shared_classifier
 from isthmus.train.views import augmented, laid_out, layout_of
@@ -105,13 +105,7 @@ def tune(
     phase = Phase(
         name=name, epochs=config.epochs, loss=loss, groups=groups, precision=config.precision
     )
-    batches = Batches(
-        tuple(torch.from_numpy(x) for x in data.x_train),
-        *[torch.from_numpy(data.y_train)] * 2,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        prepare=prepare,
-    )
+    batches = batches_of(data, config, prepare=prepare)
     _start(model, keep_norms=keep_norms)
     record = run_phase(trained, phase, batches, seed=config.seed, progress=progress or Progress())
     teacher.cpu()
