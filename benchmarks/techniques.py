@@ -128,6 +128,8 @@ STUDENT = "replace:network,name=benchmarks/networks.py:shuffle_student"
 STUDENT_EPOCHS = 75
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 DEEPER = "bottleneck:ratio=2,stride=2,hidden=64,sender_hidden=32,bits=8+entropy"
+LIGHT = "bottleneck:ratio=4,stride=2,hidden=32,sender=separable,bits=8+entropy"
+LINEAR = "bottleneck:ratio=8,bits=8+entropy"
 NARROW = (  # a chain, the mean bytes of its crossing asked for, epochs of that, and the codec
     ((STEM, "quantize:weights,bits=4"), 400, 0, CODEC),
     ((STEM, "quantize:int8"), 400, 0, CODEC),
@@ -135,6 +137,8 @@ NARROW = (  # a chain, the mean bytes of its crossing asked for, epochs of that,
     ((STEM, "quantize:int8"), 800, 4, CODEC),
     ((STEM, "quantize:int8"), 600, 4, DEEPER),
     ((STUDENT, "quantize:int8"), 600, 4, CODEC),
+    ((STUDENT, "quantize:int8"), 600, 4, LIGHT),
+    ((STUDENT, "quantize:int8"), 600, 4, LINEAR),
 )
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
@@ -427,8 +431,13 @@ def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:
     if row.narrowing:
         config, seen = replace(config, epochs=row.narrowing, batch_size=64), ALL
     fit_crossings(split_model, first_of(data, seen), config, progress=Progress(report=say))
-    found = judged(split_model, data)
-    return {**costs(made, found["accuracy"]), "crossing_bytes": found["bytes_mean"]}
+    found, spec = judged(split_model, data), split_model.codecs[0].spec
+    link = {
+        "crossing_bytes": found["bytes_mean"],
+        "link_macs": spec.encoder_macs + spec.decoder_macs,
+        "link_weight_bytes": spec.encoder_weight_bytes + spec.decoder_weight_bytes,
+    }
+    return {**costs(made, found["accuracy"]), **link}
 
 
 def costs(made: nn.Module, share: float) -> Measure:
