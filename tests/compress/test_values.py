@@ -406,7 +406,7 @@ def test_parameters_that_are_zero_do_not_count():
         (["share:kmeans", "quantize:binary"], "both choose the values of weights; leave one out"),
         (
             ["quantize:int8", "prune:l1"],
-            "l1 after quantize:int8: would undo it; put prune:l1",
+            "l1 after quantize:int8: may undo it; put prune:l1",
         ),
         (["prune:l1,keep=0.5,keep=0.6"], "found keep= twice, expected it once"),
         (["sparse:nm", "quantize:binary"], "has no value for a weight of 0.*quantize:ternary"),

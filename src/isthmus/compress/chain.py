@@ -112,7 +112,7 @@ def _check_order(before: Technique, after: Technique) -> None:
         )
     if second < first or (after.name == NETWORK != before.name):
         raise InputError(
-            f"{after.name} after {before.name}: would undo it; put {after.name} first"
+            f"{after.name} after {before.name}: may undo it; put {after.name} first"
         )
     if before.stage == "zeros" and after.name in _REMOVES_ZEROS:
         raise InputError(
