@@ -129,16 +129,20 @@ STUDENT_EPOCHS = 75
 CODEC = "bottleneck:ratio=2,stride=2,hidden=64,bits=8+entropy"
 DEEPER = "bottleneck:ratio=2,stride=2,hidden=64,sender_hidden=32,bits=8+entropy"
 LIGHT = "bottleneck:ratio=4,stride=2,hidden=32,sender=separable,bits=8+entropy"
-LINEAR = "bottleneck:ratio=8,bits=8+entropy"
-NARROW = (  # a chain, the mean bytes of its crossing asked for, epochs of that, and the codec
-    ((STEM, "quantize:weights,bits=4"), 400, 0, CODEC),
-    ((STEM, "quantize:int8"), 400, 0, CODEC),
-    ((STEM, "quantize:int8"), 600, 4, CODEC),  # on all training images: what is lost by haste
-    ((STEM, "quantize:int8"), 800, 4, CODEC),
-    ((STEM, "quantize:int8"), 600, 4, DEEPER),
-    ((STUDENT, "quantize:int8"), 600, 4, CODEC),
-    ((STUDENT, "quantize:int8"), 600, 4, LIGHT),
-    ((STUDENT, "quantize:int8"), 600, 4, LINEAR),
+LINEAR = "bottleneck:ratio={},bits=8+entropy"
+POOLED = "layer3.0"  # the student pools there, so that a quarter is left to narrow
+NARROW = (  # a chain, the mean bytes of its crossing asked for, epochs of that, codec and cut
+    ((STEM, "quantize:weights,bits=4"), 400, 0, CODEC, CROSSING_AFTER),
+    ((STEM, "quantize:int8"), 400, 0, CODEC, CROSSING_AFTER),
+    # on all training images: what is lost by haste
+    ((STEM, "quantize:int8"), 600, 4, CODEC, CROSSING_AFTER),
+    ((STEM, "quantize:int8"), 800, 4, CODEC, CROSSING_AFTER),
+    ((STEM, "quantize:int8"), 600, 4, DEEPER, CROSSING_AFTER),
+    ((STUDENT, "quantize:int8"), 600, 4, CODEC, CROSSING_AFTER),
+    ((STUDENT, "quantize:int8"), 600, 4, LIGHT, CROSSING_AFTER),
+    ((STUDENT, "quantize:int8"), 600, 4, LINEAR.format(8), CROSSING_AFTER),
+    ((STUDENT, "quantize:int8"), 600, 4, LINEAR.format(2), POOLED),
+    ((STUDENT, "quantize:int8"), 600, 4, LINEAR.format(4), POOLED),
 )
 TAUGHT = ("prune:l1,keep=0.75",)  # by each of the losses
 INTEGERS = ("fold", "quantize:int8,range=mse", "quantize:int8,range=minmax")
@@ -181,6 +185,7 @@ class Row:
     bytes: int | None = None
     narrowing: int = 0
     codec: str = CODEC
+    cut: str = CROSSING_AFTER
     losses: tuple[str, ...] = TUNING.losses
 
     @property
@@ -189,6 +194,7 @@ class Row:
         name = " + ".join(self.chain) + (f" + narrow to {self.bytes} B" if self.bytes else "")
         name += f" in {self.narrowing} epochs" if self.narrowing else ""
         name += f" by {self.codec}" if self.codec != CODEC else ""
+        name += f" after {self.cut}" if self.cut != CROSSING_AFTER else ""
         name += f" by {'+'.join(self.losses)}" if self.group == "loss" else ""
         return {"group": self.group, "chain": name, "tuned": self.images, "seed": self.seed}
 
@@ -203,8 +209,9 @@ APART = {  # from the rows that have one budget
             bytes=size,
             narrowing=epochs,
             codec=codec,
+            cut=cut,
         )
-        for chain, size, epochs, codec in NARROW
+        for chain, size, epochs, codec, cut in NARROW
     ],
     "whole": [Row(group="whole", chain=chain, images=ALL * n) for chain, n in WHOLE],
     "student": [Row(group="student", chain=(STUDENT,), images=ALL * STUDENT_EPOCHS)],
@@ -424,7 +431,7 @@ def exited(made: nn.Module, row: Row, data: Dataset) -> Measure:
 
 def narrowed(made: nn.Module, row: Row, data: Dataset) -> Measure:
     """Learn a narrow crossing for what a chain made; count the payloads of all test images."""
-    plan, _ = plan_of(made, CROSSING_AFTER, row.codec)
+    plan, _ = plan_of(made, row.cut, row.codec)
     split_model = split_with_codecs(made, plan)
     config = replace(TUNING, wanted_bytes=row.bytes, seed=row.seed, sender="frozen")
     seen = row.images
