@@ -96,8 +96,8 @@ def _exits_tables(facts: Compressed) -> list[Table]:
         return []
     table = new_table(
         f"Early exits, each for itself, on the test set of {facts.data}",
-        ("behind", "l"), ("accuracy, all leave", "r"), ("leaves if as sure as", "r"),
-        ("leave", "r"), ("accuracy, these leave", "r"), ("mean MACs", "r"),
+        ("behind", "l"), ("accuracy,\nall leave", "r"), ("leaves if\nas sure as", "r"),
+        ("leave", "r"), ("accuracy,\nthese leave", "r"), ("mean\nMACs", "r"),
     )  # fmt: skip
     for exit_ in facts.exits:
         shares = (exit_.accuracy, exit_.confidence, exit_.share, exit_.accuracy_with)
