@@ -111,9 +111,7 @@ def _check_order(before: Technique, after: Technique) -> None:
             f"{after.name} after {before.name}: both choose the values of weights; leave one out"
         )
     if second < first or (after.name == NETWORK != before.name):
-        raise InputError(
-            f"{after.name} after {before.name}: may undo it; put {after.name} first"
-        )
+        raise InputError(f"{after.name} after {before.name}: may undo it; put {after.name} first")
     if before.stage == "zeros" and after.name in _REMOVES_ZEROS:
         raise InputError(
             f"{after.name} after {before.name}: has no value for a weight of 0; leave one out, or "

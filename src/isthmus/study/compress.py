@@ -72,7 +72,7 @@ from isthmus.train import (
 )
 
 _MOST_SAMPLES = 512  # training samples that techniques look at
-_ALIKE = 0.5  # share of samples labelled as before, from which on batch norms stay
+_ALIKE = 0.5  # agreement with the teacher, from which on batch norms stay
 _STRANGE = 0.1  # of the outputs' norm; a value may round otherwise, and others behind it
 _LEAST_OTHERS = 64  # with fewer beside these, short trainings take those too
 
@@ -354,9 +354,9 @@ def _training(
 ) -> Training:
     r"""Return how a technique may train; its phases and notes have names with a prefix.
 
-    What was changed little has more to lose than to learn: where a share a of samples is still
-    labelled as the teacher labels it, the learning rate is :math:`r \; 10^{-a}`, and from a half
-    on batch norms keep what they came with, as few samples tell it worse. A model that is trained
+    What was changed little has more to lose than to learn: with an agreement a with its teacher
+    the learning rate is :math:`r \; 10^{-a}`, and from a half on batch norms keep what they came
+    with, as few samples tell it worse. A model that is trained
     from nothing here has all to learn, and so have new exits and widths.
     """
     others = _order(data)[_MOST_SAMPLES:]

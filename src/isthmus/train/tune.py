@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from isthmus.data import Dataset, few_of
 from isthmus.errors import InputError
@@ -138,16 +139,30 @@ def check_losses(model: nn.Module, teacher: nn.Module, data: Dataset, config: Fi
 
 @torch.no_grad()
 def agreement(model: nn.Module, teacher: nn.Module, data: Dataset) -> float:
-    """Return the share of training samples, of 512 at most, that both give the same label.
+    r"""Return how much more often than by chance both give a sample the same label.
+
+    .. math:: \kappa = \max\Big(0, \frac{a - c}{1 - c}\Big), \quad c = \sum_k p_k \, q_k
+
+    with a the share of equal labels and p, q how often each of the two gives label k: 1 where
+    they agree on all, 0 where one says the same of every sample, whatever that is worth.
 
     Args:
         model: Any classifier; left in evaluation.
         teacher: What it came from.
-        data: Only its training half is read.
+        data: Of its training half 512 samples are read at most.
+
+    References:
+        Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological
+        Measurement, 1960.
     """
     inputs = tuple(map(torch.from_numpy, few_of(data.x_train, _COMPARED)))
-    answers = [first(network.eval()(*inputs)).argmax(dim=1) for network in (model, teacher)]
-    return float((answers[0] == answers[1]).double().mean())
+    scores = [first(network.eval()(*inputs)) for network in (model, teacher)]
+    mine_NK, theirs_NK = (
+        F.one_hot(x.argmax(dim=1), num_classes=x.shape[1]).double() for x in scores
+    )
+    same = float((mine_NK * theirs_NK).sum(dim=1).mean())
+    chance = float(mine_NK.mean(dim=0) @ theirs_NK.mean(dim=0))
+    return max(0.0, (same - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
 def _start(model: nn.Module, *, keep_norms: bool) -> None:
