@@ -107,6 +107,7 @@ def test_what_cannot_be_leaves_no_state(source, tmp_path):
         (["prune:netadapt,resource=crossing,cut=tail"], "task", "no module or node 'tail' to cut"),
         (["fold", "exits,only=0+5"], "task", "found no map or sequence behind 5"),
         (["fold", "prune:width"], "task", "expected a model of prune:slimmable"),
+        (["prune:slimmable,widths=0.5"], "task", "found no batch norm, of which each width"),
         (["exits,drop=5,agreement=0.9"], "task", "found agreement= and drop=, expected one of"),
         (["exits"], "simkd", "exits trains several answers; expected hinton"),
         (["fold", "share:kmeans"], "simkd", "classifier 7, which share:kmeans changes itself;"),

@@ -18,7 +18,14 @@ from isthmus.compress.netadapt import NETADAPT
 from isthmus.compress.prune import CHANNELLED, PRUNING
 from isthmus.compress.replace import NETWORK, REPLACEMENTS
 from isthmus.compress.share import SHARING
-from isthmus.compress.slim import SLIMMABLE, SLIMMING, WIDTH, widths_after, widths_of
+from isthmus.compress.slim import (
+    SLIMMABLE,
+    SLIMMING,
+    WIDTH,
+    norms_of,
+    widths_after,
+    widths_of,
+)
 from isthmus.compress.sparse import SPARSITY
 from isthmus.compress.technique import (
     STAGES,
@@ -146,6 +153,8 @@ def check_chain(model: nn.Module, steps: Sequence[Step], samples: Samples) -> nn
             model = step.technique.apply(copy.deepcopy(model), options, samples)
             _check_weights(model)
             widths = widths_of(model)
+        if name == SLIMMABLE:
+            norms_of(model)
         if name in (SLIMMABLE, WIDTH):
             widths = widths_after(name, options, widths)
         if name == EXITS and {*options["only"]} <= {path for path, _ in model.named_modules()}:

@@ -124,18 +124,28 @@ class Slimmable(Joint):
         return state
 
 
-def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
-    """Give batch norms of their own to each of several widths; see `isthmus.compress.slim`."""
-    norms = [(path, module) for path, module in model.named_modules() if type(module) in _NORMS]
-    widths_after(SLIMMABLE, options, widths_of(model))
+def norms_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the batch norms of a model that is to be slimmable, by path.
+
+    Raises:
+        InputError: There is none.
+    """
+    norms = {path: module for path, module in model.named_modules() if type(module) in _NORMS}
     if not norms:
         raise InputError(
             f"technique {SLIMMABLE}: found no batch norm, of which each width has its own; "
             "use prune:l1 for each width by itself"
         )
+    return norms
+
+
+def slimmable(model: nn.Module, options: Options, samples: Samples) -> nn.Module:
+    """Give batch norms of their own to each of several widths; see `isthmus.compress.slim`."""
+    norms = norms_of(model)
+    widths_after(SLIMMABLE, options, widths_of(model))
     whole, widths = copy.deepcopy(model), options["widths"]
     narrow = _narrowed(SLIMMABLE, model, options, samples, widths)
-    for path, norm in norms:
+    for path, norm in norms.items():
         each = [_norm(norm, path, narrow[width]) for width in widths]
         made = Switchable(*each, norm, widths=(*widths, 1.0))
         model = replaced(model, path, made, where=SLIMMABLE)
