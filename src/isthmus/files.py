@@ -328,7 +328,7 @@ def call_function(path: Path, name: str, kind: type[Any], expected: str) -> Any:
         return made
     except InputError:
         raise
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename) == path.absolute()]
         where = f"line {own[-1].lineno}, " if own else ""

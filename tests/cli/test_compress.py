@@ -202,6 +202,9 @@ def test_random_weights_are_not_compressed(isthmus, mine):
     result = isthmus("compress", "digits-resnet", "--with", "share:kmeans")
     assert (result.code, result.out) == (1, "")
     assert "digits-resnet has random weights here; add --weights, or --data" in result.err
+    made = isthmus("compress", *OURS, "--with", "sparse:nm", "--out", "digits-resnet")
+    assert made.code == 0  # the name still means the model
+    assert isthmus("compress", "digits-resnet", "--with", "share:kmeans").err == result.err
 
 
 def damaged(file, change):

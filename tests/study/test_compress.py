@@ -11,7 +11,7 @@ import torch
 
 from isthmus.compress import Samples, parse_chain
 from isthmus.data import Dataset
-from isthmus.errors import InputError
+from isthmus.errors import InputError, IsthmusError
 from isthmus.models import load_model, reference
 from isthmus.study import compress_model
 from isthmus.study.compress import _training, run_steps
@@ -446,6 +446,36 @@ def forgets():
     return Forgets()
 
 
+def leaves():
+    raise SystemExit(3)
+
+
+class Turns(Few):
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 0 else super().forward(-x)
+
+
+def turns():
+    return Turns()
+
+
+class Normed(Few):
+    def __init__(self, **how):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, **how)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
+
+
+def normed():
+    return Normed()
+
+
+def mixes():
+    return Normed(track_running_stats=False)
+
+
 def bend():
     return nn.GELU()
 
@@ -528,13 +558,16 @@ def test_weights_of_another_network_learn_where_those_of_the_same_name_were_froz
         (":stage,only=0", r"cannot stand in place of 0 \("),
         (":frozen", r"found no weight that learns"),
         (":forgets", r"once loaded the model gives other outputs"),
+        (":leaves", r"leaves failed when run \(.*SystemExit: 3\)"),
+        (":turns", r"depends on the values of a tensor, which cannot be traced"),
+        (":mixes", r"answers a sample differently in another batch"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_trained(
     source, students, tmp_path, how, said
 ):
     config = FitConfig(base_epochs=1, epochs=1)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(IsthmusError, match=said):
         Asking(source, tmp_path, students + how, config=config)("made")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.py", "students.py"]
 
@@ -613,3 +646,13 @@ def test_what_comes_after_another_network_names_its_modules(source, students, tm
         Asking(source, tmp_path, f"{students}:few", "sparse:magnitude,only=5", config=config)("b")
     with pytest.raises(InputError, match="put replace:network first"):
         parse_chain(["prune:l1", f"{students}:few"])
+    with pytest.raises(InputError, match=r"few after .*few: takes its place; leave one out"):
+        parse_chain([f"{students}:few", f"{students}:few"])
+
+
+def test_an_exit_behind_a_norm_is_measured_where_the_norm_is_folded(source, students, tmp_path):
+    texts = (f"{students}:normed", "exits,only=conv+norm", "quantize:int8")
+    config = FitConfig(base_epochs=1, epochs=1)
+    found = Asking(source, tmp_path, *texts, config=config)("made").exits
+    assert [each.path for each in found] == ["conv", "norm"]
+    assert found[0] == replace(found[1], path="conv")  # nothing is left between them

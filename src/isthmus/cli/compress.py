@@ -94,7 +94,8 @@ def compress(
     from isthmus.compress import parse_chain
     from isthmus.data import load_data
     from isthmus.files import to_json
-    from isthmus.models import MODELS, carries_weights, reference
+    from isthmus.models import carries_weights, reference
+    from isthmus.models.load import is_random
     from isthmus.progress import shown
     from isthmus.report.compress_tables import compressed_tables
     from isthmus.study import compress_model
@@ -108,7 +109,7 @@ def compress(
     torch.manual_seed(seed)
     loaded, example = read_model(model, weights, input_)
     trained = weights is not None or carries_weights(model)
-    if not trained and not epochs and model in MODELS:
+    if not trained and not epochs and is_random(model):
         raise InputError(
             f"{model} has random weights here; add --weights, or --data and --epochs to train it"
         )

@@ -107,6 +107,8 @@ def parse_chain(texts: Sequence[str]) -> tuple[Step, ...]:
                 f"{WIDTH} between them"
             )
         step = Step(text=text, technique=technique, options=parse_options(technique, options))
+        if steps and name == NETWORK and not step.options["only"]:
+            raise InputError(f"{text} after {steps[-1].text}: takes its place; leave one out")
         steps.append(step)
     return tuple(steps)
 
@@ -117,7 +119,7 @@ def _check_order(before: Technique, after: Technique) -> None:
         raise InputError(
             f"{after.name} after {before.name}: both choose the values of weights; leave one out"
         )
-    if second < first or (after.name == NETWORK != before.name):
+    if second < first or after.name == NETWORK != before.name:
         raise InputError(f"{after.name} after {before.name}: may undo it; put {after.name} first")
     if before.stage == "zeros" and after.name in _REMOVES_ZEROS:
         raise InputError(

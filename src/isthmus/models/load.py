@@ -104,7 +104,12 @@ def reference(text: str) -> ModelReference:
 
 def carries_weights(text: str) -> bool:
     """Return whether a model comes with its weights: a folder that ``isthmus compress`` made."""
-    return (Path(text) / COMPRESSED_FILE).is_file()
+    return text not in MODELS and (Path(text) / COMPRESSED_FILE).is_file()
+
+
+def is_random(text: str) -> bool:
+    """Return whether a model is made with random weights: one of ours, or of timm."""
+    return text in MODELS or text.startswith("timm:")
 
 
 def load_model(source: str | ModelReference, *, weights: Path | None = None) -> nn.Module:

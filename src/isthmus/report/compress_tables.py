@@ -49,7 +49,7 @@ def technique_rows(techniques: Mapping[str, Technique]) -> list[dict[str, Any]]:
 def techniques_table(techniques: Mapping[str, Technique]) -> Table:
     """Return a row for each technique."""
     table = new_table(
-        "Ways to make a model smaller; all take only= and skip= with names of modules, too",
+        "Ways to make a model smaller; nearly all take only= and skip= with names of modules, too",
         ("technique", "l"), ("what it does, what it should improve, from where it comes", "l"),
     )  # fmt: skip
     table.columns[0].no_wrap = True

@@ -35,9 +35,9 @@ from isthmus.data import Dataset
 from isthmus.data.images import NO_LABEL
 from isthmus.errors import InputError
 from isthmus.files import check_ours, write_bytes
+from isthmus.graph import capture
 from isthmus.machine import describe_machine, library_versions
 from isthmus.models import (
-    MODELS,
     Compressed,
     ModelReference,
     carries_weights,
@@ -54,7 +54,7 @@ from isthmus.models.compressed import (
     write_compressed,
 )
 from isthmus.models.joint import Joint
-from isthmus.models.load import load_weights, load_with
+from isthmus.models.load import is_random, load_weights, load_with
 from isthmus.progress import Report, silent
 from isthmus.study.state import data_fingerprint, kept_state, weights_fingerprint
 from isthmus.train import (
@@ -125,6 +125,7 @@ def compress_model(
     example = tuple(torch.cat([x, x])[:2] for x in example)
     _check_after(source, networks, steps)
     placed = check_chain(model.eval(), steps, Samples(example=example))
+    _check_runs(model, placed, example, data)
     base = load_with(source, networks, where=NETWORK)
     where = ", ".join(ref.text for ref in made_from)
     load_weights(base, placed.state_dict(), where=where)
@@ -215,9 +216,20 @@ def _check_same(
             )
 
 
+def _check_runs(
+    model: nn.Module, placed: nn.Module, example: tuple[Tensor, ...], data: Dataset | None
+) -> None:
+    """Raise where figures could not be taken of a model, or of what other networks make it."""
+    capture(model, example)
+    if placed is not model:
+        capture(placed.eval(), example)
+        if data is not None:
+            check_fits(placed, data)
+
+
 def _check_learns(model: nn.Module, networks: Sequence[Network], config: FitConfig | None) -> None:
     if config is None:
-        random = [n.model.text for n in networks if n.model.text in MODELS]
+        random = [n.model.text for n in networks if is_random(n.model.text)]
         if random:
             raise InputError(
                 f"technique {NETWORK}: {random[0]} has random weights here; add --data and "

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from isthmus.data import Dataset
 from isthmus.errors import InputError, one_line
-from isthmus.graph import capture, find_cut
+from isthmus.graph import Graph, capture, find_cut
 from isthmus.models import carries_weights, load_model
 from isthmus.models.compressed import ExitFigures, ExitRule
 from isthmus.models.joint import first, kept, pooled
@@ -284,7 +284,8 @@ def measure_exits(
             data.x_test,
         )
     ]
-    graph = capture(model, tuple(torch.from_numpy(x[:2]) for x in data.x_train))
+    example = tuple(torch.from_numpy(x[:2]) for x in data.x_train)
+    graph = capture(model, example)
     labels_N, held_N = (torch.from_numpy(y) for y in (data.y_test, data.y_train[calibrated_N]))
     (_, test_NK) = halves[2]
     right_N = test_NK.argmax(1) == labels_N
@@ -297,7 +298,7 @@ def measure_exits(
         leaves_N = scores_NK.softmax(1).amax(1) >= least
         early_N = scores_NK.argmax(1) == labels_N
         leaving = leaves_N.float().mean().item()
-        early = graph.nodes[: find_cut(graph, path).index]
+        early = graph.nodes[: find_cut(graph, _computed(model, graph, path, example)).index]
         early_macs = sum(node.macs or 0 for node in early)
         found.append(
             ExitFigures(
@@ -329,3 +330,16 @@ def _seen(
 
     *features, outputs_NK = predict(joined, inputs).tensor_split(np.cumsum(widths).tolist(), 1)
     return tuple(features), outputs_NK
+
+
+def _computed(model: nn.Module, graph: Graph, path: str, example: tuple[Tensor, ...]) -> str:
+    """Return the module, or where nothing is left of it, as of a folded norm, the last before."""
+    with torch.no_grad(), kept(model, [name for name, _ in model.named_modules() if name]) as made:
+        model(*example)
+    ran = list(made)
+    inside = [f"{node.module}." for node in graph.nodes]
+    return next(
+        name
+        for name in reversed(ran[: ran.index(path) + 1])
+        if any(module.startswith(f"{name}.") for module in inside)
+    )
