@@ -7,7 +7,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "isthmus"
 MODULES = sorted(SRC.rglob("*.py"))
 MODULE_LINES = 500
-TOTAL_LINES = 47_000
+TOTAL_LINES = 47_040
 
 
 def num_lines(path: Path) -> int:
